@@ -1,0 +1,1 @@
+"""What is the math? Array functions in the paper's notation, for NumPy, JAX and PyTorch alike."""

@@ -1,0 +1,192 @@
+"""The few array operations that the array API standard lacks: here, and nowhere else, a library is
+asked which one it is. JAX and PyTorch are imported by the first array of theirs that arrives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import as_strided
+
+Array = Any  # of NumPy, JAX (concrete or traced) or PyTorch
+ndarray = npt.NDArray[Any]
+
+_NAMESPACES: dict[type, Any] = {np.ndarray: np}
+
+
+def namespace(x: Array, *others: Array) -> Any:
+    """The array API namespace that the given arrays share.
+
+    NumPy itself for its arrays (it conforms since 2.1, and its functions cost less than wrapped
+    ones), ``jax.numpy`` for JAX's, ``array_api_compat.torch`` for PyTorch's.
+
+    Raises:
+        TypeError: for arrays of different libraries, or for what is no array.
+    """
+    xp = _NAMESPACES.get(type(x))
+    if xp is not None and not others:  # 0.2 us: this is called several times per acting step
+        return xp
+    xp = compat.array_namespace(x, *others)
+    if compat.is_numpy_namespace(xp):
+        xp = np
+    if not others:
+        _NAMESPACES[type(x)] = xp
+    return xp
+
+
+def stop_gradient(x: Array) -> Array:
+    """The same values, as a constant of whatever is differentiated."""
+    xp = namespace(x)
+    if xp is np:
+        return x
+    if compat.is_torch_namespace(xp):
+        return x.detach()
+    import jax
+
+    return jax.lax.stop_gradient(x)
+
+
+def arange(n: int, like: Array) -> Array:
+    """The integers 0 to n - 1, in the library and on the device of ``like``."""
+    xp = namespace(like)
+    if compat.is_torch_namespace(xp):
+        return xp.arange(n, device=like.device)
+    return xp.arange(n)
+
+
+def constant(x: ndarray, like: Array) -> Array:
+    """A NumPy array in the library, with the dtype and on the device, of ``like``."""
+    xp = namespace(like)
+    if compat.is_torch_namespace(xp):
+        return xp.asarray(x, dtype=like.dtype, device=like.device)
+    return xp.asarray(x, dtype=like.dtype)
+
+
+def scan(
+    f: Callable[[Any, tuple[Array, ...]], tuple[Any, Any]],
+    carry: Any,
+    xs: tuple[Array, ...],
+    reverse: bool = False,
+) -> tuple[Any, Any]:
+    """Thread ``carry`` through time: ``carry, y[t] = f(carry, (x[t] for x in xs))``.
+
+    A Python loop in NumPy and PyTorch, ``lax.scan`` in JAX.
+
+    Args:
+        f: the recursion; its y is an array or a tuple of arrays.
+        carry: what it starts from; keeps its shapes and dtypes.
+        xs: arrays ``[T, B, ...]`` with T >= 1.
+        reverse: from t = T - 1 down to 0; y is in the order of time all the same.
+
+    Returns:
+        The last carry, and every y stacked to ``[T, ...]``.
+    """
+    xp = namespace(xs[0])
+    if compat.is_jax_namespace(xp):
+        import jax
+
+        return jax.lax.scan(f, carry, xs, reverse=reverse)
+    rows = list(zip(*xs, strict=True))
+    ys = []
+    for row in reversed(rows) if reverse else rows:
+        carry, y = f(carry, row)
+        ys.append(y)
+    if reverse:
+        ys.reverse()
+    if isinstance(ys[0], tuple):
+        return carry, tuple(xp.stack(y) for y in zip(*ys, strict=True))
+    return carry, xp.stack(ys)
+
+
+def conv2d(x: Array, w: Array, b: Array, stride: int, padding: int = 0) -> Array:
+    """Two-dimensional convolution (cross-correlation, as all frameworks have it).
+
+    Args:
+        x: ``[N, C, H, W]``, float.
+        w: ``[O, C, kh, kw]``.
+        b: ``[O]``.
+        stride: of both axes.
+        padding: zeros on each of the four sides.
+
+    Returns:
+        ``[N, O, (H + 2 padding - kh) // stride + 1, (W + 2 padding - kw) // stride + 1]``.
+    """
+    xp = namespace(x)
+    if xp is np:
+        return _conv2d_numpy(x, w, b, stride, padding)
+    if compat.is_torch_namespace(xp):
+        import torch
+
+        return torch.nn.functional.conv2d(x, w, b, stride, padding)
+    import jax
+
+    pads = ((padding, padding), (padding, padding))
+    return jax.lax.conv_general_dilated(x, w, (stride, stride), pads) + b[:, None, None]
+
+
+def max_pool2d(x: Array, window: int, stride: int, padding: int = 0) -> Array:
+    """Maximum over square windows of ``x [N, C, H, W]``; what is padded never wins."""
+    xp = namespace(x)
+    if xp is np:
+        return _max_pool2d_numpy(x, window, stride, padding)
+    if compat.is_torch_namespace(xp):
+        import torch
+
+        return torch.nn.functional.max_pool2d(x, window, stride, padding)
+    import jax
+
+    pads = ((0, 0), (0, 0), (padding, padding), (padding, padding))
+    size, strides = (1, 1, window, window), (1, 1, stride, stride)
+    return jax.lax.reduce_window(x, -np.inf, jax.lax.max, size, strides, pads)
+
+
+def _conv2d_numpy(x: ndarray, w: ndarray, b: ndarray, stride: int, padding: int) -> ndarray:
+    """A strided view of all windows, copied once into rows, times one matrix."""
+    x = _pad(x, padding, 0.0)
+    n, c, h, wide = x.shape
+    o, _, kh, kw = w.shape
+    out = (h - kh) // stride + 1, (wide - kw) // stride + 1
+    sn, sc, sh, sw = x.strides
+    windows = as_strided(
+        x,
+        (n, *out, c, kh, kw),
+        (sn, sh * stride, sw * stride, sc, sh, sw),
+        writeable=False,
+    )
+    # Channels stay innermost if memory has them there: that makes the copied runs longest.
+    if sc < sw:
+        windows, w = windows.transpose(0, 1, 2, 4, 5, 3), w.transpose(2, 3, 1, 0)
+    else:
+        w = w.transpose(1, 2, 3, 0)
+    rows = windows.reshape(-1, c * kh * kw)
+    y: ndarray = rows @ w.reshape(-1, o) + b
+    return y.reshape(n, *out, o).transpose(0, 3, 1, 2)
+
+
+def _max_pool2d_numpy(x: ndarray, window: int, stride: int, padding: int) -> ndarray:
+    x = _pad(x, padding, -np.inf)
+    h, w = ((size - window) // stride * stride + 1 for size in x.shape[2:])
+    shifts = range(window)
+    return reduce(
+        np.maximum,
+        (x[:, :, i : i + h : stride, j : j + w : stride] for i in shifts for j in shifts),
+    )
+
+
+def _pad(x: ndarray, padding: int, value: float) -> ndarray:
+    """Pad height and width, keeping the order of the axes in memory."""
+    if padding == 0:
+        return x
+    n, c, h, w = x.shape
+    shape = n, h + 2 * padding, w + 2 * padding, c
+    if x.strides[1] < x.strides[3]:
+        out = np.full(shape, value, x.dtype).transpose(0, 3, 1, 2)
+    else:
+        out = np.full((shape[0], c, *shape[1:3]), value, x.dtype)
+    out[:, :, padding : padding + h, padding : padding + w] = x
+    return out

@@ -1,0 +1,133 @@
+"""Gradient steps: SGD, RMSProp and Adam as pure functions of flat dicts of arrays.
+
+One source for every array library: a run in JAX and one in PyTorch differ by rounding only, and an
+optimiser's state is saved as what it is, a plain dict of arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any, Literal
+
+from shoal.errors import ConfigError
+from shoal.ops.kernels import Array, namespace
+
+Arrays = dict[str, Array]
+_KINDS = "adam", "rmsprop", "sgd"
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """How gradients become steps: Kingma and Ba 2015 (arXiv:1412.6980), Algorithm 1; Hinton's
+    RMSProp, centred as in Graves 2013 (arXiv:1308.0850); or SGD.
+
+    What divides a step is sqrt(v + eps) with ``eps_inside``, as TensorFlow and the papers on DQN,
+    A3C and IMPALA have it, else sqrt(v) + eps, as PyTorch and the paper on Adam have it. With an
+    eps of 0.1 that is another algorithm, not a detail.
+
+    Raises:
+        ConfigError: for an unknown kind, or a field that this kind has no use for.
+    """
+
+    kind: Literal["adam", "rmsprop", "sgd"] = "adam"
+    b1: float = 0.9  # adam: decay of the gradient's average
+    b2: float = 0.999  # adam: decay of the squared gradient's average
+    decay: float = 0.99  # rmsprop: decay of the squared gradient's average
+    momentum: float = 0.0  # rmsprop, sgd: decay of the steps' sum
+    centered: bool = False  # rmsprop: divide by the variance, not the second moment
+    eps: float = 1e-8  # adam, rmsprop
+    eps_inside: bool = False
+    clip_norm: float | None = None  # of all gradients together, before anything else
+
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS:
+            fix = f"take one of {', '.join(_KINDS)}"
+            raise ConfigError(f"no optimiser is called {self.kind!r}", None, fix)
+        if self.kind == "adam" and self.momentum:
+            raise ConfigError("Adam has no momentum but b1", f"momentum={self.momentum}", "set b1")
+        if self.kind != "rmsprop" and self.centered:
+            raise ConfigError(f"only rmsprop can be centered, not {self.kind}", "centered=True")
+
+    def init(self, params: Mapping[str, Array]) -> Arrays:
+        """The state before the first step, in the library of ``params``.
+
+        ``"t"`` counts the steps (int32 scalar); of each parameter, ``"m/<name>"`` averages the
+        gradient, ``"v/<name>"`` its square, ``"step/<name>"`` sums the steps; only what is needed.
+        """
+        xp = namespace(next(iter(params.values())))
+        state: Arrays = {"t": xp.asarray(0, dtype=xp.int32)}
+        for slot in self._slots:
+            state |= {f"{slot}/{name}": xp.zeros_like(x) for name, x in params.items()}
+        return state
+
+    def update(
+        self,
+        params: Mapping[str, Array],
+        grads: Mapping[str, Array],
+        state: Mapping[str, Array],
+        lr: float | Array,
+    ) -> tuple[Arrays, Arrays, Array]:
+        """One gradient step of size ``lr``: new parameters, new state, norm before clipping."""
+        xp = namespace(next(iter(params.values())))
+        norm = global_norm(grads)
+        if self.clip_norm is not None:
+            scale = xp.clip(self.clip_norm / (norm + 1e-6), None, 1.0)
+            grads = {name: g * scale for name, g in grads.items()}
+        t = xp.asarray(state["t"] + 1, dtype=xp.int32)
+        rate, eps = self._scalars(xp, t, xp.asarray(lr, dtype=norm.dtype))
+        after, new = {}, {"t": t}
+        for name, x in params.items():
+            slots = {slot: state[f"{slot}/{name}"] for slot in self._slots}
+            step, slots = self._step(xp, grads[name], slots, eps)
+            after[name] = x - rate * step
+            new.update({f"{slot}/{name}": value for slot, value in slots.items()})
+        return after, new, norm
+
+    @property
+    def _slots(self) -> tuple[str, ...]:
+        if self.kind == "adam":
+            return "m", "v"
+        root = ("m", "v") if self.centered else ("v",)
+        return (root if self.kind == "rmsprop" else ()) + (("step",) if self.momentum else ())
+
+    def _scalars(self, xp: Any, t: Array, lr: Array) -> tuple[Array, Array]:
+        """Step size and eps with Adam's two bias corrections already in them.
+
+        So they cost a few operations per step, not per parameter; the step is the same.
+        """
+        if self.kind != "adam":
+            return lr, self.eps
+        n = xp.astype(t, lr.dtype)
+        # 1 - b**t through expm1: float32 would lose four digits of it while b**t is near 1.
+        seen1, seen2 = (
+            -xp.expm1(n * (math.log(b) if b else -math.inf)) for b in (self.b1, self.b2)
+        )
+        root = xp.sqrt(seen2)
+        return lr * root / seen1, self.eps * (seen2 if self.eps_inside else root)
+
+    def _step(self, xp: Any, g: Array, old: Arrays, eps: Array) -> tuple[Array, Arrays]:
+        """Of one parameter: its step for a step size of 1, and its new slots."""
+        adam = self.kind == "adam"
+        b1, b2 = (self.b1, self.b2) if adam else (self.decay, self.decay)
+        step, new = g, {}
+        if "m" in old:
+            new["m"] = b1 * old["m"] + (1.0 - b1) * g
+        if "v" in old:
+            v = new["v"] = b2 * old["v"] + (1.0 - b2) * (g * g)
+            if self.centered:  # a variance, which rounding can bring just below 0
+                v = xp.clip(v - new["m"] * new["m"], 0.0, None)
+            root = xp.sqrt(v + eps) if self.eps_inside else xp.sqrt(v) + eps
+            step = (new["m"] if adam else g) / root
+        if "step" in old:
+            step = new["step"] = self.momentum * old["step"] + step
+        return step, new
+
+
+def global_norm(arrays: Mapping[str, Array]) -> Array:
+    """Euclidean norm of all arrays together, as one vector (PPO detail 11)."""
+    xp = namespace(next(iter(arrays.values())))
+    return xp.sqrt(reduce(add, (xp.sum(x * x) for x in arrays.values())))
