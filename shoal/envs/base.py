@@ -1,0 +1,75 @@
+"""The contract of a vector environment: what a worker may rely on."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy.typing as npt
+
+from shoal.spaces import Spaces
+
+NDArray = npt.NDArray[Any]
+Obs = dict[str, NDArray]
+
+
+class Step(NamedTuple):
+    """What one step of B slots returned.
+
+    Args:
+        obs: `{path: [B, ...]}`, what to act on next, after any automatic reset.
+        reward: float32 [B].
+        terminated: bool [B], the task itself ended; nothing follows.
+        truncated: bool [B], the episode was cut off (a time limit); its value goes on.
+        valid: bool [B], False where this row was only an environment's own reset and no transition
+            happened; None where all are valid.
+        final: slots int [K] and `{path: [K, ...]}`, the observations that really followed, for the
+            slots that ended in this very step and whose row of `obs` is already the next episode's;
+            None where there are none.
+
+    The arrays may be written to by the next `step`: copy what is to be kept.
+    """
+
+    obs: Obs
+    reward: NDArray
+    terminated: NDArray
+    truncated: NDArray
+    valid: NDArray | None
+    final: tuple[NDArray, Obs] | None
+
+
+class VectorEnv(Protocol):
+    """B copies of an environment, one slot each."""
+
+    id: str
+    spaces: Spaces
+    slots: int
+
+    @property
+    def episode_seeds(self) -> list[int | None]:
+        """Seed of each slot's running episode, where the environment tells."""
+
+    def reset(self, seed: int | None = None) -> Obs:
+        """Begin a new episode in every slot; a seed makes all that follows reproducible."""
+
+    def step(self, action: NDArray) -> Step:
+        """Take one action in policy form (`shoal.spaces`) per slot.
+
+        An exception of the user's environment keeps its type and traceback and gains a note with
+        the copy, the episode's seed and its step. Raises EnvError if what came back breaks
+        Gymnasium's contract: shape, dtype, NaN, range, flags.
+        """
+
+    def get_state(self) -> dict[str, Any]:
+        """Nested dicts of JSON data and NumPy arrays, from which `set_state` goes on."""
+
+    def set_state(self, state: dict[str, Any]) -> Obs:
+        """Go on from there; returns the observations to act on next.
+
+        Raises CheckpointError if the state is another environment's.
+        """
+
+    def render(self) -> Any:
+        """A frame, uint8 [H, W, 3], of the first copy."""
+
+    def close(self) -> None:
+        """End the environments and what they hold."""

@@ -1,0 +1,264 @@
+"""Does every way to name an environment make it, and every wrong way say what to do?"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from shoal.envs import BEST_RETURN, best_return, make, make_single
+from shoal.envs.native import NativeVector
+from shoal.envs.serial import SerialEnv
+from shoal.errors import EnvError, describe
+from tests.envs.micro import Bandit, Constant, Delayed, Memory, OppositeSigns
+
+MODULE = """
+import gymnasium as gym
+import numpy as np
+
+class Lamp(gym.Env):
+    observation_space = gym.spaces.Discrete(2)
+    action_space = gym.spaces.Discrete(2)
+    def __init__(self, watts=40, render_mode=None):
+        self.watts, self.render_mode = watts, render_mode
+    def reset(self, *, seed=None, options=None):
+        return 0, {}
+    def step(self, action):
+        return int(action), float(self.watts), False, False, {}
+    def render(self):
+        return np.zeros((4, 4, 3), np.uint8)
+
+def dimmed(watts=10):
+    return Lamp(watts)
+
+gym.register("Lamp-v0", Lamp, max_episode_steps=7)
+number = 3
+"""
+
+
+@pytest.fixture
+def lamps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lamps.py").write_text(MODULE)
+    (tmp_path / "needs.py").write_text("import a_package_that_is_not_there\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    for name in ("lamps", "needs"):
+        sys.modules.pop(name, None)
+    gym.registry.pop("Lamp-v0", None)
+
+
+def first_reward(env: Any, **kwargs: Any) -> float:
+    world = make(env, 2, kwargs=kwargs, seed=0)
+    world.reset(seed=0)
+    return float(world.step(np.zeros(2, np.int64)).reward[1])
+
+
+@pytest.mark.usefixtures("lamps")
+def test_import_strings_look_in_the_working_directory() -> None:
+    assert first_reward("lamps:Lamp") == 40
+    assert first_reward("lamps:Lamp", watts=60) == 60
+    assert first_reward("lamps:dimmed") == 10
+    assert first_reward("lamps:Lamp-v0") == 40
+    assert first_reward({"id": "lamps:Lamp", "kwargs": {"watts": 5}}) == 5
+    assert make("lamps:Lamp", 2).id == "lamps:Lamp"
+    world = make("lamps:Lamp-v0", 1)
+    world.reset(seed=0)
+    assert [bool(world.step(np.zeros(1, np.int64)).truncated) for _ in range(7)][-1]
+
+
+def test_callables() -> None:
+    world = make(lambda: Bandit(), 3)
+    assert isinstance(world, SerialEnv) and len({id(env) for env in world.envs}) == 3
+    assert make(Bandit, 2).id == "tests.envs.micro:Bandit"
+
+    def two() -> SyncVectorEnv:
+        return SyncVectorEnv([Bandit] * 2, autoreset_mode=AutoresetMode.DISABLED)
+
+    def any_number(num_envs: int) -> SyncVectorEnv:
+        return SyncVectorEnv([Bandit] * num_envs)
+
+    assert make(two, 2).slots == 2
+    assert make(any_number, 5).slots == 5
+    with pytest.raises(EnvError, match="of 2 copies, not 3"):
+        make(two, 3)
+
+
+@pytest.mark.parametrize(("name", "limit"), [("CartPole-v0", 200), ("CartPole-v1", 500)])
+def test_own_vector_form_keeps_the_time_limit(name: str, limit: int) -> None:
+    world = make(name, 2, seed=0)
+    assert isinstance(world, NativeVector) and world.env.unwrapped.max_episode_steps == limit
+    shorter = make(name, 2, kwargs={"max_episode_steps": 5}, seed=0)
+    shorter.reset(seed=0)
+    ended = [shorter.step(np.arange(2) * 0 + t % 2).truncated.all() for t in range(5)]
+    assert ended == [False] * 4 + [True]
+
+
+def test_a_vector_form_that_is_another_environment_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """ALE's, for one, resizes and stacks its frames, which the single environment does not."""
+    from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
+
+    class Other(CartPoleVectorEnv):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.single_observation_space = gym.spaces.Box(-1, 1, (4,))
+
+    monkeypatch.setattr(gym.registry["CartPole-v1"], "vector_entry_point", Other)
+    assert isinstance(make("CartPole-v1", 2), SerialEnv)
+
+    class Narrow(CartPoleVectorEnv):
+        def __init__(self, num_envs: int, max_episode_steps: int) -> None:
+            super().__init__(num_envs, max_episode_steps)
+
+    monkeypatch.setattr(gym.registry["CartPole-v1"], "vector_entry_point", Narrow)
+    assert isinstance(make("CartPole-v1", 2), NativeVector)
+    world = make("CartPole-v1", 2, kwargs={"sutton_barto_reward": True})
+    assert isinstance(world, SerialEnv)
+
+
+def test_atari_is_found_without_an_import() -> None:
+    pytest.importorskip("ale_py")
+    world = make("ALE/Pong-v5", 1)
+    assert world.spaces.leaves[0].image and world.spaces.action_n == (6,)
+    world.close()
+
+
+@pytest.mark.usefixtures("lamps")
+@pytest.mark.parametrize(
+    ("env", "kwargs", "words"),
+    [
+        ("Cartpol-v1", {}, ("'Cartpol-v1'", "did you mean 'CartPole-v1'")),
+        ("CartPole-v9", {}, ("`v9`", "'CartPole-v1'")),
+        ("Taxi-v1", {}, ("deprecated", "Taxi-v4")),
+        ("Nowhere/Thing-v0", {}, ("Nowhere", "module:Nowhere/Thing-v0")),
+        ("", {}, ("cannot be made",)),
+        ("CartPole-v1", {"gravity": 3}, ("'gravity'", "sutton_barto_reward")),
+        ("no_such_module:Env", {}, ("no module 'no_such_module'", "looked in")),
+        ("needs:Env", {}, ("a_package_that_is_not_there", "pip install a_package")),
+        ("lamps:Lump", {}, ("'Lump'", "did you mean 'Lamp'")),
+        ("lamps:number", {}, ("makes no environment",)),
+        ("lamps:Lamp", {"wats": 3}, ("'wats'", "did you mean 'watts'", "lamps.py:8")),
+        (3, {}, ("3 is not a way",)),
+        ({"env": "CartPole-v1"}, {}, ("['env']", '"id"')),
+        (lambda: "a string", {}, ("'a string'", "gymnasium.Env")),
+        (lambda config: Bandit(), {}, ("missing a required argument: 'config'",)),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_made_says_why(env: Any, kwargs: dict, words: tuple[str, ...]) -> None:
+    with pytest.raises(EnvError) as caught:
+        make(env, 2, kwargs=kwargs)
+    text = describe(caught.value)
+    assert len(text.split("\n")) <= 25
+    for word in words:
+        assert word in "\n".join(text.split("\n")[:3]), text
+
+
+@pytest.mark.parametrize(
+    ("package", "env", "command"),
+    [
+        ("mujoco", "HalfCheetah-v5", 'pip install "shoal[mujoco]"'),
+        ("ale_py", "ALE/Pong-v5", 'pip install "shoal[atari]"'),
+        ("Box2D", "LunarLander-v3", '"gymnasium[box2d]"'),
+    ],
+)
+def test_missing_packages_are_named_with_the_command(
+    package: str, env: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in [
+        n for n in sys.modules if n.startswith(("gymnasium.envs.mujoco", "gymnasium.envs.box2d"))
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)  # an import of it now fails
+    for name in [name for name in gym.registry if name.startswith("ALE/")]:
+        monkeypatch.delitem(gym.registry, name)
+    with pytest.raises(EnvError, match=f"'{package}' is not installed") as caught:
+        make(env, 1)
+    assert command in describe(caught.value).split("\n")[2]
+
+
+@pytest.mark.usefixtures("lamps")
+def test_single_environments_render() -> None:
+    world = make_single("lamps:Lamp", {"watts": 3}, render_mode="rgb_array")
+    world.reset(seed=0)
+    assert world.step(1)[1] == 3 and world.render().shape == (4, 4, 3)
+    assert make_single("lamps:Lamp-v0").spec.max_episode_steps == 7
+    with pytest.raises(EnvError, match="does not render"):
+        make_single(Bandit, render_mode="rgb_array")
+
+
+def test_a_package_that_only_rendering_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pygame"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    assert make_single("CartPole-v1").reset(seed=0)
+    with pytest.raises(EnvError, match="cannot be rendered: the package 'pygame'"):
+        make_single("CartPole-v1", render_mode="rgb_array")
+
+
+def test_one_copy_of_a_callable_that_only_makes_vectors() -> None:
+    """The single view and the single environment live through the same episode."""
+
+    def vector(num_envs: int) -> SyncVectorEnv:
+        return SyncVectorEnv([lambda: gym.make("Pendulum-v1")] * num_envs)
+
+    one, plain = make_single(vector), gym.make("Pendulum-v1")
+    assert one.observation_space == plain.observation_space
+    np.testing.assert_array_equal(one.reset(seed=3)[0], plain.reset(seed=3)[0])
+    for t in range(200):
+        action = np.float32([np.sin(t)])
+        left, right = one.step(action), plain.step(action)
+        np.testing.assert_array_equal(left[0], right[0])
+        assert left[1:4] == right[1:4]
+    assert left[3] is True
+
+
+def test_best_returns_are_not_beaten() -> None:
+    """Against random play, and for the pole against a controller that holds it up."""
+    for name in ("Acrobot-v1", "MountainCar-v0", "Pendulum-v1", "FrozenLake-v1", "Blackjack-v1"):
+        env = gym.make(name)
+        env.action_space.seed(0)
+        for seed in range(20):
+            env.reset(seed=seed)
+            total, over = 0.0, False
+            while not over:
+                _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+                total, over = total + float(reward), terminated or truncated
+            assert total <= BEST_RETURN[name]
+    for name in ("CartPole-v0", "CartPole-v1"):
+        env, total, over = gym.make(name), 0.0, False
+        obs, _ = env.reset(seed=0)
+        while not over:
+            angle, spin = obs[2], obs[3]
+            obs, reward, terminated, truncated, _ = env.step(int(3 * angle + spin > 0))
+            total, over = total + float(reward), terminated or truncated
+        assert total == BEST_RETURN[name]
+    assert best_return("CartPole-v1") == 500
+    assert best_return("CartPole-v1", {"sutton_barto_reward": True}) is None
+    assert best_return("Unknown-v0") is None and best_return(Bandit) is None
+
+
+def test_the_micro_environments_are_what_they_say() -> None:
+    """The best policy's return, for every one of them; and the golden values of their docs."""
+    best = {Bandit: 1.0, Delayed: 1.0, Constant: 10.0, Memory: 1.0, OppositeSigns: 8.0}
+    for env, expected in best.items():
+        for seed in range(8):
+            world, total, over = env(), 0.0, False
+            obs, _ = world.reset(seed=seed)
+            first = obs
+            while not over:
+                cue = first[0] if env is Memory else obs[0]
+                action = 1 if env is Delayed else int(cue > 0)
+                obs, reward, terminated, over, _ = world.step(action)
+                total, over = total + reward, over or terminated
+            assert total == expected
+            assert terminated is not (env is Constant)
