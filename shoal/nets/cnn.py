@@ -1,0 +1,97 @@
+"""Image encoders: ``[N, C, H, W]`` in [0, 1] to ``[N, size]`` features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from shoal.nets.init import HIDDEN_GAIN, Param
+from shoal.nets.mlp import linear, relu
+from shoal.ops.kernels import Array, conv2d, max_pool2d
+
+
+def conv(name: str, size_in: int, size_out: int, kernel: int) -> Iterator[Param]:
+    """Parameters of a convolution with a square kernel."""
+    yield Param(f"{name}/w", (size_out, size_in, kernel, kernel), HIDDEN_GAIN)
+    yield Param(f"{name}/b", (size_out,), None)
+
+
+class Nature:
+    """Mnih et al. 2015 (Nature 518, Methods, "Model architecture"): three convolutions, fc 512."""
+
+    size = 512
+    least: ClassVar[int] = 36  # pixels a side that leave one after the last convolution
+    _layers = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # channels, kernel, stride
+
+    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+        self._channels, *sides = shape
+        for _, kernel, stride in self._layers:
+            sides = [(side - kernel) // stride + 1 for side in sides]
+        self._flat = self._layers[-1][0] * math.prod(sides)
+        self._convs = [(f"{name}/conv{i}", stride) for i, (_, _, stride) in enumerate(self._layers)]
+        self._fc = f"{name}/fc"
+
+    def parameters(self) -> Iterator[Param]:
+        size_in = self._channels
+        for (name, _), (size_out, kernel, _) in zip(self._convs, self._layers, strict=True):
+            yield from conv(name, size_in, size_out, kernel)
+            size_in = size_out
+        yield from linear(self._fc, self._flat, self.size)
+
+    def __call__(self, xp: Any, params: Any, x: Array) -> Array:
+        for name, stride in self._convs:
+            x = relu(xp, conv2d(x, params[f"{name}/w"], params[f"{name}/b"], stride))
+        x = xp.reshape(x, (x.shape[0], self._flat))
+        return relu(xp, x @ params[f"{self._fc}/w"] + params[f"{self._fc}/b"])
+
+
+class Impala:
+    """The large network of Espeholt et al. 2018 (arXiv:1802.01561, figure 3), without its LSTM.
+
+    Three sections of a convolution, a pooling that halves the sides and two residual blocks; fc
+    256. All convolutions are 3x3 and keep the sides.
+    """
+
+    size = 256
+    least: ClassVar[int] = 5  # pixels a side that leave the last pooling something to halve
+    _channels = (16, 32, 32)
+    _blocks = 2
+
+    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+        self._channels_in, *sides = shape
+        for _ in self._channels:
+            sides = [(side + 1) // 2 for side in sides]
+        self._flat = self._channels[-1] * math.prod(sides)
+        self._sections = [
+            (
+                f"{name}/{s}/conv",
+                [(f"{name}/{s}/res{r}/0", f"{name}/{s}/res{r}/1") for r in range(self._blocks)],
+            )
+            for s in range(len(self._channels))
+        ]
+        self._fc = f"{name}/fc"
+
+    def parameters(self) -> Iterator[Param]:
+        size_in = self._channels_in
+        for (name, blocks), size_out in zip(self._sections, self._channels, strict=True):
+            yield from conv(name, size_in, size_out, 3)
+            for first, second in blocks:
+                yield from conv(first, size_out, size_out, 3)
+                yield from conv(second, size_out, size_out, 3)
+            size_in = size_out
+        yield from linear(self._fc, self._flat, self.size)
+
+    def __call__(self, xp: Any, params: Any, x: Array) -> Array:
+        def same(name: str, x: Array) -> Array:
+            return conv2d(x, params[f"{name}/w"], params[f"{name}/b"], 1, 1)
+
+        for name, blocks in self._sections:
+            x = max_pool2d(same(name, x), 3, 2, 1)
+            for first, second in blocks:
+                x = x + same(second, relu(xp, same(first, relu(xp, x))))
+        x = relu(xp, xp.reshape(x, (x.shape[0], self._flat)))
+        return relu(xp, x @ params[f"{self._fc}/w"] + params[f"{self._fc}/b"])
+
+
+ENCODERS: dict[str, type[Nature] | type[Impala]] = {"nature": Nature, "impala": Impala}

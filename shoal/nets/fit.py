@@ -1,0 +1,110 @@
+"""Does the output of a user's module fit? If not: what it returns, what is needed, and the fix."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from shoal.errors import NetworkError
+from shoal.nets.init import ndarray
+from shoal.nets.network import Head
+
+ROWS = 2  # of the dry run: one would hide a lost batch axis
+
+
+def by_head(raw: Any, heads: Mapping[str, Head]) -> Mapping[str, Any]:
+    """Outputs by the names of their heads, in whichever form the module returns them."""
+    if isinstance(raw, Mapping):
+        return raw
+    if isinstance(raw, tuple | list):
+        return dict(zip(heads, raw, strict=True)) if len(raw) == len(heads) else {}
+    return dict.fromkeys(heads, raw) if len(heads) == 1 else {}
+
+
+def check(
+    module: Any, raw: Any, heads: Mapping[str, Head], numpy: Callable[[Any], ndarray | None]
+) -> tuple[str, ...]:
+    """Heads whose free outputs are missing, which is allowed. Raises NetworkError for a misfit."""
+    outputs = by_head(raw, heads)
+    if not set(heads) <= set(outputs):
+        order = ", ".join(heads)
+        several = f"a tuple of one array per head, in the order ({order}), or a dict by name"
+        fix = f"return {several if len(heads) > 1 else f'one array, that of {order}'}"
+        raise _misfit(module, raw, heads, fix)
+    without = []
+    for name, head in heads.items():
+        x = numpy(outputs[name])
+        if x is None or x.dtype.kind not in "fV":
+            raise _misfit(module, raw, heads, f"let {name} be an array of floats")
+        if x.ndim == 0 or x.shape[0] != ROWS:
+            raise _misfit(module, raw, heads, f"keep the batch as the first axis of {name}")
+        if x.shape not in _allowed(head):
+            sizes = " or ".join(str(n) for n in dict.fromkeys((head.size, head.size + head.free)))
+            fix = f"give the last layer of {name} {sizes} outputs"
+            raise _misfit(module, raw, heads, fix)
+        if np.isnan(x.astype(np.float32)).any():
+            raise NetworkError(
+                f"{type(module).__qualname__} returns NaN in {name} for an observation of zeros",
+                where(module),
+                "look for a division by zero, a logarithm or a root, or for NaN in its parameters",
+            )
+        if head.free and x.shape != (ROWS, head.size + head.free):
+            without.append(name)
+    return tuple(without)
+
+
+def _allowed(head: Head) -> list[tuple[int, ...]]:
+    shapes: list[tuple[int, ...]] = [(ROWS, head.size)]
+    if head.free:
+        shapes.append((ROWS, head.size + head.free))
+    return [*shapes, (ROWS,)] if head.size == 1 else shapes
+
+
+def _misfit(module: Any, raw: Any, heads: Mapping[str, Head], fix: str) -> NetworkError:
+    expected = (
+        f"{name} {' or '.join(str(list(shape)) for shape in _allowed(head))}"
+        for name, head in heads.items()
+    )
+    return NetworkError(
+        f"{type(module).__qualname__} returns {_shown(raw, heads)} for {ROWS} observations; "
+        f"expected {', '.join(expected)}",
+        where(module),
+        fix,
+    )
+
+
+def _shown(x: Any, heads: Mapping[str, Head]) -> str:
+    if isinstance(x, Mapping):
+        return "{" + ", ".join(f"{key!r}: {_shown(value, {})}" for key, value in x.items()) + "}"
+    if isinstance(x, tuple | list):
+        names = [f"{head} " for head in heads] if len(x) == len(heads) else [""] * len(x)
+        parts = (name + _shown(part, {}) for name, part in zip(names, x, strict=True))
+        return ", ".join(parts) or "an empty tuple"
+    if not hasattr(x, "shape"):
+        return type(x).__name__
+    dtype = str(x.dtype).removeprefix("torch.")
+    return str(list(x.shape)) if "float" in dtype else f"{dtype} {list(x.shape)}"
+
+
+def refuse_other_floats(module: Any, values: Mapping[str, Any]) -> None:
+    """Raises NetworkError for a parameter of half or double precision."""
+    for name, x in values.items():
+        dtype = str(x.dtype).removeprefix("torch.")
+        if "float" in dtype and dtype != "float32":
+            raise NetworkError(
+                f"{name!r} of {type(module).__qualname__} is {dtype}, but weights are float32",
+                where(module),
+                "make its parameters float32: module.float() in torch, param_dtype in flax",
+            )
+
+
+def where(module: Any) -> str:
+    """Name, file and line of the class of the user's module."""
+    cls = type(module)
+    try:
+        return f"{cls.__qualname__}, {inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
+    except (OSError, TypeError):  # typed at a prompt, or not written in Python
+        return f"{cls.__module__}.{cls.__qualname__}"

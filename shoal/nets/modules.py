@@ -1,0 +1,351 @@
+"""A user's own network: a torch.nn.Module, flax.linen.Module or flax.nnx.Module as a `Net`.
+
+The module is called as ``module(obs)`` on a batch ``[N, ...]`` of observations in the environment's
+own form (an array, or dicts and tuples of arrays): float32, except that images stay uint8, choices
+stay integers and a mask stays bool. It returns one array per head, as a tuple in the order of the
+heads, as a dict by their names, or alone where there is one head: ``[N, size]`` or
+``[N, size + free]``, or ``[N]`` for a single number.
+
+It stays in the mode (train or eval) that its owner has put it into, and what it changes in itself
+during a call is dropped: running statistics are read but not updated, and with dropout left on the
+same observation does not give the same action twice (torch) or needs a key that nobody gives
+(flax). Its object is never written to; its parameters travel as ``"module/<name>"`` arrays.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from shoal.errors import NetworkError
+from shoal.nets.fit import ROWS, by_head, check, refuse_other_floats, where
+from shoal.nets.init import ndarray
+from shoal.nets.inputs import Floats
+from shoal.nets.network import Head, append
+from shoal.ops.kernels import Array, namespace
+from shoal.spaces import ACTION_MASK, Spaces
+
+_PREFIX = "module/"  # of the names of a module's own values
+
+Values = dict[str, Any]  # of a module, by the names of Net.shapes()
+
+
+def adapt(module: Any, spaces: Spaces, heads: Mapping[str, Head]) -> ModuleNet:
+    """The net of a user's module, or of a class of modules; see `shoal.nets.build`.
+
+    An instance keeps the values its owner gave it. One made from a class takes its initial values
+    from the run's seed.
+    """
+    create = None
+    if isinstance(module, type) or inspect.isroutine(module):
+        create = partial(_create, module, spaces)
+        module = create(0)
+    kinds = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(module).__mro__}
+    for kind, adapter in _ADAPTERS.items():
+        if kind in kinds:
+            return adapter(module, spaces, heads, create)
+    raise NetworkError(
+        f"the network is a {type(module).__qualname__}, which Shoal cannot call",
+        where(module),
+        "give shoal.Network(...), a torch.nn.Module, a flax.linen.Module or a flax.nnx.Module",
+    )
+
+
+class ModuleNet(ABC):
+    """What the adapters share: the form of inputs and outputs, and the dry run that checks them."""
+
+    framework: str
+
+    def __init__(
+        self,
+        module: Any,
+        spaces: Spaces,
+        heads: Mapping[str, Head],
+        create: Callable[[int], Any] | None,
+    ) -> None:
+        self._module, self._spaces, self._heads, self._create = module, spaces, heads, create
+        self._memo: dict[str, Any] = {}
+        self._floats = {leaf.path: Floats(leaf) for leaf in spaces.leaves}
+        zeros = self._zeros()
+        try:
+            values = self._values(module, zeros, 0)
+            self._names = tuple(values)
+            self.frozen = self._frozen()
+            raw = self._eager(values, zeros)
+        except NetworkError:
+            raise
+        except Exception as exc:
+            shapes = ", ".join(f"{path} {x.dtype} {list(x.shape)}" for path, x in zeros.items())
+            exc.add_note(
+                f"while Shoal tried {where(module)} on {ROWS} observations of zeros: {shapes}"
+            )
+            raise
+        # Heads whose `free` outputs the module leaves to Shoal.
+        self._free = check(module, raw, heads, self._numpy)
+        self._shapes = {name: tuple(x.shape) for name, x in values.items()}
+        self._shapes.update({f"{head}/free": (heads[head].free,) for head in self._free})
+
+    @abstractmethod
+    def _values(self, module: Any, obs: Values, seed: int) -> Values:
+        """All values of the module by their names, NumPy. May call it once on ``obs``."""
+
+    @abstractmethod
+    def _frozen(self) -> frozenset[str]:
+        """Names of the values that are not trained."""
+
+    @abstractmethod
+    def _call(self, values: Values, obs: Values) -> Any:
+        """What the module returns: a pure function of its framework's arrays."""
+
+    @abstractmethod
+    def _eager(self, values: Values, obs: Values) -> Any:
+        """The same, but of NumPy arrays, and without gradients."""
+
+    @abstractmethod
+    def _numpy(self, x: Any) -> ndarray | None:
+        """An output as NumPy array; None if it is not an array of the framework."""
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return dict(self._shapes)
+
+    def init(self, rng: np.random.Generator) -> dict[str, ndarray]:
+        seed = int(rng.integers(2**31))
+        module = self._module if self._create is None else self._create(seed)
+        free = {f"{head}/free": np.zeros(self._heads[head].free, np.float32) for head in self._free}
+        return {**self._values(module, self._zeros(), seed), **free}
+
+    def __call__(
+        self, params: Mapping[str, Array], obs: Mapping[str, Array], heads: tuple[str, ...]
+    ) -> tuple[Array, ...]:
+        leaf = self._spaces.leaves[0]
+        x = obs[leaf.path]
+        lead = tuple(x.shape[: x.ndim - len(leaf.shape)])
+        n = math.prod(lead)
+        rows = self._rows(params, obs, n)
+        values = {name: params[name] for name in self._names}
+        acting = all(isinstance(array, np.ndarray) for array in (x, *values.values()))
+        outputs = by_head((self._eager if acting else self._call)(values, rows), self._heads)
+        outs = []
+        for head in heads:
+            out: Array = self._numpy(outputs[head]) if acting else outputs[head]
+            out = out[:n]  # without what was padded
+            xp = namespace(out)
+            out = xp.astype(out if out.ndim == 2 else out[:, None], xp.float32, copy=False)
+            if head in self._free:
+                out = append(xp, out, params[f"{head}/free"])
+            outs.append(xp.reshape(out, (*lead, out.shape[-1])))
+        return tuple(outs)
+
+    def _rows(self, params: Mapping[str, Array], obs: Mapping[str, Array], n: int) -> Values:
+        """Observations ``[N, *shape]`` with the dtypes that the module is promised."""
+        rows: Values = {}
+        for leaf in self._spaces.leaves:
+            x = obs[leaf.path]
+            xp = namespace(x)
+            x = xp.reshape(x, (n, *leaf.shape))
+            if not (leaf.image or leaf.n) or f"norm/{leaf.path}/mean" in params:
+                x = self._floats[leaf.path](xp, params, x)
+            rows[leaf.path] = x
+        if self._spaces.mask_space is not None:
+            mask = obs[ACTION_MASK]
+            rows[ACTION_MASK] = namespace(mask).reshape(mask, (n, sum(self._spaces.action_n)))
+        return rows
+
+    def _zeros(self) -> Values:
+        zeros: Values = {
+            leaf.path: np.zeros((ROWS, *leaf.shape), leaf.dtype) for leaf in self._spaces.leaves
+        }
+        if self._spaces.mask_space is not None:
+            zeros[ACTION_MASK] = np.ones((ROWS, sum(self._spaces.action_n)), bool)
+        return self._rows({}, zeros, ROWS)
+
+    def _remembered(self, values: Values, convert: Callable[[Values], Values]) -> Values:
+        """``convert(values)``, done once for the same arrays: weights change rarely."""
+        arrays = tuple(values.values())
+        seen, converted = self._memo.get("values", ((), {}))
+        if len(seen) != len(arrays) or any(a is not b for a, b in zip(seen, arrays, strict=True)):
+            converted = convert(values)
+            self._memo["values"] = arrays, converted
+        return converted  # type: ignore[no-any-return]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_memo": {}}  # compiled functions stay in their process
+
+
+class TorchNet(ModuleNet):
+    """A torch.nn.Module, called through torch.func.functional_call."""
+
+    framework = "torch"
+
+    def _values(self, module: Any, obs: Values, seed: int) -> Values:
+        import torch
+
+        if any(torch.nn.parameter.is_lazy(x) for x in [*module.parameters(), *module.buffers()]):
+            with torch.no_grad():
+                module(self._spaces.nest(_tensors(obs)))  # a lazy layer learns its size now
+        state = _state(module)
+        refuse_other_floats(module, state)
+        return {_PREFIX + name: x.detach().cpu().numpy().copy() for name, x in state.items()}
+
+    def _frozen(self) -> frozenset[str]:
+        state = _state(self._module)
+        return frozenset(_PREFIX + name for name, x in state.items() if not x.requires_grad)
+
+    def _call(self, values: Values, obs: Values) -> Any:
+        from torch.func import functional_call
+
+        # BatchNorm writes to the buffers it is given.
+        named = {
+            name.removeprefix(_PREFIX): x.clone() if name in self.frozen else x
+            for name, x in values.items()
+        }
+        return functional_call(self._module, named, (self._spaces.nest(obs),))
+
+    def _eager(self, values: Values, obs: Values) -> Any:
+        import torch
+
+        with torch.no_grad():
+            return self._call(self._remembered(values, _tensors), _tensors(obs))
+
+    def _numpy(self, x: Any) -> ndarray | None:
+        import torch
+
+        if not isinstance(x, torch.Tensor):
+            return None
+        array: ndarray = (x.float() if x.is_floating_point() else x).numpy()  # bfloat16 has none
+        return array
+
+
+class FlaxNet(ModuleNet):
+    """What both kinds of flax modules share: compiled on the CPU to act, traced to learn."""
+
+    framework = "jax"
+
+    def _eager(self, values: Values, obs: Values) -> Any:
+        import jax
+
+        if "call" not in self._memo:
+            self._memo["call"] = jax.jit(self._call)
+        cpu = jax.local_devices(backend="cpu")[0]
+        values = self._remembered(values, lambda x: jax.device_put(x, cpu))
+        return self._memo["call"](values, {path: _padded(x) for path, x in obs.items()})
+
+    def _numpy(self, x: Any) -> ndarray | None:
+        import jax
+
+        return np.asarray(x) if isinstance(x, jax.Array) else None
+
+
+class LinenNet(FlaxNet):
+    """A flax.linen.Module: ``init`` with the run's seed, ``apply`` without mutable collections."""
+
+    def _values(self, module: Any, obs: Values, seed: int) -> Values:
+        import jax
+        from flax.core import meta
+        from flax.traverse_util import flatten_dict
+
+        nested = self._spaces.nest(jax.device_put(obs))
+        variables = meta.unbox(module.init(jax.random.key(seed), nested))
+        flat = flatten_dict(variables, sep="/")  # type: ignore[no-untyped-call]
+        refuse_other_floats(module, flat)
+        return {_PREFIX + name: np.asarray(x) for name, x in flat.items()}
+
+    def _frozen(self) -> frozenset[str]:
+        return frozenset(x for x in self._names if not x.startswith(f"{_PREFIX}params/"))
+
+    def _call(self, values: Values, obs: Values) -> Any:
+        from flax.traverse_util import unflatten_dict
+
+        flat = {name.removeprefix(_PREFIX): x for name, x in values.items()}
+        variables = unflatten_dict(flat, sep="/")  # type: ignore[no-untyped-call]
+        return self._module.apply(variables, self._spaces.nest(obs))
+
+
+class NnxNet(FlaxNet):
+    """A flax.nnx.Module, split and merged; its random streams stay where they are."""
+
+    def _values(self, module: Any, obs: Values, seed: int) -> Values:
+        values = {name: x[...] for name, (_, x) in _variables(module).items()}
+        refuse_other_floats(module, values)
+        return {name: np.asarray(x) for name, x in values.items()}
+
+    def _frozen(self) -> frozenset[str]:
+        from flax import nnx
+
+        variables = _variables(self._module).items()
+        return frozenset(name for name, (_, x) in variables if not isinstance(x, nnx.Param))
+
+    def _call(self, values: Values, obs: Values) -> Any:
+        from flax import nnx
+
+        graph, streams, *_ = nnx.split(self._module, nnx.RngState, ...)
+        variables = _variables(self._module).items()
+        state = nnx.from_flat_state(
+            [(path, variable.replace(values[name])) for name, (path, variable) in variables]
+        )
+        return nnx.merge(graph, streams, state)(self._spaces.nest(obs))
+
+
+_ADAPTERS: dict[str, type[ModuleNet]] = {
+    "torch.nn.modules.module.Module": TorchNet,
+    "flax.linen.module.Module": LinenNet,
+    "flax.nnx.module.Module": NnxNet,
+}
+
+
+def _create(cls: Callable[..., Any], spaces: Spaces, seed: int) -> Any:
+    """An instance of the user's class, its random initial values drawn from ``seed``."""
+    # Of the class itself it would be that of nnx's metaclass, which tells nothing.
+    signed = inspect.getattr_static(cls, "__init__") if isinstance(cls, type) else cls
+    accepted = inspect.signature(signed).parameters
+    kwargs: dict[str, Any] = {"spaces": spaces} if "spaces" in accepted else {}
+    if "rngs" in accepted:
+        from flax import nnx
+
+        kwargs["rngs"] = nnx.Rngs(seed)
+    try:
+        torch = sys.modules.get("torch")
+        if torch is None:
+            return cls(**kwargs)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(**kwargs)
+    except Exception as exc:
+        given = ", ".join(kwargs) or "no arguments"
+        exc.add_note(f"while Shoal made the network: it called {cls.__qualname__} with {given}")
+        raise
+
+
+def _state(module: Any) -> Values:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _variables(module: Any) -> dict[str, tuple[tuple[Any, ...], Any]]:
+    """Path and nnx.Variable of everything but random streams, by name."""
+    from flax import nnx
+
+    parts: Any = nnx.split(module, nnx.RngState, ...)  # graph, random streams, the others
+    state = nnx.to_flat_state(parts[-1])
+    return {_PREFIX + "/".join(map(str, path)): (path, x) for path, x in state}
+
+
+def _tensors(arrays: Values) -> Values:
+    """Copies: the user's forward may write to its input, and NumPy's arrays may be read-only."""
+    import torch
+
+    return {name: torch.from_numpy(np.array(x, order="C")) for name, x in arrays.items()}
+
+
+def _padded(x: ndarray) -> ndarray:
+    """Zero rows appended, up to one of four sizes per power of two: few shapes to compile."""
+    n = len(x)
+    unit = 1 << max(0, (n - 1).bit_length() - 3)
+    missing = max(1, -(-n // unit) * unit) - n
+    return np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)]) if missing else x

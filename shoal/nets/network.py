@@ -1,0 +1,311 @@
+"""What a network is (`Net`), its settings (`Network`), and how one is built for given spaces."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+
+from shoal.errors import ConfigError, NetworkError
+from shoal.nets.cnn import ENCODERS, Impala, Nature
+from shoal.nets.init import Param, initialise, ndarray
+from shoal.nets.inputs import Image, vector
+from shoal.nets.mlp import MLP, linear
+from shoal.ops.kernels import Array, namespace
+from shoal.spaces import Leaf, Spaces
+
+EncoderName = Literal["auto", "mlp", "nature", "impala"]
+Activation = Literal["tanh", "relu", "silu", "gelu"]
+_CHUNK = 64  # images that NumPy convolves at once: 2048 Atari frames would take a gigabyte
+
+
+@dataclass(frozen=True)
+class Network:
+    """Settings of the built-in networks.
+
+    Images go through ``encoder`` (by "auto": the Nature CNN where they are large enough, else
+    IMPALA's, else they are flattened), all other leaves are joined to its features. ``hidden`` are
+    the layers behind that; images alone need none, the encoder's own last layer is theirs.
+    """
+
+    encoder: EncoderName = "auto"
+    hidden: tuple[int, ...] = (64, 64)  # PPO detail 26
+    activation: Activation = "tanh"  # of the hidden layers; the encoders have relu
+    shared: bool | None = None  # one trunk for all heads; None: where there are images (detail 13)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.hidden, list):  # as JSON and YAML have it
+            object.__setattr__(self, "hidden", tuple(self.hidden))
+        for key, kinds in (("encoder", EncoderName), ("activation", Activation)):
+            value, names = getattr(self, key), get_args(kinds)
+            if value not in names:
+                raise ConfigError(
+                    f"network.{key} is {value!r}", None, f"use one of {', '.join(names)}"
+                )
+        sizes: Any = self.hidden
+        if not isinstance(sizes, tuple) or not all(isinstance(n, int) and n >= 1 for n in sizes):
+            raise ConfigError(
+                f"network.hidden is {sizes!r}", None, "give sizes of at least 1: (64, 64), or ()"
+            )
+
+
+@dataclass(frozen=True)
+class Head:
+    """One output of a network: ``[..., size + free]``.
+
+    ``free`` further outputs do not depend on the observation: they are the parameter
+    ``"<head>/free"``, which starts at zero (a Gaussian's log_std, PPO detail 24).
+    """
+
+    size: int
+    gain: float = 1.0  # of the last layer's orthogonal initial weights
+    free: int = 0
+
+
+class Net(Protocol):
+    """A network without its parameters: structure, initial values, and a pure function.
+
+    Arrays given to a net are never written to, and must not be changed by others afterwards.
+    """
+
+    @property
+    def framework(self) -> str | None:
+        """ "torch" or "jax" for a user's own module; None: every array library."""
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """Names of the parameters that are not to be differentiated (a module's buffers)."""
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every parameter, without allocating any."""
+
+    def init(self, rng: np.random.Generator) -> dict[str, ndarray]:
+        """Initial parameters, flat, float32 (a module's integer buffers keep their dtype)."""
+
+    def __call__(
+        self, params: Mapping[str, Array], obs: Mapping[str, Array], heads: tuple[str, ...]
+    ) -> tuple[Array, ...]:
+        """Outputs ``[..., size + free]`` of these heads for ``obs {path: [..., *shape]}``.
+
+        Any leading axes. Each row is computed by itself. ``params`` may hold more than the net's
+        own; of that, ``"norm/<path>/mean"`` and ``"norm/<path>/std"`` normalise a leaf.
+        """
+
+
+def build(network: Any, spaces: Spaces, heads: Mapping[str, Head]) -> Net:
+    """The net with these heads for these spaces.
+
+    Args:
+        network: a `Network`; or an instance of the user's torch.nn.Module, flax.linen.Module or
+            flax.nnx.Module; or its class or ``"module:Class"``, which are called with what they
+            accept of ``spaces`` and ``rngs`` (a seeded flax.nnx.Rngs). See `shoal.nets.modules`.
+
+    Raises:
+        NetworkError: it cannot be built, or its output does not fit.
+        Exception: what the user's own code raises keeps its type.
+    """
+    if isinstance(network, Network):
+        return ArrayNet(network, spaces, heads)
+    from shoal.nets.modules import adapt  # heavy frameworks stay behind this line
+
+    return adapt(_find(network) if isinstance(network, str) else network, spaces, heads)
+
+
+Encoder = type[Nature] | type[Impala]
+
+
+class Trunk:
+    """Encodes the images, joins the vector to their features, and applies the hidden layers."""
+
+    def __init__(
+        self, name: str, network: Network, images: Iterable[tuple[Image, Encoder]], vector: int
+    ) -> None:
+        self.name = name
+        self.encoders: list[tuple[str, Nature | Impala]] = [
+            (image.path, encoder(f"{name}/{image.path}", image.shape)) for image, encoder in images
+        ]
+        size = sum(encoder.size for _, encoder in self.encoders) + vector
+        self.mlp = MLP(name, size, network.hidden if vector else (), network.activation)
+
+    def parameters(self) -> Iterator[Param]:
+        for _, encoder in self.encoders:
+            yield from encoder.parameters()
+        yield from self.mlp.parameters()
+
+    def __call__(self, xp: Any, params: Any, images: Any, vector: Any) -> Array:
+        x = vector
+        if self.encoders:
+            features = [encoder(xp, params, images[path]) for path, encoder in self.encoders]
+            x = _join(xp, features if vector is None else [*features, vector])
+        return self.mlp(xp, params, x)
+
+
+class ArrayNet:
+    """A built-in network; see `Net`. Runs unchanged on NumPy, JAX and PyTorch.
+
+    Parameters of a shared trunk are named ``"trunk/..."``, of separate ones after their head;
+    ``"<head>/out/w"`` and ``"/b"`` are the last layer. Weights are ``[in, out]``.
+    """
+
+    framework = None
+    frozen: frozenset[str] = frozenset()
+
+    def __init__(self, network: Network, spaces: Spaces, heads: Mapping[str, Head]) -> None:
+        encoders = {leaf.path: _encoder(network, leaf) for leaf in spaces.leaves}
+        found = [encoder for encoder in encoders.values() if encoder]
+        if network.encoder in ENCODERS and not found:
+            raise _no_image(network, spaces)
+        self._leaves = [(leaf.path, leaf.shape) for leaf in spaces.leaves]
+        self._path, shape = self._leaves[0]
+        self._ndim = 1 + len(shape)
+        self._vectors = [vector(leaf) for leaf in spaces.leaves if not encoders[leaf.path]]
+        self._single = len(spaces.leaves) == len(self._vectors) == 1
+        self._images = [Image(leaf) for leaf in spaces.leaves if encoders[leaf.path]]
+        shared = bool(found) if network.shared is None else network.shared
+        size = sum(part.size for part in self._vectors)
+        pairs = list(zip(self._images, found, strict=True))
+        names = ["trunk"] if shared else list(heads)
+        trunks = {name: Trunk(name, network, pairs, size) for name in names}
+        self._heads = {
+            name: (
+                trunks["trunk" if shared else name],
+                f"{name}/out/w",
+                f"{name}/out/b",
+                f"{name}/free" if head.free else None,
+            )
+            for name, head in heads.items()
+        }
+        self._parameters = [p for trunk in trunks.values() for p in trunk.parameters()]
+        for name, head in heads.items():
+            trunk = self._heads[name][0]
+            self._parameters += linear(f"{name}/out", trunk.mlp.size, head.size, head.gain)
+            if head.free:
+                self._parameters.append(Param(f"{name}/free", (head.free,), None))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: shape for name, shape, _ in self._parameters}
+
+    def init(self, rng: np.random.Generator) -> dict[str, ndarray]:
+        return initialise(self._parameters, rng)
+
+    def __call__(
+        self, params: Mapping[str, Array], obs: Mapping[str, Array], heads: tuple[str, ...]
+    ) -> tuple[Array, ...]:
+        x = obs[self._path]
+        if x.ndim != self._ndim:
+            return self._on_rows(params, obs, heads)
+        xp = namespace(x)
+        if self._single:  # the acting of most policies: every microsecond here is paid per env step
+            images, joined = None, self._vectors[0](xp, params, x)
+        else:
+            images, joined = self._inputs(xp, params, obs)
+        features: dict[str, Array] = {}
+        outs = []
+        for head in heads:
+            trunk, w, b, free = self._heads[head]
+            x = features.get(trunk.name)
+            if x is None:
+                x = features[trunk.name] = trunk(xp, params, images, joined)
+            out = x @ params[w] + params[b]
+            outs.append(out if free is None else append(xp, out, params[free]))
+        return tuple(outs)
+
+    def _inputs(self, xp: Any, params: Any, obs: Mapping[str, Array]) -> tuple[Any, Any]:
+        """Images by their paths, and the vector of all other leaves (None without any)."""
+        images = {leaf.path: leaf(xp, params, obs[leaf.path]) for leaf in self._images}
+        parts = [leaf(xp, params, obs[leaf.path]) for leaf in self._vectors]
+        return images, _join(xp, parts) if parts else None
+
+    def _on_rows(
+        self, params: Mapping[str, Array], obs: Mapping[str, Array], heads: tuple[str, ...]
+    ) -> tuple[Array, ...]:
+        """Any leading axes, as one: [T, B] rows of a trajectory are one matrix to multiply."""
+        x = obs[self._path]
+        lead = tuple(x.shape[: x.ndim + 1 - self._ndim])
+        n = math.prod(lead)
+        xp = namespace(x)
+        rows = {path: xp.reshape(obs[path], (n, *shape)) for path, shape in self._leaves}
+        if self._images and xp is np and n > _CHUNK:
+            chunks = (slice(i, i + _CHUNK) for i in range(0, n, _CHUNK))
+            parts = [self(params, {k: x[c] for k, x in rows.items()}, heads) for c in chunks]
+            outs = tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+        else:
+            outs = self(params, rows, heads)
+        return tuple(xp.reshape(out, (*lead, out.shape[-1])) for out in outs)
+
+
+def append(xp: Any, out: Array, free: Array) -> Array:
+    """``[N, size]`` and ``[free]`` to ``[N, size + free]``."""
+    return xp.concat([out, xp.broadcast_to(free, (out.shape[0], free.shape[0]))], axis=-1)
+
+
+def _join(xp: Any, parts: list[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1)
+
+
+def _encoder(network: Network, leaf: Leaf) -> Encoder | None:
+    """What encodes this leaf; None: it is a vector. Raises NetworkError if it is too small."""
+    if not leaf.image or network.encoder == "mlp":
+        return None
+    side = min(Image(leaf).shape[1:])
+    fitting = {name: encoder for name, encoder in ENCODERS.items() if side >= encoder.least}
+    if network.encoder == "auto":
+        return next(iter(fitting.values()), None)
+    if network.encoder not in fitting:
+        least = ENCODERS[network.encoder].least
+        others = [f'encoder="{name}"' for name in (*fitting, "mlp")]
+        raise NetworkError(
+            f'encoder="{network.encoder}" needs images of at least {least}x{least} pixels, but the '
+            f"observation {leaf.path!r} is uint8 {list(leaf.shape)}",
+            f"observation {leaf.path!r}",
+            f"use {' or '.join(others)}, or larger images",
+        )
+    return ENCODERS[network.encoder]
+
+
+def _no_image(network: Network, spaces: Spaces) -> NetworkError:
+    leaves = ", ".join(f"{leaf.path!r} {leaf.dtype} {list(leaf.shape)}" for leaf in spaces.leaves)
+    return NetworkError(
+        f'encoder="{network.encoder}" needs an image, a uint8 Box of three axes, but the '
+        f"observation has only {leaves}",
+        "observation",
+        'use encoder="auto" or "mlp", or let the environment give its images as uint8',
+    )
+
+
+def _find(name: str) -> Any:
+    """The object that "module:Class" names."""
+    module, colon, attribute = name.partition(":")
+    if not (module and colon and attribute):
+        raise NetworkError(
+            f"the network {name!r} is neither settings nor a class",
+            f"network={name!r}",
+            'give "module:Class" of a torch.nn.Module or flax module, as in "mynets:MyNet"',
+        )
+    try:
+        found: Any = importlib.import_module(module)
+    except ModuleNotFoundError as exc:
+        if exc.name is None or not f"{module}.".startswith(f"{exc.name}."):
+            exc.add_note(f"while importing the network {name!r}")
+            raise
+        raise NetworkError(
+            f"the network {name!r} cannot be imported: there is no module {exc.name!r}",
+            f"network={name!r}",
+            "run from the folder that holds it, or put that folder into PYTHONPATH",
+        ) from exc
+    except Exception as exc:
+        exc.add_note(f"while importing the network {name!r}")
+        raise
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise NetworkError(
+                f"the module {module!r} has no {attribute!r}",
+                f"{module}: {getattr(found, '__file__', None) or found!r}",
+                f"correct the name behind the colon in network={name!r}",
+            )
+        found = getattr(found, part)
+    return found
