@@ -1,0 +1,198 @@
+"""A tree of plain values as what a checkpoint's files hold: JSON, and arrays beside it.
+
+Written is exactly what can be read back, and read is only what is written: there is no value in a
+file, however made, that runs code, or that costs more than its own size to refuse.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.errors import CheckpointError
+
+ndarray = npt.NDArray[Any]
+
+_MAX_DEPTH = 64  # levels of nesting
+_HEX = re.compile(r"-?0x[0-9a-f]+")
+_BYTES = re.compile(r"[0-9a-f]+")
+_DTYPES = {  # NumPy's name of a dtype, and that of safetensors
+    "bool": "BOOL",
+    **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
+    **{f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
+    **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
+}
+
+
+class Damage(Exception):
+    """What is wrong with the files of a checkpoint."""
+
+
+# ------------------------------------------------------------------ writing
+
+
+def encode(value: Any, path: tuple[str, ...], arrays: dict[str, ndarray] | None) -> Any:
+    """A tree as JSON values. A dict of one key that begins with "$" stands for what JSON lacks."""
+    if len(path) > _MAX_DEPTH:
+        raise CheckpointError(f"{'/'.join(path)[:80]}... is nested deeper than {_MAX_DEPTH}")
+    if type(value) in (dict, list, tuple) or isinstance(value, Mapping):
+        return _encode_container(value, path, arrays)
+    if value is None or type(value) in (bool, str):
+        return value
+    if type(value) is int:
+        return value if abs(value) < 2**53 else {"$int": hex(value)}
+    if type(value) is float:
+        return value if math.isfinite(value) else {"$float": str(value)}
+    if isinstance(value, np.generic) and value.dtype.name in _DTYPES:
+        return {"$scalar": [value.dtype.name, _little(np.asarray(value)).tobytes().hex()]}
+    if arrays is not None:
+        if type(value) is bytes:
+            return {"$bytes": _put(np.frombuffer(value, np.uint8), path, arrays)}
+        if type(value) in (np.ndarray, np.memmap) and value.dtype.name in _DTYPES:
+            return {"$array": _put(value, path, arrays)}
+    raise CheckpointError(
+        f"{'/'.join(path)} is of type {type(value).__module__}.{type(value).__qualname__}"
+        f"{f' ({value.dtype})' if isinstance(value, np.ndarray) else ''}, which cannot be saved",
+        None,
+        "turn it into NumPy arrays, numbers, text, lists and dicts",
+    )
+
+
+def _encode_container(value: Any, path: tuple[str, ...], arrays: dict[str, ndarray] | None) -> Any:
+    if isinstance(value, Mapping):
+        wrong = next((key for key in value if type(key) is not str), None)
+        if wrong is not None:
+            what = f"{'/'.join(path)} has the key {wrong!r}, which is no str"
+            raise CheckpointError(what, None, "make it a str")
+        encoded = {key: encode(item, (*path, key), arrays) for key, item in value.items()}
+        return {"$dict": encoded} if _is_tag(encoded) else encoded
+    items = [encode(item, (*path, str(i)), arrays) for i, item in enumerate(value)]
+    return items if type(value) is list else {"$tuple": items}
+
+
+def _is_tag(value: dict[str, Any]) -> bool:
+    return len(value) == 1 and next(iter(value)).startswith("$")
+
+
+def _put(array: ndarray, path: tuple[str, ...], arrays: dict[str, ndarray]) -> str:
+    """Add an array under a readable name that no other has."""
+    name = "/".join(path[1:]) or path[0]
+    name = name.encode("utf-8", "backslashreplace").decode()
+    while name in arrays or name == "__metadata__":  # ("a/b",) and ("a", "b"); safetensors' own
+        name += "'"
+    arrays[name] = array
+    return name
+
+
+def _little(array: ndarray) -> ndarray:
+    return np.asarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
+
+
+def pack(arrays: Mapping[str, ndarray]) -> Iterator[bytes | memoryview]:
+    """Arrays in safetensors' format, piece by piece: a replay need not fit into memory twice."""
+    order = sorted(arrays.items(), key=lambda item: -item[1].itemsize)  # so that each is aligned
+    header, start = {}, 0
+    for name, a in order:
+        span = [start, start := start + a.nbytes]
+        header[name] = {"dtype": _DTYPES[a.dtype.name], "shape": a.shape, "data_offsets": span}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for _, a in order:
+        yield np.ascontiguousarray(_little(a).reshape(-1)).view(np.uint8).data
+
+
+# ------------------------------------------------------------------ reading
+
+
+def parse(text: bytes) -> dict[str, Any]:
+    """A manifest after its first line, as strict JSON.
+
+    No key twice, no NaN, no number that takes long to read; nesting is bounded by Python's stack.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a key is given twice")
+        return found
+
+    def number(kind: type) -> Any:
+        def read(digits: str) -> Any:
+            if len(digits) > 32 or not math.isfinite(float(digits)):
+                raise ValueError(f"{digits[:32]}... is no number of a checkpoint")
+            return kind(digits)
+
+        return read
+
+    def constant(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    try:
+        found: dict[str, Any] = json.loads(
+            "{" + text.decode("ascii"),
+            object_pairs_hook=once,
+            parse_int=number(int),
+            parse_float=number(float),
+            parse_constant=constant,
+        )
+    except (ValueError, RecursionError) as error:
+        raise Damage(f"manifest.json is not what Shoal writes: {error}") from error
+    return found
+
+
+def read_tensors(path: Path) -> dict[str, ndarray]:
+    """All arrays of a safetensors file, as arrays that can be changed and that outlive it."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="np", backend="pread") as file:
+            names = file.keys()
+            arrays = {name: file.get_tensor(name) for name in names}
+    except Exception as error:  # whatever another library thinks of a hostile file
+        raise Damage(f"{path.name} is not a safetensors file: {error}") from error
+    wrong = next((name for name, a in arrays.items() if a.dtype.name not in _DTYPES), None)
+    if wrong is not None:
+        raise Damage(f"{path.name} holds {wrong!r} as {arrays[wrong].dtype}")
+    return arrays
+
+
+def decode(value: Any, arrays: dict[str, ndarray], depth: int = 0) -> Any:
+    """The tree that ``encode`` made into JSON; takes out of ``arrays`` what it refers to."""
+    if depth > 2 * _MAX_DEPTH + 2:
+        raise Damage("manifest.json is nested too deeply")
+    if isinstance(value, list):
+        return [decode(item, arrays, depth + 1) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if not _is_tag(value):
+        return {key: decode(item, arrays, depth + 1) for key, item in value.items()}
+    ((tag, inner),) = value.items()
+    if tag == "$tuple" and isinstance(inner, list):
+        return tuple(decode(inner, arrays, depth + 1))
+    if tag == "$dict" and isinstance(inner, dict):
+        return {key: decode(item, arrays, depth + 1) for key, item in inner.items()}
+    return _decode_atom(tag, inner, arrays)
+
+
+def _decode_atom(tag: str, inner: Any, arrays: dict[str, ndarray]) -> Any:
+    if tag == "$scalar" and isinstance(inner, list) and len(inner) == 2:
+        kind, text = map(str, inner)
+        if kind in _DTYPES and len(text) == 2 * np.dtype(kind).itemsize and _BYTES.fullmatch(text):
+            return np.frombuffer(bytes.fromhex(text), np.dtype(kind).newbyteorder("<"))[0]
+    if isinstance(inner, str):
+        if tag == "$int" and _HEX.fullmatch(inner):
+            return int(inner, 16)
+        if tag == "$float" and inner in ("nan", "inf", "-inf"):
+            return float(inner)
+        if tag in ("$array", "$bytes") and inner in arrays:
+            array = arrays.pop(inner)
+            return array if tag == "$array" else array.tobytes()
+    raise Damage(f"manifest.json holds a {tag} that means nothing")
