@@ -1,0 +1,99 @@
+"""Advantage actor-critic, Mnih et al. 2016 (arXiv:1602.01783), Algorithm S3.
+
+One gradient step on the whole batch of n-step returns. Under the plan ``sync_samples`` this is A2C;
+under ``async_gradients`` it is A3C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from shoal.algorithms import actor_critic
+from shoal.algorithms.actor_critic import masked_mean, standardise
+from shoal.algorithms.base import Batch, Metrics, Model, Params, State
+from shoal.config import Schedule, at, check
+from shoal.nets import Network
+from shoal.ops.kernels import Array
+from shoal.ops.optimisers import Optimiser
+from shoal.ops.returns import gae
+from shoal.spaces import Spaces
+from shoal.trajectory import Trajectory, ndarray
+
+
+@dataclass(frozen=True)
+class A2C:
+    """Hyperparameters of A2C; defaults from OpenAI baselines' a2c unless they say other."""
+
+    lr: Schedule = 7e-4  # RMSProp's step size
+    gamma: float = 0.99  # discount per env step
+    lambda_: float = 1.0  # 1: n-step returns to the fragment's end, as in the paper
+    entropy_coef: Schedule = 0.0  # 0.01 on Atari
+    value_coef: float = 0.5  # on the squared error
+    max_grad_norm: float | None = 0.5  # over all parameters together
+    normalise_advantage: bool = False  # over the batch
+    rmsprop_decay: float = 0.99  # of the squared gradient's average
+    rmsprop_eps: float = 1e-5
+    rmsprop_eps_inside: bool = True  # under the root, as TensorFlow and the paper have it
+    network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
+
+    whole_episodes = False
+    needs = frozenset({"on-policy"})
+
+    def __post_init__(self) -> None:
+        check(0 <= self.gamma <= 1, "gamma", self.gamma, "between 0 and 1")
+        check(0 <= self.lambda_ <= 1, "lambda_", self.lambda_, "between 0 and 1")
+        check(self.rmsprop_eps > 0, "rmsprop_eps", self.rmsprop_eps, "above 0")
+        ok = self.max_grad_norm is None or self.max_grad_norm > 0
+        check(ok, "max_grad_norm", self.max_grad_norm, "above 0, or none")
+
+    def model(self, spaces: Spaces) -> Model:
+        return actor_critic.model(self.network, spaces)
+
+    def init(self, model: Model, rng: np.random.Generator) -> dict[str, ndarray]:
+        return model.net.init(rng)
+
+    def act(
+        self, model: Model, params: Params, obs: Mapping[str, Array], state: State, noise: Any
+    ) -> tuple[Array, dict[str, Array], State]:
+        return actor_critic.act(model, params, obs, state, noise)
+
+    def postprocess(self, model: Model, params: Params, trajectory: Trajectory) -> Batch:
+        """n-step returns (lambda = 1) or GAE, bootstrapped at time limits and fragment ends."""
+        v_tm1, v_t = actor_critic.values(model, params, trajectory)
+        discount_t = (self.gamma * ~trajectory.terminated).astype(np.float32)
+        advantage = gae(trajectory.reward, discount_t, v_tm1, v_t, trajectory.last, self.lambda_)
+        return actor_critic.rows(trajectory, advantage=advantage, target=advantage + v_tm1)
+
+    def loss(
+        self, model: Model, params: Params, aux: Params, batch: Batch
+    ) -> tuple[Array, Metrics]:
+        log_prob, entropy, v = actor_critic.evaluate(model, {**aux, **params}, batch)
+        mask, advantage = batch["mask"], batch["advantage"]
+        if self.normalise_advantage:
+            advantage = standardise(advantage, mask)
+        policy_loss = -masked_mean(log_prob * advantage, mask)
+        value_loss = masked_mean((v - batch["target"]) ** 2, mask)
+        entropy = masked_mean(entropy, mask)
+        total = policy_loss + self.value_coef * value_loss - aux["hyper/entropy_coef"] * entropy
+        return total, {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
+
+    def indices(self, rng: np.random.Generator, rows: int) -> None:
+        """One gradient step on the whole batch."""
+        return None
+
+    def hyper(self, progress: float) -> dict[str, float]:
+        return {"lr": at(self.lr, progress), "entropy_coef": at(self.entropy_coef, progress)}
+
+    @property
+    def optimiser(self) -> Optimiser:
+        return Optimiser(
+            "rmsprop",
+            decay=self.rmsprop_decay,
+            eps=self.rmsprop_eps,
+            eps_inside=self.rmsprop_eps_inside,
+            clip_norm=self.max_grad_norm,
+        )

@@ -1,0 +1,86 @@
+"""What PG, A2C and PPO share: a policy head "pi", a value head "v", and how the two act."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from shoal.algorithms.base import Batch, Model, Params, State
+from shoal.nets import Head, build
+from shoal.ops import distributions
+from shoal.ops.kernels import Array, namespace
+from shoal.spaces import Spaces
+from shoal.trajectory import Trajectory, flat, ndarray
+
+
+def model(network: Any, spaces: Spaces) -> Model:
+    """Policy and value heads for these spaces; initial gains .01 and 1 (PPO detail 2).
+
+    A Gaussian's log standard deviation does not depend on the observation (PPO detail 24): the
+    policy head has ``dim`` outputs and ``dim`` free parameters.
+    """
+    dist = distributions.for_space(spaces.action_kind, spaces.action_n, spaces.action_dim)
+    free = spaces.action_dim if spaces.action_kind == "box" else 0
+    heads = {"pi": Head(dist.n_out - free, gain=0.01, free=free), "v": Head(1)}
+    return Model(spaces, build(network, spaces, heads), dist)
+
+
+def act(
+    model: Model, params: Params, obs: Mapping[str, Array], state: State, noise: Any
+) -> tuple[Array, dict[str, Array], State]:
+    """Sample from the policy head; with no noise, take its mode."""
+    (out,) = model.net(params, obs, ("pi",))
+    mask = obs.get("action_mask")
+    if noise is None:
+        return model.dist.mode(out, mask), {}, state
+    return model.dist.sample(out, noise, mask), {}, state
+
+
+def values(model: Model, params: Params, trajectory: Trajectory) -> tuple[ndarray, ndarray]:
+    """V of the observations acted on and of those that really followed, each [T, B]."""
+    return trajectory.values(lambda obs: model.net(params, obs, ("v",))[0][..., 0])
+
+
+def rows(trajectory: Trajectory, **columns: ndarray) -> Batch:
+    """A batch of all rows: obs, action, mask (1 where a transition happened) and columns [T, B]."""
+    return {
+        "obs": trajectory.rows(),
+        "action": flat(trajectory.action),
+        "mask": flat(trajectory.valid).astype(np.float32),
+        **{name: flat(x).astype(np.float32, copy=False) for name, x in columns.items()},
+    }
+
+
+def evaluate(model: Model, params: Params, batch: Batch) -> tuple[Array, Array, Array]:
+    """Of each row, under ``params``: log-probability of its action, policy entropy, value; [N]."""
+    out, v = model.net(params, batch["obs"], ("pi", "v"))
+    mask = batch["obs"].get("action_mask")
+    log_prob = model.dist.log_prob(out, batch["action"], mask)
+    return log_prob, model.dist.entropy(out, mask), v[..., 0]
+
+
+def behaviour_log_prob(model: Model, params: Params, trajectory: Trajectory) -> ndarray:
+    """Log-probability [T, B] of the actions taken, under the weights that took them.
+
+    Computed for the whole trajectory at once rather than step by step while acting: the same
+    numbers, for a fraction of the time of a sampling step.
+    """
+    obs = {path: x[:-1] for path, x in trajectory.obs.items()}
+    (out,) = model.net(params, obs, ("pi",))
+    log_prob: ndarray = model.dist.log_prob(out, trajectory.action, obs.get("action_mask"))
+    return log_prob
+
+
+def masked_mean(x: Array, mask: Array) -> Array:
+    """Mean of x over the rows whose mask is 1; both [N]."""
+    xp = namespace(x)
+    return xp.sum(x * mask) / xp.clip(xp.sum(mask), 1.0, None)
+
+
+def standardise(x: Array, mask: Array) -> Array:
+    """(x - mean) / (std + 1e-8) over the rows whose mask is 1 (PPO detail 7)."""
+    xp = namespace(x)
+    centred = x - masked_mean(x, mask)
+    return centred / (xp.sqrt(masked_mean(centred * centred, mask)) + 1e-8)

@@ -1,0 +1,108 @@
+"""REINFORCE with a baseline, Williams 1992; the policy gradient theorem, Sutton et al. 1999.
+
+One gradient step on whole episodes: a return is only known when its episode has ended, so a
+fragment goes on until the last episode in it has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from shoal.algorithms import actor_critic
+from shoal.algorithms.actor_critic import masked_mean, standardise
+from shoal.algorithms.base import Batch, Metrics, Model, Params, State
+from shoal.config import Schedule, at, check
+from shoal.nets import Network
+from shoal.ops.kernels import Array, namespace
+from shoal.ops.optimisers import Optimiser
+from shoal.ops.returns import discounted_returns
+from shoal.spaces import Spaces
+from shoal.trajectory import Trajectory, ndarray, pad, select
+
+
+@dataclass(frozen=True)
+class PG:
+    """Hyperparameters of REINFORCE."""
+
+    lr: Schedule = 5e-3  # Adam's step size
+    gamma: float = 0.99  # discount per env step
+    entropy_coef: Schedule = 0.0
+    value_coef: float = 0.5  # on half the squared error of the baseline
+    max_grad_norm: float | None = 0.5  # over all parameters together
+    baseline: bool = True  # subtract a learned value; it also stands in at time limits
+    normalise_advantage: bool = True  # over the batch
+    adam_eps: float = 1e-8
+    network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
+
+    whole_episodes = True
+    needs = frozenset({"on-policy"})
+
+    def __post_init__(self) -> None:
+        check(0 <= self.gamma <= 1, "gamma", self.gamma, "between 0 and 1")
+        ok = self.max_grad_norm is None or self.max_grad_norm > 0
+        check(ok, "max_grad_norm", self.max_grad_norm, "above 0, or none")
+
+    def model(self, spaces: Spaces) -> Model:
+        return actor_critic.model(self.network, spaces)
+
+    def init(self, model: Model, rng: np.random.Generator) -> dict[str, ndarray]:
+        return model.net.init(rng)
+
+    def act(
+        self, model: Model, params: Params, obs: Mapping[str, Array], state: State, noise: Any
+    ) -> tuple[Array, dict[str, Array], State]:
+        return actor_critic.act(model, params, obs, state, noise)
+
+    def postprocess(self, model: Model, params: Params, trajectory: Trajectory) -> Batch:
+        """Returns to the end of each episode; rows after a slot's last ending are left out.
+
+        The value head stands in where a time limit cut an episode; without a baseline an episode
+        simply ends there. The batch is padded to a power of two, so that episodes of ever other
+        lengths do not compile ever other programs.
+        """
+        reward = trajectory.reward
+        if self.baseline:
+            v_tm1, v_t = actor_critic.values(model, params, trajectory)
+        else:
+            v_tm1 = v_t = np.zeros_like(reward)
+        discount_t = (self.gamma * ~trajectory.terminated).astype(np.float32)
+        target = discounted_returns(reward, discount_t, v_t, trajectory.last)
+        ended_later = np.logical_or.accumulate(trajectory.last[::-1])[::-1]
+        batch = actor_critic.rows(trajectory, advantage=target - v_tm1, target=target)
+        batch["episode_end"] = (trajectory.last & trajectory.valid).reshape(-1).astype(np.float32)
+        batch = select(batch, (trajectory.valid & ended_later).reshape(-1))
+        return pad(batch, 1 << max(len(batch["mask"]) - 1, 1).bit_length())
+
+    def loss(
+        self, model: Model, params: Params, aux: Params, batch: Batch
+    ) -> tuple[Array, Metrics]:
+        log_prob, entropy, v = actor_critic.evaluate(model, {**aux, **params}, batch)
+        xp = namespace(log_prob)
+        mask, advantage = batch["mask"], batch["advantage"]
+        if self.normalise_advantage:
+            advantage = standardise(advantage, mask)
+        # A sum over each episode's steps, averaged over episodes: a mean over steps would give
+        # long episodes less weight per episode than the gradient of the expected return does.
+        episodes = xp.clip(xp.sum(batch["episode_end"]), 1.0, None)
+        policy_loss = -xp.sum(log_prob * advantage * mask) / episodes
+        value_loss = masked_mean(0.5 * (v - batch["target"]) ** 2, mask)
+        entropy = masked_mean(entropy, mask)
+        total = policy_loss - aux["hyper/entropy_coef"] * entropy
+        if self.baseline:
+            total = total + self.value_coef * value_loss
+        return total, {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
+
+    def indices(self, rng: np.random.Generator, rows: int) -> None:
+        """One gradient step on the whole batch."""
+        return None
+
+    def hyper(self, progress: float) -> dict[str, float]:
+        return {"lr": at(self.lr, progress), "entropy_coef": at(self.entropy_coef, progress)}
+
+    @property
+    def optimiser(self) -> Optimiser:
+        return Optimiser("adam", eps=self.adam_eps, clip_norm=self.max_grad_norm)

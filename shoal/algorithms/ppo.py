@@ -1,0 +1,171 @@
+"""Proximal policy optimisation, Schulman et al. 2017 (arXiv:1707.06347).
+
+Several epochs of minibatch steps on one batch of on-policy rows, kept near the policy that sampled
+them by clipping the probability ratio. The implementation details that matter are numbered as in
+Huang et al. 2022, "The 37 implementation details of PPO".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from shoal.algorithms import actor_critic
+from shoal.algorithms.actor_critic import masked_mean, standardise
+from shoal.algorithms.base import Batch, Metrics, Model, Params, State
+from shoal.config import Schedule, at, check
+from shoal.nets import Network
+from shoal.ops.kernels import Array, namespace, stop_gradient
+from shoal.ops.optimisers import Optimiser
+from shoal.ops.returns import gae
+from shoal.spaces import Spaces
+from shoal.trajectory import Trajectory, ndarray
+
+
+@dataclass(frozen=True)
+class PPO:
+    """Hyperparameters of PPO; defaults from the paper's Table 3 (MuJoCo) unless they say other."""
+
+    lr: Schedule = 3e-4  # Adam's step size
+    gamma: float = 0.99  # discount per env step
+    lambda_: float = 0.95  # of GAE: 0 is the TD error, 1 is Monte Carlo
+    clip: Schedule = 0.2  # of the probability ratio, +-
+    clip_value: float | None = None  # of the value's change, +- (detail 9: weak evidence, so off)
+    entropy_coef: Schedule = 0.0
+    value_coef: float = 0.5  # on half the squared error
+    max_grad_norm: float | None = 0.5  # over all parameters together (detail 11)
+    epochs: int = 10  # passes over a batch
+    minibatch_size: int = 64  # rows of one gradient step
+    normalise_advantage: bool = True  # within each minibatch (detail 7)
+    target_kl: float | None = None  # stop an update when the policy moved further than this
+    adam_eps: float = 1e-5  # detail 3
+    network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
+
+    whole_episodes = False
+    needs = frozenset({"on-policy"})
+
+    def __post_init__(self) -> None:
+        check(0 <= self.gamma <= 1, "gamma", self.gamma, "between 0 and 1")
+        check(0 <= self.lambda_ <= 1, "lambda_", self.lambda_, "between 0 and 1")
+        check(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        least = 2 if self.normalise_advantage else 1
+        check(
+            self.minibatch_size >= least,
+            "minibatch_size",
+            self.minibatch_size,
+            f"at least {least}: one row has no spread to normalise by",
+        )
+        for name in ("clip_value", "max_grad_norm", "target_kl"):
+            value = getattr(self, name)
+            check(value is None or value > 0, name, value, "above 0, or none")
+
+    def model(self, spaces: Spaces) -> Model:
+        return actor_critic.model(self.network, spaces)
+
+    def init(self, model: Model, rng: np.random.Generator) -> dict[str, ndarray]:
+        return model.net.init(rng)
+
+    def act(
+        self, model: Model, params: Params, obs: Mapping[str, Array], state: State, noise: Any
+    ) -> tuple[Array, dict[str, Array], State]:
+        return actor_critic.act(model, params, obs, state, noise)
+
+    def postprocess(self, model: Model, params: Params, trajectory: Trajectory) -> Batch:
+        """Advantages by GAE, bootstrapped at time limits and at the fragment's end (detail 5)."""
+        v_tm1, v_t = actor_critic.values(model, params, trajectory)
+        discount_t = (self.gamma * ~trajectory.terminated).astype(np.float32)
+        advantage = gae(trajectory.reward, discount_t, v_tm1, v_t, trajectory.last, self.lambda_)
+        return actor_critic.rows(
+            trajectory,
+            log_prob=actor_critic.behaviour_log_prob(model, params, trajectory),
+            advantage=advantage,
+            value=v_tm1,
+            target=advantage + v_tm1,
+        )
+
+    def loss(
+        self, model: Model, params: Params, aux: Params, batch: Batch
+    ) -> tuple[Array, Metrics]:
+        log_prob, entropy, v = actor_critic.evaluate(model, {**aux, **params}, batch)
+        mask, advantage = batch["mask"], batch["advantage"]
+        if self.normalise_advantage:
+            advantage = standardise(advantage, mask)
+        log_ratio = log_prob - batch["log_prob"]
+        surrogate, clipped = clipped_surrogate(log_ratio, advantage, aux["hyper/clip"])
+        policy_loss = -masked_mean(surrogate, mask)
+        value_loss = masked_mean(
+            value_error(v, batch["target"], batch["value"], self.clip_value), mask
+        )
+        entropy = masked_mean(entropy, mask)
+        total = policy_loss + self.value_coef * value_loss - aux["hyper/entropy_coef"] * entropy
+        kl = stop_gradient(masked_mean(k3(log_ratio), mask))
+        metrics = {
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy": entropy,
+            "kl": kl,
+            "clip_fraction": masked_mean(clipped, mask),
+        }
+        if self.target_kl is not None:
+            metrics["stop"] = kl > self.target_kl
+        return total, metrics
+
+    def indices(self, rng: np.random.Generator, rows: int) -> ndarray:
+        """A fresh permutation per epoch, cut into minibatches of equal size (detail 6)."""
+        return np.concatenate(
+            [minibatches(rng, rows, self.minibatch_size) for _ in range(self.epochs)]
+        )
+
+    def hyper(self, progress: float) -> dict[str, float]:
+        return {
+            "lr": at(self.lr, progress),
+            "clip": at(self.clip, progress),
+            "entropy_coef": at(self.entropy_coef, progress),
+        }
+
+    @property
+    def optimiser(self) -> Optimiser:
+        return Optimiser("adam", eps=self.adam_eps, clip_norm=self.max_grad_norm)
+
+
+def clipped_surrogate(log_ratio: Array, advantage: Array, clip: Array) -> tuple[Array, Array]:
+    """min(r A, clip(r, 1 - eps, 1 + eps) A) of each row, and whether r was outside (eq. 7); [N]."""
+    xp = namespace(log_ratio)
+    ratio = xp.exp(log_ratio)
+    low, high = 1.0 - clip, 1.0 + clip
+    bounded = xp.where(ratio < low, low, xp.where(ratio > high, high, ratio))
+    outside = xp.astype((ratio < low) | (ratio > high), advantage.dtype)
+    return xp.minimum(ratio * advantage, bounded * advantage), outside
+
+
+def value_error(v: Array, target: Array, v_old: Array, clip: float | None) -> Array:
+    """Half the squared error of each row; clipped, the worse of moving freely and by +-clip."""
+    xp = namespace(v)
+    error = (v - target) ** 2
+    if clip is not None:
+        near = v_old + xp.clip(v - v_old, -clip, clip)
+        error = xp.maximum(error, (near - target) ** 2)
+    return 0.5 * error
+
+
+def k3(log_ratio: Array) -> Array:
+    """Schulman's low-variance estimator of KL(old || new), (r - 1) - log r, of each row."""
+    xp = namespace(log_ratio)
+    return xp.exp(log_ratio) - 1.0 - log_ratio
+
+
+def minibatches(rng: np.random.Generator, rows: int, size: int) -> ndarray:
+    """One epoch: every row exactly once, in random order, int32 [ceil(rows / size), <= size].
+
+    Where the size does not divide the rows, all minibatches shrink alike and -1 (no row) fills the
+    last: equal shapes compile once, and no row is left out.
+    """
+    steps = -(-rows // size)
+    width = -(-rows // steps)
+    order = np.full(steps * width, -1, np.int32)
+    order[:rows] = rng.permutation(rows)
+    # Deal the rows out like cards, so that the few missing ones are spread over the minibatches.
+    return np.ascontiguousarray(order.reshape(width, steps).T)

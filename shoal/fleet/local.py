@@ -1,0 +1,86 @@
+"""A fleet in this process: its workers are plain objects, called one after the other."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from shoal.fleet.worker import Worker
+from shoal.trajectory import ndarray
+
+
+class Fleet(Protocol):
+    """N copies of a stateful worker, wherever they live. What plans are written against."""
+
+    size: int
+
+    def map(self, verb: str, *args: Any) -> list[Any]:
+        """Call the verb on every worker and wait for all; results in the order of the workers."""
+
+    def stream(self, verb: str, *args: Any, in_flight: int = 1) -> Iterator[tuple[int, Any]]:
+        """Call the verb again and again; ``(worker, result)`` as they finish, without an end.
+
+        At most ``in_flight`` calls wait at each worker; the next is made when its result is taken.
+        """
+
+    def broadcast(self, weights: Mapping[str, ndarray], version: int) -> None:
+        """Give every worker these weights."""
+
+    def restore(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Give each worker its state back, in the order of ``map``."""
+
+    def resize(self, size: int) -> None:
+        """Grow with new workers or let the last ones go."""
+
+    def close(self) -> None:
+        """End every worker."""
+
+
+class LocalFleet:
+    """Workers in this process; deterministic, and a debugger steps through every plan.
+
+    ``make(index)`` makes a worker.
+    """
+
+    def __init__(self, make: Callable[[int], Worker], size: int = 1) -> None:
+        self._make = make
+        self._workers: list[Worker] = []
+        self._weights: tuple[Mapping[str, ndarray], int] | None = None
+        self.resize(size)
+
+    @property
+    def size(self) -> int:
+        return len(self._workers)
+
+    def map(self, verb: str, *args: Any) -> list[Any]:
+        return [getattr(worker, verb)(*args) for worker in self._workers]
+
+    def stream(self, verb: str, *args: Any, in_flight: int = 1) -> Iterator[tuple[int, Any]]:
+        waiting = deque((i, n) for n in range(in_flight) for i in range(self.size))
+        while True:
+            index, n = waiting.popleft()
+            if index < self.size:
+                yield index, getattr(self._workers[index], verb)(*args)
+                waiting.append((index, n))
+
+    def broadcast(self, weights: Mapping[str, ndarray], version: int) -> None:
+        self._weights = weights, version
+        for worker in self._workers:
+            worker.set_weights(weights, version)
+
+    def restore(self, states: Sequence[Mapping[str, Any]]) -> None:
+        for worker, state in zip(self._workers, states, strict=True):
+            worker.set_state(state)
+
+    def resize(self, size: int) -> None:
+        while self.size < size:
+            worker = self._make(self.size)
+            if self._weights is not None:
+                worker.set_weights(*self._weights)
+            self._workers.append(worker)
+        while self.size > size:
+            self._workers.pop().close()
+
+    def close(self) -> None:
+        self.resize(0)

@@ -1,0 +1,239 @@
+"""A worker: environments and the policy that acts in them.
+
+Its verbs are the RLlib paper's (arXiv:1712.09381, section 3): sample, set_weights, get_state,
+set_state. It acts in NumPy and imports no learning framework, unless the network is a user's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from shoal.algorithms.base import Model
+from shoal.config import Config
+from shoal.envs import VectorEnv, make
+from shoal.ops.moments import Moments
+from shoal.spaces import Spaces
+from shoal.trajectory import Batch, Obs, Trajectory, ndarray
+
+REWARD_CLIP = 10.0  # of scaled rewards, in standard deviations (PPO detail 31)
+
+
+@dataclass
+class Sample:
+    """One fragment, postprocessed, with what the run needs to know about it."""
+
+    batch: Batch
+    env_steps: int  # transitions sampled
+    trained_steps: int  # of them, rows that the batch holds; the others were dropped
+    version: int  # of the weights that acted
+    episodes: list[tuple[float, int]]  # (return, length in env steps) of those that ended here
+    moments: dict[str, Moments]  # of observations and returns, where the run normalises them
+    times: dict[str, float] = field(default_factory=dict)  # seconds: env, act, postprocess
+
+
+class Worker:
+    """Steps its slots and postprocesses what it saw. ``index`` makes its randomness its own."""
+
+    def __init__(
+        self, config: Config, index: int, env: Any = None
+    ) -> None:
+        rollout = config.rollout
+        self.config, self.index = config, index
+        self.rng = np.random.default_rng([config.seed, 1 + index])
+        self.env: VectorEnv = make(
+            config.env if env is None else env,
+            rollout.envs_per_worker,
+            kwargs=rollout.env_kwargs,
+            seed=int(self.rng.integers(2**31)),
+        )
+        self.model: Model = config.algorithm.model(self.env.spaces)
+        self.weights: dict[str, ndarray] = {}
+        self.version = 0
+        self.fragments = 0  # sampled so far
+        self._before: dict[str, Any] | None = None  # state before the newest fragment
+        self._restore: dict[str, Any] | None = None  # state to go back to before the next one
+        self._start()
+
+    def get_spaces(self) -> Spaces:
+        """Of the environment, as it was made here."""
+        return self.env.spaces
+
+    def _start(self) -> None:
+        """Fresh episodes in every slot."""
+        self.obs: Obs = self.env.reset(seed=int(self.rng.integers(2**31)))
+        slots = self.env.slots
+        self.returns = np.zeros(slots)  # of the running episodes, raw
+        self.lengths = np.zeros(slots, np.int64)
+        self.discounted = np.zeros(slots)  # running discounted return, for reward scaling
+
+    def set_weights(self, weights: Mapping[str, ndarray], version: int) -> None:
+        """Act with these from the next env step on."""
+        self.weights, self.version = dict(weights), version
+
+    def sample(self) -> Sample:
+        """Sample one fragment with the current weights and postprocess it."""
+        if self._restore is not None:
+            self.set_state(self._restore)
+        self._before = self._state()
+        self.fragments += 1
+        algorithm, rollout = self.config.algorithm, self.config.rollout
+        if algorithm.whole_episodes:
+            self._start()
+        trajectory, times = self._collect(rollout.fragment_length, algorithm.whole_episodes)
+        start = perf_counter()
+        episodes = self._account(trajectory)
+        moments = self._moments(trajectory)
+        if rollout.scale_reward:
+            std = self.weights["norm/reward/std"]
+            trajectory.reward = np.clip(trajectory.reward / std, -REWARD_CLIP, REWARD_CLIP)
+        batch = algorithm.postprocess(self.model, self.weights, trajectory)
+        times["postprocess"] = perf_counter() - start
+        env_steps = int(np.count_nonzero(trajectory.valid))
+        trained = int(np.count_nonzero(batch["mask"]))
+        return Sample(batch, env_steps, trained, self.version, episodes, moments, times)
+
+    def probe(self, env_steps: int) -> Sample:
+        """Random actions, for the first moments of observations and returns; then fresh episodes.
+
+        Without them the first fragment would be seen through a normalisation that knows nothing.
+        """
+        trajectory, times = self._collect(env_steps, False, policy=False)
+        sampled = int(np.count_nonzero(trajectory.valid))
+        moments = self._moments(trajectory)
+        self._start()
+        return Sample({}, sampled, 0, self.version, [], moments, times)
+
+    def _collect(
+        self, length: int, whole_episodes: bool, policy: bool = True
+    ) -> tuple[Trajectory, dict[str, float]]:
+        """Step every slot ``length`` times; for whole episodes, then on until each has ended."""
+        model, act, env = self.model, self.config.algorithm.act, self.env
+        slots, t = env.slots, 0
+        obs: dict[str, list[ndarray]] = {path: [x.copy()] for path, x in self.obs.items()}
+        actions, rewards, flags, valids, finals = [], [], [], [], []
+        running = np.ones(slots, bool)  # slots whose episodes are still wanted
+        noise = model.dist.noise(self.rng, (length, slots))
+        env_time = act_time = 0.0
+        weights = self.weights if policy else {}
+        while t < length or (whole_episodes and running.any()):
+            now = perf_counter()
+            if t and t % length == 0:
+                noise = model.dist.noise(self.rng, (length, slots))
+            current = {path: x[-1] for path, x in obs.items()}
+            if policy:
+                action, _, _ = act(model, weights, current, {}, noise[t % length])
+            else:
+                flat = np.zeros((slots, model.dist.n_out), np.float32)
+                action = model.dist.sample(flat, noise[t % length], current.get("action_mask"))
+            then = perf_counter()
+            step = env.step(action)
+            env_time += perf_counter() - then
+            act_time += then - now
+            for path, x in step.obs.items():
+                obs[path].append(x.copy())
+            actions.append(action)
+            rewards.append(step.reward.copy())
+            flags.append((step.terminated.copy(), step.truncated.copy()))
+            valid = running.copy() if step.valid is None else step.valid & running
+            valids.append(valid)
+            if step.final is not None:
+                which, last = step.final
+                finals.append((t, which.copy(), {path: x.copy() for path, x in last.items()}))
+            t += 1
+            if whole_episodes and t >= length:
+                running &= ~(step.terminated | step.truncated)
+        self.obs = {path: x[-1] for path, x in obs.items()}
+        stacked = {path: np.stack(x) for path, x in obs.items()}
+        trajectory = Trajectory(
+            obs=stacked,
+            action=np.stack(actions),
+            reward=np.stack(rewards),
+            terminated=np.stack([f[0] for f in flags]),
+            truncated=np.stack([f[1] for f in flags]),
+            valid=np.stack(valids),
+            final_t=np.concatenate(
+                [np.full(len(which), t) for t, which, _ in finals] or [np.zeros(0, np.int64)]
+            ),
+            final_b=np.concatenate([which for _, which, _ in finals] or [np.zeros(0, np.int64)]),
+            final={
+                path: np.concatenate([last[path] for *_, last in finals] or [x[0, :0]])
+                for path, x in stacked.items()
+            },
+            version=self.version,
+        )
+        return trajectory, {"env": env_time, "act": act_time}
+
+    def _account(self, trajectory: Trajectory) -> list[tuple[float, int]]:
+        """Returns and lengths of the episodes that ended in this fragment, in order of time."""
+        reward = np.where(trajectory.valid, trajectory.reward, 0.0).cumsum(0, dtype=np.float64)
+        length = trajectory.valid.cumsum(0)
+        ended = trajectory.last & trajectory.valid
+        from_return, from_length = -self.returns, -self.lengths
+        episodes = []
+        for t, b in zip(*np.nonzero(ended), strict=True):
+            episodes.append(
+                (float(reward[t, b] - from_return[b]), int(length[t, b] - from_length[b]))
+            )
+            from_return[b], from_length[b] = reward[t, b], length[t, b]
+        self.returns, self.lengths = reward[-1] - from_return, length[-1] - from_length
+        return episodes
+
+    def _moments(self, trajectory: Trajectory) -> dict[str, Moments]:
+        """Of this fragment's observations and running discounted returns, where wanted."""
+        rollout, moments = self.config.rollout, {}
+        if rollout.normalise_obs:
+            for leaf in self.model.spaces.leaves:
+                if leaf.kind == "box" and not leaf.image:
+                    seen = trajectory.obs[leaf.path][:-1][trajectory.valid]
+                    moments[leaf.path] = Moments.of(seen)
+        if rollout.scale_reward:
+            returns = np.empty(trajectory.reward.shape)
+            for t, reward in enumerate(trajectory.reward):
+                self.discounted = self.discounted * self.config.algorithm.gamma + reward
+                returns[t] = self.discounted
+                self.discounted = np.where(trajectory.last[t], 0.0, self.discounted)
+            moments["reward"] = Moments.of(returns[trajectory.valid])
+        return moments
+
+    def rollback(self, fragments: int) -> None:
+        """Undo the newest fragment if it is past this count: it was interrupted or never used."""
+        if self.fragments > fragments:
+            self._restore, self.fragments = self._before, fragments
+
+    def get_state(self) -> dict[str, Any]:
+        """All that the next fragment depends on, but for the weights."""
+        return self._state() if self._restore is None else self._restore
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "fragments": self.fragments,
+            "rng": self.rng.bit_generator.state,
+            "env": self.env.get_state(),
+            "obs": dict(self.obs),
+            "returns": self.returns,
+            "lengths": self.lengths,
+            "discounted": self.discounted,
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from there: the same fragments will follow."""
+        self.fragments = state["fragments"]
+        self.rng.bit_generator.state = state["rng"]
+        self.obs = self.env.set_state(state["env"])
+        # Slots whose episode could not be taken up again begin a new one, with nothing earned yet.
+        same = np.ones(self.env.slots, bool)
+        for path, x in self.obs.items():
+            same &= (x == state["obs"][path]).reshape(self.env.slots, -1).all(1)
+        self.returns = np.where(same, state["returns"], 0.0)
+        self.lengths = np.where(same, state["lengths"], 0)
+        self.discounted = np.where(same, state["discounted"], 0.0)
+        self._restore = None
+
+    def close(self) -> None:
+        """End the environments."""
+        self.env.close()

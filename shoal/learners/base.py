@@ -1,0 +1,200 @@
+"""The contract of a learner, and which of the two a run takes."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from shoal.algorithms.base import Algorithm, Model, Params
+from shoal.errors import ConfigError
+from shoal.nets import Network
+from shoal.trajectory import Batch, ndarray, select
+
+Weights = dict[str, ndarray]
+
+
+class Learner(Protocol):
+    """Holds the parameters and the optimiser's state, and moves them along gradients."""
+
+    @property
+    def version(self) -> int:
+        """Of the weights: one more with every update."""
+
+    @property
+    def gradient_steps(self) -> int:
+        """Optimiser steps taken so far."""
+
+    def update(
+        self, batch: Batch, indices: ndarray | None, hyper: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Take ``len(indices)`` gradient steps, step i on the rows ``batch[indices[i]]``.
+
+        ``indices`` is int32 [steps, size], -1 being no row; None is one step on the whole batch.
+        Returns the mean of each metric over the steps taken, ``grad_norm`` (before clipping) and
+        ``gradient_steps`` taken.
+        """
+
+    def gradients(
+        self, batch: Batch, hyper: Mapping[str, float]
+    ) -> tuple[Weights, dict[str, float]]:
+        """Gradients of the loss on the whole batch, as NumPy arrays, and its metrics."""
+
+    def apply(self, gradients: Mapping[str, ndarray], hyper: Mapping[str, float]) -> float:
+        """One optimiser step with gradients from anywhere; returns their norm before clipping."""
+
+    def weights(self) -> Weights:
+        """What a policy acts with: parameters and normalisation, as NumPy arrays."""
+
+    def set_aux(self, aux: Mapping[str, ndarray]) -> None:
+        """Add or replace arrays that act and loss see but that are not differentiated."""
+
+    def rollback(self, version: int) -> None:
+        """Undo the newest update if it is past this version: it was interrupted."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything that the next update depends on: a tree of NumPy arrays and numbers."""
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a learner is, in one value: replaced as a whole, so never seen half updated."""
+
+    params: dict[str, Any]
+    optimiser: dict[str, Any]
+    aux: dict[str, Any]  # what act and loss see but nobody differentiates
+    version: int = 0
+    gradient_steps: int = 0
+
+
+class Holder:
+    """What both learners do alike: hold the state, hand it out, take a step back.
+
+    ``put`` turns a dict of NumPy arrays into the framework's own, ``numpy`` turns it back.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        model: Model,
+        params: Mapping[str, ndarray],
+        put: Callable[[Any], Any],
+        numpy: Callable[[Mapping[str, Any]], Weights],
+    ) -> None:
+        self.algorithm, self.model = algorithm, model
+        self._put, self._numpy = put, numpy
+        frozen = model.net.frozen
+        trained = {k: x for k, x in params.items() if k not in frozen}
+        buffers = {k: x for k, x in params.items() if k in frozen}
+        # The optimiser's zeros are made in NumPy: in JAX each shape of them would be compiled.
+        self._now = State(put(trained), put(algorithm.optimiser.init(trained)), put(buffers))
+        self._past = self._now  # before the newest update
+
+    @property
+    def version(self) -> int:
+        return self._now.version
+
+    @property
+    def gradient_steps(self) -> int:
+        return self._now.gradient_steps
+
+    def weights(self) -> Weights:
+        return self._numpy({**self._now.aux, **self._now.params})
+
+    def set_aux(self, aux: Mapping[str, ndarray]) -> None:
+        if aux:
+            self._now = replace(self._now, aux={**self._now.aux, **self._put(dict(aux))})
+
+    def rollback(self, version: int) -> None:
+        if self.version > version:
+            self._now = self._past
+
+    def get_state(self) -> dict[str, Any]:
+        now = self._now
+        arrays = {"params": now.params, "optimiser": now.optimiser, "aux": now.aux}
+        return {
+            **{name: self._numpy(x) for name, x in arrays.items()},
+            "version": now.version,
+            "gradient_steps": now.gradient_steps,
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        arrays = [self._put(state[name]) for name in ("params", "optimiser", "aux")]
+        params, optimiser, aux = arrays
+        self._now = State(params, optimiser, aux, state["version"], state["gradient_steps"])
+        self._past = self._now
+
+    def _commit(self, params: Params, optimiser: Params, steps: int) -> None:
+        now = self._now
+        self._past = now
+        self._now = State(params, optimiser, now.aux, now.version + 1, now.gradient_steps + steps)
+
+
+def minibatch(batch: Batch, index: Any) -> Batch:
+    """The rows of one gradient step; where the index is -1 (no row) the mask becomes 0."""
+    if index is None:
+        return batch
+    rows = select(batch, index)
+    rows["mask"] = rows["mask"] * (index >= 0)
+    return rows
+
+
+def choose(wanted: str, model: Model, network: Any) -> str:
+    """ "jax" or "torch" for this run.
+
+    A user's own module learns in its own framework. Otherwise JAX, which compiles all gradient
+    steps of an update into one call; but PyTorch, where it is installed, for convolutions, whose
+    gradients it computes two to three times faster on a CPU.
+
+    Raises ConfigError when the wanted one cannot be had.
+    """
+    own = model.net.framework
+    if own is not None and wanted not in ("auto", own):
+        raise ConfigError(
+            f"learner={wanted!r} cannot train a network that is written in {own}",
+            f"network: {network!r:.80}",
+            f"use learner={own!r} or learner='auto'",
+        )
+    have_torch = importlib.util.find_spec("torch") is not None
+    if wanted == "auto":
+        images = isinstance(network, Network) and any(leaf.image for leaf in model.spaces.leaves)
+        wanted = own or ("torch" if images and network.encoder != "mlp" and have_torch else "jax")
+    if wanted == "torch" and not have_torch:
+        raise ConfigError(
+            "learner='torch' needs PyTorch, which is not installed",
+            None,
+            "pip install \"shoal[torch]\", or use learner='jax'",
+        )
+    return wanted
+
+
+def create(
+    kind: str, algorithm: Algorithm, model: Model, params: Mapping[str, ndarray], threads: int
+) -> Learner:
+    """A learner that starts from these parameters. The framework is imported here, not before."""
+    if kind == "torch":
+        from shoal.learners.torch import TorchLearner
+
+        return TorchLearner(algorithm, model, params, threads)
+    from shoal.learners.jax import JaxLearner
+
+    return JaxLearner(algorithm, model, params, threads)
+
+
+def threads(model: Model, rows: int) -> int:
+    """Threads worth using for one gradient step on so many rows.
+
+    Below about 20 MFLOP (a 64x64 network on 64 rows is 3) handing work to a second thread costs
+    more than it saves: one such step takes 75 us on one thread and 105 us on two.
+    """
+    sizes = [int(np.prod(shape)) for shape in model.net.shapes().values()]
+    convolutional = any(len(shape) == 4 for shape in model.net.shapes().values())
+    small = 6 * sum(sizes) * rows < 20_000_000 and not convolutional
+    return 1 if small else len(os.sched_getaffinity(0))

@@ -1,0 +1,136 @@
+"""The JAX learner: all gradient steps of an update are one compiled call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shoal.algorithms.base import Algorithm, Model, Params
+from shoal.learners.base import Holder, Weights, minibatch
+from shoal.trajectory import Batch, ndarray
+
+
+def start(threads: int) -> Any:
+    """Import JAX, with its thread count set before and compilations kept on disk between runs.
+
+    XLA reads its flags once, so they cannot change later in the process; what the user has set
+    in the environment stays.
+    """
+    if threads == 1:
+        flags = os.environ.get("XLA_FLAGS", "")
+        if "xla_cpu_multi_thread_eigen" not in flags:
+            os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+        os.environ.setdefault("NPROC", "1")  # size of XLA's own pool
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import jax
+
+    cache = os.environ.get("SHOAL_CACHE", str(Path.home() / ".cache" / "shoal" / "xla"))
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return jax
+
+
+class JaxLearner(Holder):
+    """A learner whose parameters are JAX arrays. See ``learners.base.Learner``."""
+
+    def __init__(
+        self, algorithm: Algorithm, model: Model, params: Mapping[str, ndarray], threads: int = 1
+    ) -> None:
+        jax = start(threads)
+        super().__init__(algorithm, model, params, jax.device_put, _numpy)
+        self._names: list[str] = []
+        self._update = jax.jit(self._steps)
+        self._gradients = jax.jit(self._differentiate)
+        self._apply = jax.jit(algorithm.optimiser.update)
+
+    def update(
+        self, batch: Batch, indices: ndarray | None, hyper: Mapping[str, float]
+    ) -> dict[str, float]:
+        now = self._now
+        params, opt, values = self._update(
+            now.params, now.optimiser, self._with(hyper), batch, indices
+        )
+        metrics = dict(zip(self._names, np.asarray(values).tolist(), strict=True))
+        self._commit(params, opt, round(metrics["gradient_steps"]))
+        return metrics
+
+    def gradients(
+        self, batch: Batch, hyper: Mapping[str, float]
+    ) -> tuple[Weights, dict[str, float]]:
+        grads, metrics = self._gradients(self._now.params, self._with(hyper), batch)
+        return _numpy(grads), {k: float(x) for k, x in metrics.items()}
+
+    def apply(self, gradients: Mapping[str, ndarray], hyper: Mapping[str, float]) -> float:
+        now = self._now
+        params, opt, norm = self._apply(
+            now.params, dict(gradients), now.optimiser, np.float32(hyper["lr"])
+        )
+        self._commit(params, opt, 1)
+        return float(norm)
+
+    def _with(self, hyper: Mapping[str, float]) -> Params:
+        return {**self._now.aux, **{f"hyper/{k}": np.float32(x) for k, x in hyper.items()}}
+
+    def _differentiate(self, params: Params, aux: Params, batch: Batch) -> tuple[Params, Params]:
+        import jax
+
+        loss = partial(self.algorithm.loss, self.model)
+        (total, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params, aux, batch)
+        return grads, {"loss": total, **metrics}
+
+    def _steps(
+        self, params: Params, opt: Params, aux: Params, batch: Batch, indices: Any
+    ) -> tuple[Params, Params, Any]:
+        """Traced once per shape: scan one gradient step over the rows of ``indices``.
+
+        Metrics leave as one vector, because each array fetched from JAX costs some 20 us.
+        """
+        import jax
+        import jax.numpy as jnp
+
+        def step(carry: Any, index: Any) -> tuple[Any, Any]:
+            params, opt, stopped = carry
+            grads, metrics = self._differentiate(params, aux, minibatch(batch, index))
+            stopped = stopped | metrics.pop("stop", jnp.asarray(False))
+            new, new_opt, norm = self.algorithm.optimiser.update(
+                params, grads, opt, aux["hyper/lr"]
+            )
+            metrics["grad_norm"] = jnp.where(stopped, 0.0, norm)
+            if may_stop:
+                new, new_opt = jax.tree.map(
+                    lambda old, new: jnp.where(stopped, old, new), (params, opt), (new, new_opt)
+                )
+            return (new, new_opt, stopped), (metrics, ~stopped)
+
+        shapes = jax.eval_shape(self._differentiate, params, aux, batch)[1]
+        may_stop = "stop" in shapes
+
+        def guarded(carry: Any, index: Any) -> tuple[Any, Any]:
+            """Once stopped, the remaining steps cost nothing."""
+            idle = jax.tree.map(
+                lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(step, carry, index)[1]
+            )
+            return jax.lax.cond(carry[2], lambda: (carry, idle), lambda: step(carry, index))  # type: ignore[no-any-return]
+
+        carry = (params, opt, jnp.asarray(False))
+        if indices is None:
+            carry, (metrics, taken) = step(carry, None)
+        else:
+            carry, (metrics, taken) = jax.lax.scan(guarded if may_stop else step, carry, indices)
+        count = jnp.sum(taken)
+        # A stopped run's own step counts in the metrics (its KL is the reason) but not as taken.
+        seen = jnp.maximum(jnp.minimum(count + 1, taken.size), 1) if may_stop else taken.size
+        means = {k: jnp.sum(x) / seen for k, x in metrics.items()}
+        means["gradient_steps"] = count
+        self._names = sorted(means)
+        return carry[0], carry[1], jnp.stack([means[k].astype(jnp.float32) for k in self._names])
+
+
+def _numpy(tree: Mapping[str, Any]) -> Weights:
+    return {k: np.asarray(x) for k, x in tree.items()}

@@ -1,0 +1,90 @@
+"""One flat vocabulary of what a run reports, on the console, in JSON lines and in TensorBoard."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from shoal.plans.base import Counters, Update
+
+Report = dict[str, Any]
+WINDOW = 100  # episodes that return_mean and its like look back on
+PARTS = ("env", "act", "postprocess", "wait", "transfer", "learn", "broadcast")
+
+
+@dataclass
+class Recorder:
+    """Gathers the updates between two reports, and the last 100 episodes of the run."""
+
+    episodes: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    wall_s: float = 0.0  # of the run so far, over all its resumptions
+    _updates: list[Update] = field(default_factory=list)
+
+    def add(self, update: Update) -> None:
+        self.episodes.extend(update.episodes)
+        self._updates.append(update)
+
+    def window_full(self) -> bool:
+        """Whether return_mean is over 100 episodes already."""
+        return len(self.episodes) == WINDOW
+
+    def return_mean(self) -> float | None:
+        """Over the last 100 episodes; None before the first has ended."""
+        n = len(self.episodes)
+        return sum(r for r, _ in self.episodes) / n if n else None
+
+    def report(self, counters: Counters, env_steps: int, seconds: float) -> Report:
+        """Everything since the last report, and the counters; ``env_steps`` and ``seconds`` of it.
+
+        Times are shares of the seconds that passed, so that they add up to at most 1.
+        """
+        updates, self._updates = self._updates, []
+        self.wall_s += seconds
+        returns = [r for r, _ in self.episodes]
+        lengths = [n for _, n in self.episodes]
+        report: Report = {
+            "env_steps": counters.env_steps,
+            "agent_steps": counters.agent_steps,
+            "gradient_steps": counters.gradient_steps,
+            "trained_steps": counters.trained_steps,
+            "dropped_steps": counters.dropped_steps,
+            "in_flight_steps": counters.env_steps - counters.trained_steps - counters.dropped_steps,
+            "episodes": counters.episodes,
+            "return_mean": self.return_mean(),
+            "return_min": min(returns, default=None),
+            "return_max": max(returns, default=None),
+            "length_mean": sum(lengths) / len(lengths) if lengths else None,
+            "steps_per_s": env_steps / max(seconds, 1e-9),
+            "policy_lag_mean": sum(u.lag for u in updates) / max(len(updates), 1),
+            "policy_lag_max": max((u.lag for u in updates), default=0.0),
+            "worker_restarts": 0,
+            "wall_s": self.wall_s,
+        }
+        for part in PARTS:
+            spent = sum(u.times.get(part, 0.0) for u in updates)
+            report[f"time/{part}"] = spent / max(seconds, 1e-9)
+        return report | _means([u.metrics for u in updates])
+
+    def get_state(self) -> dict[str, Any]:
+        return {
+            "returns": [r for r, _ in self.episodes],
+            "lengths": [n for _, n in self.episodes],
+            "wall_s": self.wall_s,
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        pairs = zip(state["returns"], state["lengths"], strict=True)
+        self.episodes = deque(pairs, maxlen=WINDOW)
+        self.wall_s = state["wall_s"]
+        self._updates = []
+
+
+def _means(metrics: list[dict[str, float]]) -> dict[str, float]:
+    """Mean of each metric over the updates; counts of gradient steps are the counters' business."""
+    names = [name for name in metrics[0] if name != "gradient_steps"] if metrics else []
+    return {
+        (name if "/" in name else f"learn/{name}"): sum(m[name] for m in metrics) / len(metrics)
+        for name in names
+    }

@@ -1,0 +1,1 @@
+"""How it is run: one file per plan, a generator of a few plain lines."""

@@ -1,0 +1,102 @@
+"""A policy: what a trained agent does, as one object that needs neither learner nor fleet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shoal import checkpoint
+from shoal.algorithms.base import Algorithm, Model
+from shoal.config import Config, merge
+from shoal.errors import CheckpointError
+from shoal.spaces import Spaces
+from shoal.systems import default_config, system
+from shoal.trajectory import ndarray
+
+
+class Policy:
+    """Acts on observations as its environment gives them.
+
+    It holds everything that acting takes: weights, normalisation, action masks, rescaling.
+    """
+
+    def __init__(
+        self, algorithm: Algorithm, spaces: Spaces, weights: Mapping[str, ndarray], seed: int = 0
+    ) -> None:
+        self.algorithm, self.spaces = algorithm, spaces
+        self.model: Model = algorithm.model(spaces)
+        self.weights = dict(weights)
+        self.rng = np.random.default_rng(seed)
+
+    def act(
+        self, obs: Any, *, explore: bool = False, action_mask: ndarray | None = None
+    ) -> ndarray:
+        """The action, ready for ``env.step``, for one observation or a batch of them.
+
+        ``obs`` is in the environment's own form (an array, or a dict or tuple of them), with any
+        leading axes. ``explore=False`` takes the most likely action, True samples. ``action_mask``
+        is bool [..., choices] where the environment gives it apart from the observation.
+        """
+        flat = self.spaces.flatten(obs)
+        if action_mask is not None:
+            flat["action_mask"] = np.asarray(action_mask, bool)
+        noise = None
+        if explore:
+            first = self.spaces.leaves[0]
+            x = flat[first.path]
+            noise = self.model.dist.noise(self.rng, x.shape[: x.ndim - len(first.shape)])
+        action, _, _ = self.algorithm.act(self.model, self.weights, flat, {}, noise)
+        return self.spaces.to_env(np.asarray(action))
+
+
+def load(path: str | Path, *, network: Any = None) -> Policy:
+    """The policy of a checkpoint or run folder.
+
+    ``network`` is needed where the run trained a user's own module: an instance of the same class.
+
+    Raises CheckpointError when the checkpoint is damaged, of another version, or does not fit.
+    """
+    state, meta = checkpoint.load(Path(path))
+    config = saved_config(path, meta, network=network)
+    with checkpoint.blame(path):
+        spaces = Spaces.from_json(meta["spaces"])
+        weights = {**state["learner"]["aux"], **state["learner"]["params"]}
+    policy = Policy(config.algorithm, spaces, weights, config.seed)
+    expected = policy.model.net.shapes()
+    found = {name: weights[name].shape for name in expected if name in weights}
+    if found != expected:
+        wrong = sorted(k for k in expected if found.get(k) != expected[k])
+        raise CheckpointError(
+            f"the weights do not fit the network: {wrong[0]} is {found.get(wrong[0], 'missing')}, "
+            f"expected {expected[wrong[0]]}",
+            str(path),
+            "load it with the network that it was trained with",
+        )
+    return policy
+
+
+def saved_config(
+    path: str | Path, meta: Mapping[str, Any], *, env: Any = None, network: Any = None
+) -> Config:
+    """The configuration in a checkpoint's ``meta``; ``env`` and ``network`` replace what it names.
+
+    Raises CheckpointError when it is none, and ConfigError for a user's own network or
+    environment that only its user can give again.
+    """
+    with checkpoint.blame(path):
+        saved = dict(meta["config"])
+        name = str(meta["system"])
+        if network is not None:
+            base = system(name)
+            start = replace(base.algorithm, network=network)
+            saved["algorithm"] = {k: x for k, x in saved["algorithm"].items() if k != "network"}
+        else:
+            start = system(name).algorithm
+        config = replace(default_config(name, env or saved["env"]), algorithm=start)
+        if env is not None:
+            saved["env"] = env
+        return merge(config, saved, str(path))

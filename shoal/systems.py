@@ -1,0 +1,195 @@
+"""Every named system is an algorithm under a plan: one line of this table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from dataclasses import fields as dataclass_fields
+from pathlib import Path
+from typing import Any
+
+from shoal.algorithms.a2c import A2C
+from shoal.algorithms.pg import PG
+from shoal.algorithms.ppo import PPO
+from shoal.config import Config, Linear, Rollout, load_file, merge, nearest, route
+from shoal.envs import best_return
+from shoal.errors import ConfigError
+from shoal.plans.sync_samples import SyncSamples
+
+
+@dataclass(frozen=True)
+class System:
+    """A row: what is learned, how it is run, and how it samples unless told otherwise."""
+
+    name: str
+    algorithm: Any
+    plan: Any
+    rollout: Rollout
+    source: str
+
+
+SYSTEMS = {
+    row.name: row
+    for row in (
+        System(
+            "pg",
+            PG(),
+            SyncSamples(),
+            Rollout(envs_per_worker=8, fragment_length=200),
+            "Williams 1992; Sutton et al. 1999",
+        ),
+        System(
+            "a2c",
+            A2C(),
+            SyncSamples(),
+            Rollout(envs_per_worker=8, fragment_length=5),
+            "Mnih et al. 2016 (arXiv:1602.01783)",
+        ),
+        System(
+            "ppo",
+            PPO(),
+            SyncSamples(),
+            Rollout(envs_per_worker=8, fragment_length=256),
+            "Schulman et al. 2017 (arXiv:1707.06347)",
+        ),
+    )
+}
+PLANS = (SyncSamples,)
+
+
+def system(name: str) -> System:
+    """The row of that name. Raises ConfigError, with the nearest name, when there is none."""
+    row = SYSTEMS.get(name)
+    if row is None:
+        raise ConfigError(
+            f"there is no system {name!r}",
+            None,
+            f"did you mean {nearest(name, SYSTEMS)!r}? There are: {', '.join(SYSTEMS)}",
+        )
+    return row
+
+
+def default_config(name: str, env: Any) -> Config:
+    """The configuration of a system on an environment before anything is changed."""
+    row = system(name)
+    return Config(name, env, row.algorithm, row.plan, row.rollout)
+
+
+def tuned(name: str, env: str) -> dict[str, Any]:
+    """Settings known to do well for a system on an environment (``tuned.yaml``).
+
+    Raises ConfigError, with the environments that have some, when there are none.
+    """
+    known = load_file(Path(__file__).with_name("tuned.yaml")).get(name, {})
+    if env not in known:
+        raise ConfigError(
+            f"there are no tuned settings of {name} for {env}",
+            None,
+            f"leave tuned out, or take one of: {', '.join(known) or '(none)'}",
+        )
+    settings: dict[str, Any] = known[env]
+    return settings
+
+
+def configure(
+    what: str | Config | Any,
+    env: Any,
+    changes: Mapping[str, Any] | str | Path | None = None,
+    fields: Mapping[str, Any] | None = None,
+    *,
+    plan: Any = None,
+    use_tuned: bool = False,
+) -> Config:
+    """One configuration from a system's name, an algorithm or a whole ``Config``, and changes.
+
+    Later ones win: the system's defaults, tuned settings, ``changes`` (a nested mapping, or a YAML
+    or JSON file of one), then ``fields`` (names wherever they stand in the tree).
+
+    Raises ConfigError for what is unknown, of the wrong type, or cannot be together.
+    """
+    where = str(changes) if isinstance(changes, str | Path) else None
+    nested = dict(load_file(changes) if isinstance(changes, str | Path) else changes or {})
+    if what is None:
+        what = nested.get("system")
+    if env is None:
+        env = what.env if isinstance(what, Config) else nested.get("env")
+    if what is None or env is None:
+        missing = "system" if what is None else "env"
+        raise ConfigError(f"no {missing} was given", where, f"name one: {missing}=...")
+    nested |= {"env": env}
+    if isinstance(what, Config):
+        config = what
+    elif isinstance(what, str):
+        config = default_config(what, env)
+    else:
+        row = next((r for r in SYSTEMS.values() if type(r.algorithm) is type(what)), None)
+        if row is None:
+            raise ConfigError(
+                f"{type(what).__name__} is no algorithm of Shoal's",
+                None,
+                f"give a system's name ({', '.join(SYSTEMS)}) or one of their algorithms",
+            )
+        config = replace(default_config(row.name, env), algorithm=what)
+    if use_tuned:
+        config = merge(config, tuned(config.system, str(env)), "tuned.yaml")
+    nested.pop("system", None)
+    config = route(merge(config, nested, where), fields or {})
+    if plan is not None:
+        config = replace(config, plan=plan)
+    refuse_impossible(config)
+    return config
+
+
+def refuse_impossible(config: Config) -> None:
+    """Raise ConfigError for settings that are each right but cannot be together."""
+    reason = config.plan.refuses(type(config.algorithm))
+    if reason is not None:
+        raise ConfigError(
+            f"{type(config.algorithm).__name__} does not run under {type(config.plan).__name__}: "
+            f"{reason}",
+            None,
+            "`shoal systems` shows what runs under what",
+        )
+    rollout, size = config.rollout, getattr(config.algorithm, "minibatch_size", 1)
+    rows = rollout.fragment_length * rollout.envs_per_worker * max(rollout.workers, 1)
+    if size > rows:
+        raise ConfigError(
+            f"algorithm.minibatch_size is {size}, but a batch has only {rows} rows "
+            f"(rollout: {max(rollout.workers, 1)} workers x {rollout.envs_per_worker} "
+            f"environments x {rollout.fragment_length} env steps)",
+            None,
+            f"use algorithm.minibatch_size <= {rows}, or longer fragments",
+        )
+    annealed = [
+        f.name
+        for f in dataclass_fields(config.algorithm)
+        if isinstance(getattr(config.algorithm, f.name), Linear)
+    ]
+    if annealed and config.stop.env_steps is None:
+        raise ConfigError(
+            f"algorithm.{annealed[0]} is annealed over the run, but its length is not known",
+            None,
+            "set stop.env_steps, or make it a constant",
+        )
+    best = best_return(config.env) if isinstance(config.env, str) else None
+    wanted = config.stop.return_mean
+    if best is not None and wanted is not None and wanted > best:
+        raise ConfigError(
+            f"stop.return_mean is {wanted:g}, but no episode of {config.env} can return more "
+            f"than {best:g}",
+            None,
+            f"stop at {best:g} or less, or by env steps or seconds",
+        )
+
+
+def matrix() -> list[tuple[str, str, str, str]]:
+    """What runs under what: (algorithm, plan, system or "", why not or "") for each pair."""
+    named = {(type(row.algorithm), type(row.plan)): row.name for row in SYSTEMS.values()}
+    rows = []
+    for algorithm in dict.fromkeys(type(row.algorithm) for row in SYSTEMS.values()):
+        for plan in PLANS:
+            reason = plan().refuses(algorithm) or ""
+            rows.append(
+                (algorithm.__name__, plan.__name__, named.get((algorithm, plan), ""), reason)
+            )
+    return rows

@@ -1,0 +1,236 @@
+"""The trainer: the one room that knows algorithms, plans, fleets and learners, and joins them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from shoal import checkpoint
+from shoal.config import Config, route, to_dict
+from shoal.errors import CheckpointError
+from shoal.evaluation import evaluate
+from shoal.fleet.local import LocalFleet
+from shoal.fleet.worker import Worker
+from shoal.learners.base import choose, create, threads
+from shoal.metrics import Recorder, Report
+from shoal.plans.base import Run
+from shoal.policy import Policy, saved_config
+from shoal.spaces import Spaces
+from shoal.systems import configure
+
+PROBE_STEPS = 64  # random env steps per slot that give normalisation its first moments
+REPORT_STEPS = 2000  # env steps that a report covers at least
+
+
+class Trainer:
+    """Trains one agent: ``Trainer("ppo", env="CartPole-v1", lr=1e-3).train()``.
+
+    ``system`` is a system's name or an algorithm (``PPO(lr=1e-3)``), or a whole ``Config``. Other
+    keywords are fields of the configuration, found by name wherever they stand
+    (``workers=2``, ``fragment_length=64``); ``config`` is a nested dict or a YAML or JSON file of
+    the same; ``tuned=True`` starts from settings known to do well here. ``stop_return``,
+    ``stop_steps`` and ``stop_seconds`` end the iteration over reports.
+
+    Raises ConfigError, EnvError, SpaceError or NetworkError before anything is trained.
+    """
+
+    def __init__(
+        self,
+        system: str | Config | Any,
+        env: str | Callable[..., Any] | None = None,
+        *,
+        config: Mapping[str, Any] | str | Path | None = None,
+        plan: Any = None,
+        tuned: bool = False,
+        stop_return: float | None = None,
+        stop_steps: int | None = None,
+        stop_seconds: float | None = None,
+        **fields: Any,
+    ) -> None:
+        given = {"return_mean": stop_return, "env_steps": stop_steps, "seconds": stop_seconds}
+        fields |= {k: x for k, x in given.items() if x is not None}
+        self.config = configure(system, env, config, fields, plan=plan, use_tuned=tuned)
+        self._env = env if callable(env) else self.config.env
+        self._setup()
+
+    def _setup(self) -> None:
+        config = self.config
+        self.fleet = LocalFleet(
+            lambda index: Worker(config, index, self._env), max(config.rollout.workers, 1)
+        )
+        spaces: Spaces = self.fleet.map("get_spaces")[0]
+        algorithm = config.algorithm
+        self.spaces, self.model = spaces, algorithm.model(spaces)
+        self.run = Run(algorithm, np.random.default_rng([config.seed, 0]), config.stop.env_steps)
+        self.recorder = Recorder()
+        params = algorithm.init(self.model, self.run.rng)
+        self.framework = choose(config.learner, self.model, algorithm.network)
+        rows = getattr(algorithm, "minibatch_size", 0) or (
+            config.rollout.fragment_length * config.rollout.envs_per_worker * self.fleet.size
+        )
+        self.learner = create(
+            self.framework, algorithm, self.model, params, threads(self.model, rows)
+        )
+        self._updates: Iterator[Any] | None = None
+        self._mark()
+
+    def _start(self) -> None:
+        """First moments for the normalisation, where it is wanted and nothing is known yet."""
+        rollout = self.config.rollout
+        if (rollout.normalise_obs or rollout.scale_reward) and not self.run.moments:
+            for sample in self.fleet.map("probe", PROBE_STEPS):
+                self.run.observe(sample.moments)
+                self.run.counters.env_steps += sample.env_steps
+                self.run.counters.agent_steps += sample.env_steps
+                self.run.counters.dropped_steps += sample.env_steps
+        self.learner.set_aux(self.run.normalisation())
+        self._updates = self.config.plan.run(self.fleet, self.learner, self.run)
+
+    def train(self) -> Report:
+        """Train for at least 2,000 env steps and one update; the report of it, a flat dict."""
+        start, before = perf_counter(), self.run.counters.env_steps
+        if self._updates is None:
+            self._start()
+        assert self._updates is not None
+        while True:
+            try:
+                update = next(self._updates)
+            except BaseException:
+                self._rollback()
+                raise
+            self.recorder.add(update)
+            self._mark()
+            sampled = self.run.counters.env_steps - before
+            if sampled >= REPORT_STEPS or self.stopped_by() is not None:
+                break
+        return self.recorder.report(self.run.counters, sampled, perf_counter() - start)
+
+    def _mark(self) -> None:
+        """Remember this moment between two updates, as the one to fall back to."""
+        self._boundary = self.run.get_state()
+        self._version = self.learner.version
+
+    def _rollback(self) -> None:
+        """Back to the last whole update, after an interruption or an error amid the next one.
+
+        The plan's generator is spent; a later call starts a new one from here.
+        """
+        self._updates = None
+        self.run.set_state(self._boundary)
+        self.learner.rollback(self._version)
+        self.fleet.map("rollback", self.run.fragments)
+
+    def stopped_by(self) -> str | None:
+        """Which stop condition holds now: "return", "steps", "seconds", or None.
+
+        The return counts only once 100 episodes stand behind it.
+        """
+        stop, recorder = self.config.stop, self.recorder
+        mean = recorder.return_mean() if recorder.window_full() else None
+        if stop.return_mean is not None and mean is not None and mean >= stop.return_mean:
+            return "return"
+        if stop.env_steps is not None and self.run.counters.env_steps >= stop.env_steps:
+            return "steps"
+        if stop.seconds is not None and recorder.wall_s >= stop.seconds:
+            return "seconds"
+        return None
+
+    def __iter__(self) -> Iterator[Report]:
+        """Reports until a stop condition holds."""
+        while self.stopped_by() is None:
+            yield self.train()
+
+    @property
+    def policy(self) -> Policy:
+        """The policy as it is now."""
+        return Policy(self.config.algorithm, self.spaces, self.learner.weights(), self.config.seed)
+
+    def evaluate(self, episodes: int = 10, seed: int | None = None) -> Report:
+        """Returns of whole episodes on an environment of their own, taking likeliest actions."""
+        seed = self.config.seed + 1_000_003 if seed is None else seed
+        return evaluate(
+            self.policy, self._env, episodes, seed=seed, env_kwargs=self.config.rollout.env_kwargs
+        )
+
+    def save(self, path: str | Path, *, keep: int | None = None) -> Path:
+        """Write a checkpoint below ``path``; returns its folder. Atomic: complete or not there.
+
+        After an interruption it is of the last whole update.
+        """
+        keep = self.config.checkpointing.keep if keep is None else keep
+        state = {
+            "learner": self.learner.get_state(),
+            "run": self.run.get_state(),
+            "recorder": self.recorder.get_state(),
+            "workers": self.fleet.map("get_state"),
+        }
+        meta = {
+            "system": self.config.system,
+            "config": to_dict(self.config),
+            "spaces": self.spaces.to_json(),
+            "counters": asdict(self.run.counters),
+            "learner": self.framework,
+        }
+        return checkpoint.save(Path(path), self.run.counters.env_steps, state, meta, keep=keep)
+
+    @classmethod
+    def restore(
+        cls,
+        path: str | Path,
+        env: str | Callable[..., Any] | None = None,
+        *,
+        network: Any = None,
+        **fields: Any,
+    ) -> Self:
+        """Go on from a checkpoint or run folder, as if training had never stopped.
+
+        ``env`` and ``network`` are needed where they were objects rather than names. ``fields``
+        change the configuration (a later stop, say).
+
+        Raises CheckpointError when it is damaged, of another version, or of other spaces.
+        """
+        state, meta = checkpoint.load(Path(path))
+        config = saved_config(path, meta, env=env, network=network)
+        config = replace(route(config, fields), learner=meta["learner"])
+        trainer = cls(config, env if callable(env) else None)
+        if trainer.spaces.to_json() != meta["spaces"]:
+            raise CheckpointError(
+                f"this checkpoint is of another environment: its spaces were {meta['spaces']}, "
+                f"{trainer.config.env} has {trainer.spaces.to_json()}",
+                str(path),
+                "give the environment that it was trained on",
+            )
+        with checkpoint.blame(path):
+            trainer.set_state(state)
+        return trainer
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``save`` wrote."""
+        self.learner.set_state(state["learner"])
+        self.run.set_state(state["run"])
+        self.recorder.set_state(state["recorder"])
+        if len(state["workers"]) == self.fleet.size:
+            self.fleet.restore(state["workers"])
+        self._mark()
+        self._updates = None
+
+    def stop(self) -> None:
+        """End the workers and their environments."""
+        self.fleet.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()

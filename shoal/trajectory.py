@@ -1,0 +1,97 @@
+"""What a worker samples (a trajectory) and what a learner trains on (a batch).
+
+A trajectory is time-major, ``[T, B]``: T env steps of B slots. A batch is what the algorithm's
+``postprocess`` makes of it: a dict of row-major arrays ``[N, ...]`` (N = T * B rows), the entry
+``"obs"`` being itself a flat dict of arrays, one per leaf of the observation space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+ndarray = npt.NDArray[Any]
+Obs = dict[str, ndarray]
+Batch = dict[str, Any]
+
+
+@dataclass
+class Trajectory:
+    """T consecutive env steps of B slots, as they were sampled by one set of weights.
+
+    Every observation is stored once: row t acted on ``obs[t]`` and was followed by ``obs[t + 1]``,
+    except where the environment had already started its next episode by itself; there the
+    observation that really followed stands in ``final``.
+    """
+
+    obs: Obs  # {leaf: [T + 1, B, ...]}
+    action: ndarray  # [T, B] or [T, B, dim]
+    reward: ndarray  # [T, B] float32
+    terminated: ndarray  # [T, B] bool: the task ended here, nothing follows
+    truncated: ndarray  # [T, B] bool: a time limit cut the episode here, its value goes on
+    valid: ndarray  # [T, B] bool: False where a row was only an environment's own reset
+    final_t: ndarray  # [K] int: rows t ...
+    final_b: ndarray  # [K] int: ... and slots b of
+    final: Obs  # {leaf: [K, ...]}: the observations that followed when not obs[t + 1]
+    version: int = 0  # of the weights that acted
+    extras: dict[str, ndarray] = field(default_factory=dict)  # {name: [T, B, ...]} from ``act``
+
+    @property
+    def last(self) -> ndarray:
+        """[T, B] bool: the episode ended after this row, for whichever reason."""
+        return self.terminated | self.truncated
+
+    def rows(self) -> Obs:
+        """The observations acted on, flattened to rows: {leaf: [T * B, ...]}."""
+        return {path: flat(x[:-1]) for path, x in self.obs.items()}
+
+    def values(self, value: Callable[[Obs], ndarray]) -> tuple[ndarray, ndarray]:
+        """``(v_tm1, v_t)``, each [T, B]: of the observations acted on and of those that followed.
+
+        ``value`` maps observations ``{leaf: [..., *shape]}`` to values ``[...]``; it is called once
+        on all T + 1 rows and once on the few finals.
+        """
+        v = value(self.obs)
+        v_t = v[1:]
+        if len(self.final_t):
+            v_t = v_t.copy()
+            v_t[self.final_t, self.final_b] = value(self.final)
+        return v[:-1], v_t
+
+
+def flat(x: ndarray) -> ndarray:
+    """[T, B, ...] -> [T * B, ...]."""
+    return x.reshape(-1, *x.shape[2:])
+
+
+def concatenate(batches: Sequence[Batch]) -> Batch:
+    """Join batches of several workers along their rows."""
+    if len(batches) == 1:
+        return batches[0]
+    out: Batch = {}
+    for key, first in batches[0].items():
+        if isinstance(first, dict):
+            out[key] = concatenate([b[key] for b in batches])
+        else:
+            out[key] = np.concatenate([b[key] for b in batches])
+    return out
+
+
+def select(batch: Batch, rows: Any) -> Batch:
+    """The given rows (an index or boolean array of the batch's own library) of every entry."""
+    return {k: select(x, rows) if isinstance(x, dict) else x[rows] for k, x in batch.items()}
+
+
+def pad(batch: Batch, n: int) -> Batch:
+    """Append rows of zeros up to n; their ``mask`` is 0, so that no loss sees them."""
+    out: Batch = {}
+    for key, x in batch.items():
+        if isinstance(x, dict):
+            out[key] = pad(x, n)
+        else:
+            out[key] = np.concatenate([x, np.zeros((n - len(x), *x.shape[1:]), x.dtype)])
+    return out
