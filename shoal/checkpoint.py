@@ -29,11 +29,20 @@ from typing import Any
 
 from shoal import __version__
 from shoal.errors import CheckpointError
-from shoal.tree import Damage, decode, encode, ndarray, pack, parse, read_tensors
+from shoal.tree import (
+    MAX_JSON,
+    Damage,
+    check_size,
+    decode,
+    encode,
+    ndarray,
+    pack,
+    parse,
+    read_tensors,
+)
 
 FORMAT_VERSION = 1
 _MANIFEST = "manifest.json"
-_MAX_MANIFEST = 16 << 20  # bytes; what is larger belongs into arrays
 _CHUNK = 1 << 20  # bytes of one write
 _HEAD = re.compile(rb'\{"sha256": "([0-9a-f]{64})",\n')
 _NUMBER = re.compile(r"\d{9,18}")
@@ -268,10 +277,7 @@ def _write_folder(
         body["files"][name] = {"size": size, "sha256": digest}
     lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in body.items())
     text = (",\n".join(lines) + "}\n").encode()
-    if len(text) > _MAX_MANIFEST:
-        what = f"{len(text)} bytes of this state are neither arrays nor bytes"
-        fix = f"put them into arrays: up to {_MAX_MANIFEST} are possible"
-        raise CheckpointError(what, str(folder.parent), fix)
+    check_size(text)
     head = b'{"sha256": "%s",\n' % hashlib.sha256(text).hexdigest().encode()
     _write(folder / _MANIFEST, [head + text])
     _sync(folder)
@@ -334,11 +340,11 @@ def _open(path: Path) -> Iterator[BufferedReader]:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest without its own checksum, which covers every byte after it."""
     with _open(folder / _MANIFEST) as file:
-        raw = file.read(_MAX_MANIFEST + 1024)
+        raw = file.read(MAX_JSON + 1024)
     head = _HEAD.match(raw)
     if head is None or hashlib.sha256(raw[head.end() :]).hexdigest().encode() != head[1]:
         raise Damage(f"{_MANIFEST} is damaged: it does not match its checksum")
-    manifest = parse(raw[head.end() :])
+    manifest: dict[str, Any] = parse(b"{" + raw[head.end() :], _MANIFEST)
     version = manifest.pop("format_version", None)
     if type(version) is int and version > FORMAT_VERSION:
         writer = str(manifest.get("shoal", "of an unknown version"))

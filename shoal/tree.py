@@ -20,6 +20,7 @@ from shoal.errors import CheckpointError
 
 ndarray = npt.NDArray[Any]
 
+MAX_JSON = 16 << 20  # bytes; what is larger belongs into arrays
 _MAX_DEPTH = 64  # levels of nesting
 _HEX = re.compile(r"-?0x[0-9a-f]+")
 _BYTES = re.compile(r"[0-9a-f]+")
@@ -104,16 +105,25 @@ def pack(arrays: Mapping[str, ndarray]) -> Iterator[bytes | memoryview]:
         header[name] = {"dtype": _DTYPES[a.dtype.name], "shape": a.shape, "data_offsets": span}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
+    check_size(text)
     yield len(text).to_bytes(8, "little") + text
     for _, a in order:
         yield np.ascontiguousarray(_little(a).reshape(-1)).view(np.uint8).data
 
 
+def check_size(text: bytes) -> None:
+    """Raise CheckpointError for JSON that is larger than what would be read back."""
+    if len(text) > MAX_JSON:
+        what = f"{len(text)} bytes of this state are neither arrays nor bytes"
+        fix = f"put them into few arrays: at most {MAX_JSON} are possible"
+        raise CheckpointError(what, None, fix)
+
+
 # ------------------------------------------------------------------ reading
 
 
-def parse(text: bytes) -> dict[str, Any]:
-    """A manifest after its first line, as strict JSON.
+def parse(text: bytes, name: str) -> Any:
+    """The strict JSON of the file ``name``.
 
     No key twice, no NaN, no number that takes long to read; nesting is bounded by Python's stack.
     """
@@ -136,16 +146,15 @@ def parse(text: bytes) -> dict[str, Any]:
         raise ValueError(f"{name} is not JSON")
 
     try:
-        found: dict[str, Any] = json.loads(
-            "{" + text.decode("ascii"),
+        return json.loads(
+            text.decode("ascii"),
             object_pairs_hook=once,
             parse_int=number(int),
             parse_float=number(float),
             parse_constant=constant,
         )
     except (ValueError, RecursionError) as error:
-        raise Damage(f"manifest.json is not what Shoal writes: {error}") from error
-    return found
+        raise Damage(f"{name} is not what Shoal writes: {error}") from error
 
 
 def read_tensors(path: Path) -> dict[str, ndarray]:
@@ -153,9 +162,12 @@ def read_tensors(path: Path) -> dict[str, ndarray]:
     from safetensors import safe_open
 
     try:
-        with safe_open(path, framework="np", backend="pread") as file:
-            names = file.keys()
-            arrays = {name: file.get_tensor(name) for name in names}
+        with open(path, "rb") as file:  # safetensors itself would take a name twice
+            parse(file.read(min(int.from_bytes(file.read(8), "little"), MAX_JSON)), path.name)
+        with safe_open(path, framework="np", backend="pread") as tensors:
+            arrays = {name: tensors.get_tensor(name) for name in tuple(tensors.keys())}
+    except Damage:
+        raise
     except Exception as error:  # whatever another library thinks of a hostile file
         raise Damage(f"{path.name} is not a safetensors file: {error}") from error
     wrong = next((name for name, a in arrays.items() if a.dtype.name not in _DTYPES), None)

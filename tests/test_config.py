@@ -55,6 +55,7 @@ class Algo:
     layers: tuple[tuple[int, int], ...] = ((32, 8), (64, 4))
     normalise: bool = True
     size: int | Literal["auto"] = "auto"
+    ratio: int | float = 1
     title: str | None = None
     low: int = 1
     high: int = field(default=5, metadata={"help": "above low"})
@@ -114,6 +115,7 @@ algos = st.builds(
     layers=st.lists(st.tuples(st.integers(), st.integers()), max_size=3).map(tuple),
     normalise=st.booleans(),
     size=st.just("auto") | st.integers(),
+    ratio=st.integers() | finite,
     title=st.none() | text,
     low=st.integers(max_value=0),
     high=st.integers(min_value=1),
@@ -186,6 +188,9 @@ def test_a_saved_configuration_overrides_every_other_one(config: Config) -> None
         ("algorithm.normalise", "Yes", True),
         ("algorithm.size", "auto", "auto"),
         ("algorithm.size", "32", 32),
+        ("algorithm.ratio", 3.0, 3.0),
+        ("algorithm.ratio", 3, 3),
+        ("algorithm.ratio", "0.5", 0.5),
         ("algorithm.title", "none", None),
         ("algorithm.title", "12", "12"),
         ("algorithm.network.hidden", "64,64", (64, 64)),
@@ -194,7 +199,11 @@ def test_a_saved_configuration_overrides_every_other_one(config: Config) -> None
         ("algorithm.network.hidden", 8, (8,)),
         ("algorithm.network.shared", "true", True),
         ("algorithm.critic", {"hidden": [3]}, Net((3,))),
-        ("rollout.env-kwargs", '{"gravity": 1e-3, "mode": fast}', {"gravity": 1e-3, "mode": "fast"}),
+        (
+            "rollout.env-kwargs",
+            '{"gravity": 1e-3, "mode": fast}',
+            {"gravity": 1e-3, "mode": "fast"},
+        ),
         ("rollout.env-kwargs", {"a-b": 1}, {"a-b": 1}),
         ("stop.return-mean", 475, 475.0),
     ],
@@ -491,7 +500,7 @@ def test_a_class_without_source_has_no_help() -> None:
         (lambda: Checkpointing(every_iterations=0), "checkpointing.every_iterations"),
         (lambda: Checkpointing(keep=0), "checkpointing.keep"),
         (lambda: replace(CONFIG, seed=-1), "seed"),
-        (lambda: replace(CONFIG, learner="numpy"), "learner"),
+        (lambda: replace(CONFIG, learner="numpy"), "learner"),  # type: ignore[arg-type]
         (lambda: Linear(math.nan), "linear's start"),
         (lambda: Linear(1.0, math.inf), "linear's end"),
     ],
