@@ -7,12 +7,11 @@ import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_MAX_LINES = 25
 _MAX_FRAMES = 6
 
 
@@ -81,9 +80,9 @@ def describe(exc: BaseException, command: str | None = None) -> str:
     standard library. Notes (`exc.add_note`) follow, then `command`, which reproduces the error in
     one process, then the user's frames of the traceback.
     """
-    frames = list(_frames(exc))
+    frames = _frames(exc)
     users = [frame for frame in frames if is_user_code(frame.filename)]
-    notes = [cut(note) for note in getattr(exc, "__notes__", [])]
+    notes = [cut(str(note)) for note in getattr(exc, "__notes__", [])]
     lines = [cut(f"{type(exc).__name__}: {_message(exc)}".removesuffix(": "))]
     lines.append(f"  where: {_where(exc, users, frames)}")
     lines.append(f"  to do: {_to_do(exc, notes, users)}")
@@ -99,7 +98,7 @@ def describe(exc: BaseException, command: str | None = None) -> str:
             lines.append(f"  {_place(frame.filename, frame.lineno)} in {frame.name}")
             if frame.line:
                 lines.append(f"    {cut(frame.line, 160)}")
-    return "\n".join(lines[:_MAX_LINES])
+    return "\n".join(lines)
 
 
 def place_of(function: Callable[..., Any]) -> str | None:
@@ -125,20 +124,21 @@ def _python_folders() -> tuple[str, ...]:
     return tuple(form + os.sep for f in folders for form in {f, os.path.realpath(f)})
 
 
-def _frames(exc: BaseException) -> Iterator[traceback.FrameSummary]:
-    """Frames of the error that was first raised come last: the causes are walked from the top."""
-    seen: set[int] = set()
-    error: BaseException | None = exc
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield from traceback.extract_tb(error.__traceback__)
-        if isinstance(error, SyntaxError) and error.filename and error.lineno:
-            text = linecache.getline(error.filename, error.lineno)
-            yield traceback.FrameSummary(error.filename, error.lineno, "<source>", line=text)
-        if isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        else:
-            error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+def _frames(exc: BaseException, depth: int = 0) -> list[traceback.FrameSummary]:
+    """Frames of the error and of what caused it; last those that tell where the fault is.
+
+    That is the cause, but for an error that the user's own line raised: there it is that line.
+    """
+    own = list(traceback.extract_tb(exc.__traceback__))
+    if isinstance(exc, SyntaxError) and exc.filename and exc.lineno:
+        text = linecache.getline(exc.filename, exc.lineno)
+        own.append(traceback.FrameSummary(exc.filename, exc.lineno, "<source>", line=text))
+    cause = exc.exceptions[0] if isinstance(exc, BaseExceptionGroup) else exc.__cause__
+    if cause is None or depth > 9:
+        return own
+    raised_by_user = own and is_user_code(own[-1].filename) and not isinstance(exc, ShoalError)
+    caused = _frames(cause, depth + 1)
+    return caused + own if raised_by_user else own + caused
 
 
 def _message(exc: BaseException) -> str:

@@ -171,7 +171,7 @@ def refuse_impossible(config: Config) -> None:
             None,
             "set stop.env_steps, or make it a constant",
         )
-    best = best_return(config.env) if isinstance(config.env, str) else None
+    best = best_return(config.env, rollout.env_kwargs) if isinstance(config.env, str) else None
     wanted = config.stop.return_mean
     if best is not None and wanted is not None and wanted > best:
         raise ConfigError(

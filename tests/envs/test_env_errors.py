@@ -50,11 +50,11 @@ def test_the_users_line_is_found_below_library_frames() -> None:
     """The exception is raised in the standard library, called from a line of this file."""
 
     def users():
-        return inspect.signature(3)  # the user's line
+        return inspect.signature(3)  # user line
 
     lines = describe(caught(users)).split("\n")
     assert lines[0] == "TypeError: 3 is not a callable object"
-    assert f"{FILE}:{line_of('# the user' + "'s line")} in users: return inspect" in lines[1]
+    assert f"{FILE}:{line_of('# user ' + 'line')} in users: return inspect" in lines[1]
     assert "correct the line above" in lines[2]
 
 
@@ -71,6 +71,26 @@ def test_the_cause_is_where_it_happened() -> None:
     lines = describe(caught(wrapping)).split("\n")
     assert lines[0] == "EnvError: cannot go left"
     assert f":{line_of('# the ori' + 'gin')} in origin" in lines[1]
+
+
+def test_an_error_that_the_user_raises_is_where_it_is_raised() -> None:
+    """Whatever was being handled at the time, or is given as its cause."""
+
+    def unrelated():
+        try:
+            int("x")
+        except ValueError:
+            raise KeyError("y")  # noqa: B904  # second fault
+
+    def explained():
+        try:
+            int("x")
+        except ValueError as error:
+            raise KeyError("y") from error  # chosen fault
+
+    for function, mark in ((unrelated, "# second "), (explained, "# chosen ")):
+        place = f":{line_of(mark + 'fault')} in {function.__name__}"
+        assert place in describe(caught(function)).split("\n")[1]
 
 
 def test_only_the_users_frames_are_shown_and_deep_ones_are_cut() -> None:

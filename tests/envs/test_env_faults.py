@@ -251,6 +251,42 @@ def test_action_masks(mask: Any, text: str) -> None:
     run(Masked)
 
 
+def test_masks_may_be_left_out_where_nothing_is_chosen() -> None:
+    class Ending(Masked):
+        masks = (*Masked.masks[:4], None)
+
+        def step(self, action):
+            obs, reward, _, _, info = super().step(action)
+            return obs, reward, self.t == 4, False, info
+
+    class Zero(Ending):
+        masks = (*Masked.masks[:4], np.zeros(2, bool))
+
+    for env in (Ending, Zero):
+        for world in (env, *(vectorised(env, mode) for mode in AutoresetMode)):
+            run(world, env_steps=11)
+
+
+def test_a_mask_is_due_again_where_the_next_episode_already_began() -> None:
+    episodes = iter(range(99))
+
+    class Stuck(Masked):
+        def reset(self, *, seed=None, options=None):
+            self.episode = next(episodes) // 3  # of three copies; the first shows the mask
+            return super().reset(seed=seed)
+
+        def info(self):
+            nothing = self.episode > 1 and self.t == 0
+            return {"action_mask": np.full(2, not nothing)}
+
+        def step(self, action):
+            obs, reward, _, _, info = super().step(action)
+            return obs, reward, False, self.t == 3, info
+
+    with pytest.raises(EnvError, match="allows no action"):
+        run(vectorised(Stuck), env_steps=3)
+
+
 def vectorised(env: Any, mode: AutoresetMode = AutoresetMode.SAME_STEP) -> Any:
     return lambda num_envs: SyncVectorEnv([env] * num_envs, autoreset_mode=mode)
 

@@ -12,6 +12,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shoal.envs.checks import Rows
 from shoal.errors import SpaceError
 from shoal.spaces import ACTION_MASK, Spaces, from_json, to_json
 
@@ -108,6 +109,30 @@ def test_any_policy_output_becomes_an_action_of_the_space(space: gs.Space, seed:
         np.testing.assert_array_equal(spaces.to_env(row), action)
         assert np.asarray(action).dtype == space.dtype
         assert space.contains(action)
+
+
+@QUICK
+@given(st.floats(-1e6, 1e6, width=32), st.floats(2**-10, 1e6, width=32))
+def test_rescaling_stays_within_the_bounds(low: float, span: float) -> None:
+    """Rounding must not carry an action over the edge."""
+    box = gs.Box(np.float32([low]), np.float32([low + span]))
+    ends = Spaces(ANY_OBS, box).to_env(np.float32([[-1], [1]]))
+    assert box.contains(ends[0]) and box.contains(ends[1])
+    np.testing.assert_allclose(ends, [box.low, box.high], atol=1e-6 * (abs(low) + span))
+
+
+@QUICK
+@given(observations, st.integers(0, 2**31 - 1))
+def test_rows_written_one_by_one_are_what_flatten_gives(space: gs.Space, seed: int) -> None:
+    """The fast path of later writes as well as the full check of the first."""
+    spaces = Spaces(space, ANY_ACTION)
+    rows = Rows(spaces, 2)
+    space.seed(seed)
+    for turn in range(3):
+        sample = space.sample()
+        rows.write(turn % 2, sample, {})
+        for path, x in spaces.flatten(sample).items():
+            np.testing.assert_array_equal(rows.arrays[path][turn % 2], x)
 
 
 @QUICK
