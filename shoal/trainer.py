@@ -80,8 +80,8 @@ class Trainer:
         self._updates: Iterator[Any] | None = None
         self._mark()
 
-    def _start(self) -> None:
-        """First moments for the normalisation, where it is wanted and nothing is known yet."""
+    def _start(self) -> Iterator[Any]:
+        """The plan's updates; before them, the first moments where normalisation has none yet."""
         rollout = self.config.rollout
         if (rollout.normalise_obs or rollout.scale_reward) and not self.run.moments:
             for sample in self.fleet.map("probe", PROBE_STEPS):
@@ -89,17 +89,19 @@ class Trainer:
                 self.run.counters.env_steps += sample.env_steps
                 self.run.counters.agent_steps += sample.env_steps
                 self.run.counters.dropped_steps += sample.env_steps
+            self.run.fragments += 1
         self.learner.set_aux(self.run.normalisation())
-        self._updates = self.config.plan.run(self.fleet, self.learner, self.run)
+        self._mark()
+        updates: Iterator[Any] = self.config.plan.run(self.fleet, self.learner, self.run)
+        return updates
 
     def train(self) -> Report:
         """Train for at least 2,000 env steps and one update; the report of it, a flat dict."""
         start, before = perf_counter(), self.run.counters.env_steps
-        if self._updates is None:
-            self._start()
-        assert self._updates is not None
         while True:
             try:
+                if self._updates is None:
+                    self._updates = self._start()
                 update = next(self._updates)
             except BaseException:
                 self._rollback()
@@ -113,8 +115,7 @@ class Trainer:
 
     def _mark(self) -> None:
         """Remember this moment between two updates, as the one to fall back to."""
-        self._boundary = self.run.get_state()
-        self._version = self.learner.version
+        self._boundary = self.run.get_state(), self.learner.version
 
     def _rollback(self) -> None:
         """Back to the last whole update, after an interruption or an error amid the next one.
@@ -122,8 +123,9 @@ class Trainer:
         The plan's generator is spent; a later call starts a new one from here.
         """
         self._updates = None
-        self.run.set_state(self._boundary)
-        self.learner.rollback(self._version)
+        state, version = self._boundary
+        self.run.set_state(state)
+        self.learner.rollback(version)
         self.fleet.map("rollback", self.run.fragments)
 
     def stopped_by(self) -> str | None:
@@ -197,7 +199,7 @@ class Trainer:
         """
         state, meta = checkpoint.load(Path(path))
         config = saved_config(path, meta, env=env, network=network)
-        config = replace(route(config, fields), learner=meta["learner"])
+        config = route(replace(config, learner=meta["learner"]), fields)
         trainer = cls(config, env if callable(env) else None)
         if trainer.spaces.to_json() != meta["spaces"]:
             raise CheckpointError(
@@ -217,6 +219,8 @@ class Trainer:
         self.recorder.set_state(state["recorder"])
         if len(state["workers"]) == self.fleet.size:
             self.fleet.restore(state["workers"])
+        else:  # other workers, which have sampled nothing yet
+            self.run.fragments = 0
         self._mark()
         self._updates = None
 

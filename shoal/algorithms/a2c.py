@@ -41,6 +41,7 @@ class A2C:
     network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
 
     whole_episodes = False
+    stops_early = False
     needs = frozenset({"on-policy"})
 
     def __post_init__(self) -> None:

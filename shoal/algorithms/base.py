@@ -42,6 +42,10 @@ class Algorithm(Protocol):
         """Whether a fragment must hold whole episodes (Monte Carlo returns without a critic)."""
 
     @property
+    def stops_early(self) -> bool:
+        """Whether ``loss`` returns a metric "stop"."""
+
+    @property
     def needs(self) -> frozenset[str]:
         """What the algorithm asks of a plan: "on-policy", "replay", ...; checked before a run."""
 

@@ -39,6 +39,7 @@ class PG:
     network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
 
     whole_episodes = True
+    stops_early = False
     needs = frozenset({"on-policy"})
 
     def __post_init__(self) -> None:

@@ -127,6 +127,10 @@ class PPO:
         }
 
     @property
+    def stops_early(self) -> bool:
+        return self.target_kl is not None
+
+    @property
     def optimiser(self) -> Optimiser:
         return Optimiser("adam", eps=self.adam_eps, clip_norm=self.max_grad_norm)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -57,12 +56,11 @@ class LocalFleet:
         return [getattr(worker, verb)(*args) for worker in self._workers]
 
     def stream(self, verb: str, *args: Any, in_flight: int = 1) -> Iterator[tuple[int, Any]]:
-        waiting = deque((i, n) for n in range(in_flight) for i in range(self.size))
-        while True:
-            index, n = waiting.popleft()
-            if index < self.size:
-                yield index, getattr(self._workers[index], verb)(*args)
-                waiting.append((index, n))
+        index = 0
+        while self.size:  # in turn; a call waits for nobody, however many may be in flight
+            index %= self.size
+            yield index, getattr(self._workers[index], verb)(*args)
+            index += 1
 
     def broadcast(self, weights: Mapping[str, ndarray], version: int) -> None:
         self._weights = weights, version

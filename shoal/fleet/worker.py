@@ -77,14 +77,13 @@ class Worker:
 
     def sample(self) -> Sample:
         """Sample one fragment with the current weights and postprocess it."""
-        if self._restore is not None:
-            self.set_state(self._restore)
-        self._before = self._state()
-        self.fragments += 1
+        self._begin()
         algorithm, rollout = self.config.algorithm, self.config.rollout
         if algorithm.whole_episodes:
             self._start()
-        trajectory, times = self._collect(rollout.fragment_length, algorithm.whole_episodes)
+        trajectory, env_steps, times = self._collect(
+            rollout.fragment_length, algorithm.whole_episodes
+        )
         start = perf_counter()
         episodes = self._account(trajectory)
         moments = self._moments(trajectory)
@@ -93,7 +92,6 @@ class Worker:
             trajectory.reward = np.clip(trajectory.reward / std, -REWARD_CLIP, REWARD_CLIP)
         batch = algorithm.postprocess(self.model, self.weights, trajectory)
         times["postprocess"] = perf_counter() - start
-        env_steps = int(np.count_nonzero(trajectory.valid))
         trained = int(np.count_nonzero(batch["mask"]))
         return Sample(batch, env_steps, trained, self.version, episodes, moments, times)
 
@@ -102,18 +100,29 @@ class Worker:
 
         Without them the first fragment would be seen through a normalisation that knows nothing.
         """
-        trajectory, times = self._collect(env_steps, False, policy=False)
-        sampled = int(np.count_nonzero(trajectory.valid))
+        self._begin()
+        trajectory, sampled, times = self._collect(env_steps, False, policy=False)
         moments = self._moments(trajectory)
         self._start()
         return Sample({}, sampled, 0, self.version, [], moments, times)
 
+    def _begin(self) -> None:
+        """A new fragment: what ``rollback`` returns to is what is now."""
+        if self._restore is not None:
+            self.set_state(self._restore)
+        self._before = self._state()
+        self.fragments += 1
+
     def _collect(
         self, length: int, whole_episodes: bool, policy: bool = True
-    ) -> tuple[Trajectory, dict[str, float]]:
-        """Step every slot ``length`` times; for whole episodes, then on until each has ended."""
+    ) -> tuple[Trajectory, int, dict[str, float]]:
+        """Step every slot ``length`` times; for whole episodes, then on until each has ended.
+
+        Returns the trajectory, the transitions that happened and the seconds they took. A slot that
+        is done while others go on is stepped along: that is counted, though not valid.
+        """
         model, act, env = self.model, self.config.algorithm.act, self.env
-        slots, t = env.slots, 0
+        slots, t, beyond = env.slots, 0, 0
         obs: dict[str, list[ndarray]] = {path: [x.copy()] for path, x in self.obs.items()}
         actions, rewards, flags, valids, finals = [], [], [], [], []
         running = np.ones(slots, bool)  # slots whose episodes are still wanted
@@ -146,6 +155,8 @@ class Worker:
                 finals.append((t, which.copy(), {path: x.copy() for path, x in last.items()}))
             t += 1
             if whole_episodes and t >= length:
+                happened = slots if step.valid is None else np.count_nonzero(step.valid)
+                beyond += int(happened - np.count_nonzero(valid))
                 running &= ~(step.terminated | step.truncated)
         self.obs = {path: x[-1] for path, x in obs.items()}
         stacked = {path: np.stack(x) for path, x in obs.items()}
@@ -166,7 +177,8 @@ class Worker:
             },
             version=self.version,
         )
-        return trajectory, {"env": env_time, "act": act_time}
+        happened = int(np.count_nonzero(trajectory.valid)) + beyond
+        return trajectory, happened, {"env": env_time, "act": act_time}
 
     def _account(self, trajectory: Trajectory) -> list[tuple[float, int]]:
         """Returns and lengths of the episodes that ended in this fragment, in order of time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from shoal.algorithms.base import Algorithm, Model, Params
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, ShoalError
 from shoal.nets import Network
 from shoal.trajectory import Batch, ndarray, select
 
@@ -131,7 +132,16 @@ class Holder:
         self._now = State(params, optimiser, aux, state["version"], state["gradient_steps"])
         self._past = self._now
 
-    def _commit(self, params: Params, optimiser: Params, steps: int) -> None:
+    def _commit(self, params: Params, optimiser: Params, steps: int, *seen: float) -> None:
+        """Take over an update, unless the loss or gradient norm ``seen`` in it is not finite."""
+        if not all(map(math.isfinite, seen)):
+            raise ShoalError(
+                f"training has diverged: the loss or its gradient is not finite in update "
+                f"{self.version + 1}",
+                f"{type(self.algorithm).__name__}, after {self.gradient_steps} gradient steps",
+                "lower algorithm.lr, or clip or normalise more: rewards or observations may be "
+                "large (rollout.scale_reward, rollout.normalise_obs)",
+            )
         now = self._now
         self._past = now
         self._now = State(params, optimiser, now.aux, now.version + 1, now.gradient_steps + steps)

@@ -57,7 +57,9 @@ class JaxLearner(Holder):
             now.params, now.optimiser, self._with(hyper), batch, indices
         )
         metrics = dict(zip(self._names, np.asarray(values).tolist(), strict=True))
-        self._commit(params, opt, round(metrics["gradient_steps"]))
+        self._commit(
+            params, opt, round(metrics["gradient_steps"]), metrics["loss"], metrics["grad_norm"]
+        )
         return metrics
 
     def gradients(
@@ -71,7 +73,7 @@ class JaxLearner(Holder):
         params, opt, norm = self._apply(
             now.params, dict(gradients), now.optimiser, np.float32(hyper["lr"])
         )
-        self._commit(params, opt, 1)
+        self._commit(params, opt, 1, float(norm))
         return float(norm)
 
     def _with(self, hyper: Mapping[str, float]) -> Params:
@@ -94,6 +96,8 @@ class JaxLearner(Holder):
         import jax
         import jax.numpy as jnp
 
+        may_stop = self.algorithm.stops_early
+
         def step(carry: Any, index: Any) -> tuple[Any, Any]:
             params, opt, stopped = carry
             grads, metrics = self._differentiate(params, aux, minibatch(batch, index))
@@ -107,9 +111,6 @@ class JaxLearner(Holder):
                     lambda old, new: jnp.where(stopped, old, new), (params, opt), (new, new_opt)
                 )
             return (new, new_opt, stopped), (metrics, ~stopped)
-
-        shapes = jax.eval_shape(self._differentiate, params, aux, batch)[1]
-        may_stop = "stop" in shapes
 
         def guarded(carry: Any, index: Any) -> tuple[Any, Any]:
             """Once stopped, the remaining steps cost nothing."""
