@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def agree(a: Moments, b: Moments, tol: float = 1e-9) -> None:
 
 @settings(deadline=None, max_examples=200)
 @given(parts, st.randoms(use_true_random=False))
-def test_merging_parts_is_one_pass_in_any_order_and_grouping(parts: list, random: object) -> None:
+def test_merging_parts_is_one_pass_in_any_order_and_grouping(parts: list[Any], random: Any) -> None:
     whole = Moments.of(np.concatenate(parts))
     each = [Moments.of(part) for part in parts]
     agree(reduce(Moments.merge, each), whole)
