@@ -1,0 +1,395 @@
+"""The command line: ``shoal train``, ``resume``, ``evaluate``, ``plot`` and ``systems``.
+
+argparse reads the few fixed options. Every other ``--group.name value`` is a setting of the run's
+configuration, so that an algorithm's new field is an option at once. Little is imported before it
+is known what to do.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shoal import __version__
+from shoal.errors import ConfigError, ShoalError, describe
+from shoal.options import Pairs, Parser, flag, help_wanted, settings, settings_help, unknown
+
+if TYPE_CHECKING:
+    from shoal.config import Config
+    from shoal.trainer import Trainer
+
+DEFAULT_STEPS = 1_000_000  # env steps of a run that was given no stop
+_LASTING = (  # what a run that goes on can no longer change
+    "seed",
+    "learner",
+    "algorithm.network",
+    "rollout.envs_per_worker",
+    "rollout.normalise_obs",
+    "rollout.scale_reward",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Errors are told on stderr, without a traceback."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with warnings.catch_warnings():
+            return _dispatch(given)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        from shoal.console import silence
+
+        silence()
+        return 141  # as a program that SIGPIPE ended
+    except ConfigError as error:
+        error.where = error.where or shlex.join(["shoal", *given])
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except ShoalError as error:
+        told = describe(error)
+        if error.where is None and "\nYour code" not in told:
+            error.where = shlex.join(["shoal", *given])
+            told = describe(error)
+        print(f"error: {told.removeprefix(type(error).__name__ + ': ')}", file=sys.stderr)
+        return error.exit_code
+    except (Exception, SystemExit) as error:
+        print(f"error: {describe(error)}", file=sys.stderr)
+        return 1
+
+
+def _dispatch(given: list[str]) -> int:
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if given else 2
+    name, *rest = given
+    if name in ("--version", "-V"):
+        print(f"shoal {__version__}")
+        return 0
+    if name not in _COMMANDS:
+        raise unknown(f"there is no command {name!r}", name, list(_COMMANDS), "shoal --help")
+    parser, command, _ = _COMMANDS[name]
+    return command(parser(), rest)
+
+
+def _usage() -> str:
+    lines = [f"  shoal {name:<9} {what}" for name, (_, _, what) in _COMMANDS.items()]
+    return "\n".join(
+        [
+            "Distributed reinforcement learning: every system is an algorithm under a plan.",
+            "",
+            *lines,
+            "",
+            "shoal COMMAND --help tells more of each. A first run:",
+            "  shoal train CartPole-v1 --system ppo --stop-return 475",
+        ]
+    )
+
+
+# ------------------------------------------------------------------ train and resume
+
+
+def _train_parser() -> Parser:
+    parser = Parser(
+        "shoal train",
+        "ENV --system NAME [options] [--algorithm.lr 1e-3 ...]",
+        "Train an agent; what it learns and how is kept in a run folder.",
+    )
+    parser.option(
+        "env", metavar="ENV", nargs="?", help="a Gymnasium id, module:Class or module:function"
+    )
+    parser.option("--system", metavar="NAME", help="what learns: `shoal systems` lists them")
+    parser.option("--seed", metavar="N", help="of everything random (default 0)")
+    parser.option("--workers", metavar="N", help="processes that sample; 0: this one (default)")
+    parser.option("--learner", metavar="jax|torch|auto", help="what differentiates (default auto)")
+    _stops(parser)
+    parser.option("--out", metavar="DIR", help="run folder (default runs/SYSTEM-ENV-SEED-TIME)")
+    parser.option("--config", metavar="FILE", help="settings in YAML or JSON, as in a config.json")
+    parser.option("--tuned", action="store_true", help="start from settings that do well here")
+    return parser
+
+
+def _stops(parser: Parser) -> None:
+    parser.option("--stop-return", metavar="X", help="stop at this mean return of 100 episodes")
+    parser.option("--stop-steps", metavar="N", help="stop after so many env steps")
+    parser.option("--stop-seconds", metavar="S", help="stop after so many seconds")
+
+
+def _train(parser: Parser, argv: list[str]) -> int:
+    from shoal import folder as folders
+    from shoal import run
+    from shoal.console import create
+    from shoal.trainer import Trainer
+
+    if help_wanted(parser, argv):
+        words = " ".join(argv).replace("=", " ").split()
+        given = [b for a, b in pairwise(words) if a == "--system"]
+        print("\n" + settings_help(given[0] if given else "ppo"))
+        return 0
+    args, pairs = parser.read(argv)
+    config, default_stop = _new_config(parser, args, pairs)
+    folder = folders.claim(Path(args.out)) if args.out else folders.claim_new(_default_out(config))
+    _quiet()
+    console = create()
+    try:
+        trainer = Trainer(config)
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()
+        raise
+    with trainer, folders.locked(folder):
+        console.say(run.header(trainer, folder, default_stop))
+        return run.train(trainer, folder, console)
+
+
+def _new_config(parser: Parser, args: Any, pairs: Pairs) -> tuple[Config, bool]:
+    """The configuration of a new run, and whether its stop is the default one.
+
+    Later ones win: the system's defaults, tuned settings, --config, options.
+    """
+    from dataclasses import replace
+
+    from shoal.config import Stop, load_file, merge, route
+    from shoal.systems import default_config, refuse_impossible, tuned
+
+    nested = load_file(args.config) if args.config else {}
+    nested.pop("shoal", None)  # the version that wrote a config.json
+    system, env = nested.pop("system", None), nested.pop("env", None)
+    system, env = args.system or system, args.env or env
+    if system is None:
+        fix = "name one, for example --system ppo (`shoal systems` lists them)"
+        raise ConfigError("no system was given", args.config, fix)
+    if env is None:
+        fix = "name one, for example: shoal train CartPole-v1 --system ppo"
+        raise ConfigError("no environment was given", args.config, fix)
+    config = default_config(system, env)
+    fields = settings(parser, args, pairs, config)
+    if args.tuned:
+        config = merge(config, tuned(system, str(env)), "tuned.yaml")
+    config = route(merge(config, nested, args.config), fields)
+    default_stop = config.stop == Stop()
+    if default_stop:
+        config = replace(config, stop=Stop(env_steps=DEFAULT_STEPS))
+    refuse_impossible(config)
+    return config, default_stop
+
+
+def _default_out(config: Config) -> Path:
+    from shoal.config import to_dict
+
+    env = config.env if isinstance(config.env, str) else to_dict(config.env).get("id", "env")
+    plain = re.sub(r"[^\w.]+", "-", str(env))
+    return Path("runs", f"{config.system}-{plain}-{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def _resume_parser() -> Parser:
+    parser = Parser(
+        "shoal resume",
+        "DIR [options] [--algorithm.lr 1e-4 ...]",
+        "Go on with a run from its newest checkpoint, as if it had never stopped. Settings that "
+        "are given change it, a later stop for example.",
+    )
+    parser.option("folder", metavar="DIR", help="run folder, or one checkpoint in it")
+    parser.option("--env", metavar="ENV", help="its environment again, where that is module:name")
+    parser.option("--workers", metavar="N", help="processes that sample; 0: this one")
+    _stops(parser)
+    return parser
+
+
+def _resume(parser: Parser, argv: list[str]) -> int:
+    from shoal import folder as folders
+    from shoal import run
+    from shoal.console import create
+    from shoal.policy import saved_config
+    from shoal.trainer import Trainer
+
+    if help_wanted(parser, argv):
+        return 0
+    args, pairs = parser.read(argv)
+    path, folder, meta = folders.find(args.folder)
+    if folder is None:
+        fix = f'go on in Python: shoal.Trainer.restore("{path}")'
+        raise ConfigError("this checkpoint is in no run folder", str(path), fix)
+    env = folders.environment(path, meta, args.env, "resume")
+    fields: dict[str, Any] = dict(settings(parser, args, pairs, saved_config(path, meta, env=env)))
+    for name in fields:
+        if name.startswith(_LASTING):
+            fix = "start a new run with it: shoal train"
+            raise ConfigError(f"--{flag(name)} cannot change when a run goes on", None, fix)
+    _quiet()
+    with folders.locked(folder), Trainer.restore(path, env, **fields) as trainer:
+        _refuse_met(trainer, folder)
+        console = create()
+        console.say(run.header(trainer, folder))
+        kept = folders.take_up(folder, path, trainer.run.counters.env_steps)
+        return run.train(trainer, folder, console, kept)
+
+
+def _refuse_met(trainer: Trainer, folder: Path) -> None:
+    """Raise ConfigError when a stop condition holds already, with the one to raise."""
+    met, stop = trainer.stopped_by(), trainer.config.stop
+    if met is None:
+        return
+    steps, seconds = trainer.run.counters.env_steps, trainer.recorder.wall_s
+    what, later = {
+        "return": (f"return {stop.return_mean}", f"--stop-return none --stop-steps {2 * steps}"),
+        "steps": (f"{stop.env_steps} env steps", f"--stop-steps {2 * steps}"),
+        "seconds": (f"{stop.seconds} seconds", f"--stop-seconds {2 * math.ceil(seconds)}"),
+    }[met]
+    fix = f"stop later: shoal resume {shlex.quote(str(folder))} {later}"
+    raise ConfigError(f"the run has met its stop already: {what}", str(folder), fix)
+
+
+# ------------------------------------------------------------------ evaluate, plot, systems
+
+
+def _evaluate_parser() -> Parser:
+    parser = Parser(
+        "shoal evaluate",
+        "DIR [options]",
+        "Run whole episodes with what a run has learned; the result also goes to "
+        "evaluation.json in its folder.",
+    )
+    parser.option("folder", metavar="DIR", help="run folder, or one checkpoint in it")
+    parser.option("--episodes", metavar="N", type=int, default=10, help="how many (default 10)")
+    parser.option("--seed", metavar="N", type=int, help="episode i starts from seed N + i")
+    parser.option("--explore", action="store_true", help="sample actions instead of the likeliest")
+    parser.option("--video", metavar="FILE", type=Path, help="film them: .mp4 or .gif")
+    parser.option("--env", metavar="ENV", help="its environment again, where that is module:name")
+    return parser
+
+
+def _evaluate(parser: Parser, argv: list[str]) -> int:
+    from shoal import folder as folders
+    from shoal.checkpoint import blame
+    from shoal.evaluation import evaluate
+    from shoal.policy import load, saved_config
+
+    if help_wanted(parser, argv):
+        return 0
+    args, _ = parser.read(argv, settings=False)
+    if args.episodes < 1:
+        raise ConfigError(f"--episodes is {args.episodes}", None, "run at least 1")
+    if args.video is not None and args.video.suffix not in (".mp4", ".gif"):
+        fix = f"--video {args.video.with_suffix('.mp4')}"
+        raise ConfigError(f"--video is {args.video}, but is written as .mp4 or .gif", None, fix)
+    path, folder, meta = folders.find(args.folder)
+    env = folders.environment(path, meta, args.env, "evaluate")
+    config = saved_config(path, meta, env=env)
+    seed = config.seed + 1_000_003 if args.seed is None else args.seed  # not the training ones
+    _quiet()
+    result = evaluate(
+        load(path),
+        env,
+        args.episodes,
+        seed=seed,
+        env_kwargs=config.rollout.env_kwargs,
+        explore=args.explore,
+        video=args.video,
+    )
+    print(
+        f"{config.system} on {config.env}, {args.episodes} episodes: "
+        f"return {result['return_mean']:.1f} +- {result['return_std']:.1f} "
+        f"(min {result['return_min']:.1f}, max {result['return_max']:.1f}), "
+        f"length {result['length_mean']:.1f} env steps"
+    )
+    if args.video is not None:
+        frames = round(result["length_mean"] * args.episodes)
+        print(f"video: {args.video}, {frames:,} frames")
+    with blame(path):
+        env_steps = meta["counters"]["env_steps"]
+    about = {"seed": seed, "explore": args.explore, "env_steps": env_steps}
+    if folder is not None:
+        folders.write_json(folder / folders.EVALUATION, result | about)
+    return 0
+
+
+def _plot_parser() -> Parser:
+    parser = Parser(
+        "shoal plot",
+        "DIR... -o FILE",
+        "Draw the returns of runs against env steps and against seconds. Runs that differ in "
+        "their seed only are one line: their mean and its 95 % interval.",
+    )
+    parser.option("folders", metavar="DIR", nargs="+", type=Path, help="run folders")
+    parser.option(
+        "-o", "--out", metavar="FILE", type=Path, required=True, help="picture: .png, .pdf or .svg"
+    )
+    return parser
+
+
+def _plot(parser: Parser, argv: list[str]) -> int:
+    from shoal.plot import plot
+
+    if help_wanted(parser, argv):
+        return 0
+    args, _ = parser.read(argv, settings=False)
+    for line in plot(args.folders, args.out):
+        print(line)
+    print(f"drawn: {args.out}")
+    return 0
+
+
+def _systems_parser() -> Parser:
+    return Parser("shoal systems", "", "What there is, and which algorithm runs under which plan.")
+
+
+def _systems(parser: Parser, argv: list[str]) -> int:
+    from shoal.systems import SYSTEMS, matrix
+
+    if help_wanted(parser, argv):
+        return 0
+    parser.read(argv, settings=False)
+    rows = [
+        (row.name, type(row.algorithm).__name__, type(row.plan).__name__, row.source)
+        for row in SYSTEMS.values()
+    ]
+    print(_table(("system", "algorithm", "plan", "source"), rows))
+    pairs = [
+        (algorithm, plan, f"refused: {reason}" if reason else f"runs: {name}" if name else "runs")
+        for algorithm, plan, name, reason in matrix()
+    ]
+    print("\n" + _table(("algorithm", "under the plan", ""), pairs))
+    return 0
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    ruled = [head, tuple("-" * width for width in widths), *rows]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in ruled
+    )
+
+
+def _quiet() -> None:
+    """Silence what third parties say to each other: nothing that a user could act on."""
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    import gymnasium  # noqa: F401  (it sets a filter of its own, which the next line overrules)
+
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"gymnasium\.")
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated", module=r"pygame\.")
+
+
+_COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[Parser, list[str]], int], str]] = {
+    "train": (_train_parser, _train, "train an agent on an environment"),
+    "resume": (_resume_parser, _resume, "go on with a run from its checkpoint"),
+    "evaluate": (_evaluate_parser, _evaluate, "run episodes with what it learned, and film them"),
+    "plot": (_plot_parser, _plot, "draw the returns of runs"),
+    "systems": (_systems_parser, _systems, "list what there is, and what runs under what"),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""A run folder: what is in it, who may write to it, and how a run that goes on finds it.
+
+::
+
+    config.json      the configuration, and the version of Shoal
+    progress.jsonl   one report a line
+    events.out...    the same for TensorBoard
+    checkpoint/      numbered by env steps; see ``shoal.checkpoint``
+    summary.json     how the run ended; missing while it runs, or when it was killed
+    evaluation.json  what ``shoal evaluate`` last found
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from shoal import __version__, checkpoint
+from shoal.errors import ConfigError, ShoalError, cut
+from shoal.events import EventWriter
+
+Report = dict[str, Any]
+CONFIG, PROGRESS, SUMMARY = "config.json", "progress.jsonl", "summary.json"
+EVALUATION, CHECKPOINT = "evaluation.json", "checkpoint"
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run was begun there."""
+    return (folder / CONFIG).is_file() or (folder / CHECKPOINT).is_dir()
+
+
+def claim(folder: Path) -> Path:
+    """Make the folder of a new run. Raises ConfigError where it cannot be, or is not empty."""
+    fix = "give another --out"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            if is_run(folder):
+                resume = f"shoal resume {shlex.quote(str(folder))}"
+                fix += f", or go on with the run that is there: {resume}"
+            raise ConfigError("the output folder is not empty", str(folder), fix)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        what = f"the output folder cannot be written: {reason}"
+        raise ConfigError(what, str(folder), fix) from error
+    return folder
+
+
+def claim_new(folder: Path) -> Path:
+    """``folder``, or where it is taken the first free of folder-2, folder-3, ...; made."""
+    name, n = folder.name, 1
+    while folder.exists():
+        n += 1
+        folder = folder.with_name(f"{name}-{n}")
+    return claim(folder)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """No other process trains in this folder meanwhile. Raises ConfigError when one does already.
+
+    The operating system takes the lock back however this process ends.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                "another process is training in this folder", str(folder), "wait for its end"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    _write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Write config.json, unless it says the same already; whether it did not."""
+    new = {"shoal": __version__, **config}
+    path = folder / CONFIG
+    changed = bool(_read_json(path) != new)
+    if changed:
+        write_json(path, new)
+    return changed
+
+
+def _read_json(path: Path) -> Any:
+    """What the file holds; None where there is no such file, or none that can be understood."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def read_progress(folder: Path) -> list[Report]:
+    """The reports of a run; a line that a kill cut off is not one.
+
+    Raises ShoalError where there is no such file, or a line of it cannot be understood.
+    """
+    path = folder / PROGRESS
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        what = f"this is no run folder: {PROGRESS} cannot be read ({reason})"
+        raise ShoalError(what, str(folder), "give the folder of a run") from error
+    reports = []
+    for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is cut off
+        try:
+            report = json.loads(line)
+            if not {"env_steps", "wall_s", "return_mean"} <= report.keys():
+                raise ValueError("no report of a run")
+        except (ValueError, AttributeError) as error:
+            what = f"a report cannot be understood: {error}"
+            raise ShoalError(what, f"{path}:{number}", "delete that line") from error
+        reports.append(report)
+    return reports
+
+
+def take_up(folder: Path, checkpoint: Path, env_steps: int) -> list[Report]:
+    """Drop the reports of what came after the checkpoint at ``env_steps``; returns the others.
+
+    ``checkpoint`` is the run folder, or one checkpoint in it that is not the newest: the newer ones
+    are then put aside, since the run takes another course from here.
+    """
+    if checkpoint.parent.name == CHECKPOINT:
+        for other in checkpoint.parent.glob("[0-9]*"):
+            if int(other.name) > int(checkpoint.name):
+                os.replace(other, other.with_name(f"aside-{other.name}-{time.time_ns()}"))
+    path = folder / PROGRESS
+    if not path.exists():
+        return []
+    kept = [report for report in read_progress(folder) if report["env_steps"] <= env_steps]
+    _write(path, "".join(map(_line, kept)))
+    return kept
+
+
+def _line(report: Mapping[str, Any]) -> str:
+    return json.dumps(finite(report)) + "\n"
+
+
+def finite(report: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows neither NaN nor infinity: null stands for them."""
+    return {
+        k: None if isinstance(x, float) and not math.isfinite(x) else x for k, x in report.items()
+    }
+
+
+class Log:
+    """Keeps every report: in progress.jsonl and for TensorBoard."""
+
+    def __init__(self, folder: Path, purge_step: int | None) -> None:
+        self._lines: TextIO = (folder / PROGRESS).open("a", encoding="utf-8")
+        self._events = EventWriter(folder, purge_step)
+
+    def write(self, report: Report) -> None:
+        self._lines.write(_line(report))
+        self._lines.flush()
+        self._events.write(report["env_steps"], report)
+        self._events.flush()
+
+    def close(self) -> None:
+        self._lines.close()
+        self._events.close()
+
+
+def started_at(folder: Path) -> str | None:
+    """When the run began that is being resumed, where its summary says so."""
+    summary = _read_json(folder / SUMMARY)  # a run that was killed left none
+    return summary.get("started") if isinstance(summary, dict) else None
+
+
+def find(given: str) -> tuple[Path, Path | None, dict[str, Any]]:
+    """What was named, the run folder that it belongs to (if any), and the checkpoint's meta."""
+    path = Path(given)
+    if (path / CONFIG).is_file() and not (path / CHECKPOINT).is_dir():
+        fix = f"begin it anew: shoal train --config {shlex.quote(str(path / CONFIG))}"
+        raise ConfigError("the run ended before its first checkpoint", str(path), fix)
+    meta = checkpoint.load(path)[1]
+    near = (path, *path.resolve().parents[:2])
+    return path, next((p for p in near if (p / CONFIG).is_file()), None), meta
+
+
+def environment(path: Path, meta: Mapping[str, Any], given: str | None, command: str) -> Any:
+    """The environment of a checkpoint, or the one given in its place.
+
+    A checkpoint may come from a stranger: a module that it names is imported only when the user
+    names it too. Raises ConfigError, with the command that does, where that is still to be done.
+    """
+    if given is not None:
+        return given
+    with checkpoint.blame(path):
+        env = meta["config"]["env"]
+        name = env if isinstance(env, str) else env.get("id", env.get("object"))
+        name = str(name)
+    if ":" not in name:
+        return env
+    again = shlex.join(["shoal", command, str(path), "--env", name])
+    raise ConfigError(
+        f"this run's environment is code, {cut(name, 80)}, which is imported only if you name it",
+        str(path),
+        f"if you trust it: {again}",
+    )

@@ -1,0 +1,140 @@
+"""Reading a command line: fixed options by argparse, all others as settings of a run."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from shoal.errors import ConfigError
+
+if TYPE_CHECKING:
+    from shoal.config import Config
+
+Pairs = list[tuple[str, str | None]]  # settings as given: [("algorithm.lr", "1e-3")]
+_FIELDS = {  # what the short options mean in the configuration
+    "seed": "seed",
+    "workers": "rollout.workers",
+    "learner": "learner",
+    "stop_return": "stop.return_mean",
+    "stop_steps": "stop.env_steps",
+    "stop_seconds": "stop.seconds",
+}
+_FLAGS = {path: "--" + name.replace("_", "-") for name, path in _FIELDS.items()}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are Shoal's, and that knows which options take a value."""
+
+    def __init__(self, prog: str, usage: str, about: str) -> None:
+        self.takes: dict[str, bool] = {}
+        super().__init__(prog, f"{prog} {usage}", about, allow_abbrev=False)
+
+    def option(self, *names: str, **kwargs: Any) -> None:
+        """``add_argument`` that remembers whether a value follows."""
+        action = self.add_argument(*names, **kwargs)
+        self.takes |= dict.fromkeys(action.option_strings, action.nargs != 0)
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, None, f"`{self.prog} --help` shows what it takes")
+
+    def read(self, argv: list[str], settings: bool = True) -> tuple[argparse.Namespace, Pairs]:
+        """The fixed options, and all others as settings.
+
+        The two are told apart before argparse looks, which would take the value of an option that
+        it does not know for the environment. Raises ConfigError for what it cannot read, and for
+        any setting where a command has none.
+        """
+        fixed, pairs, rest = [], [], list(argv)
+        while rest:
+            token = rest.pop(0)
+            name, equals, value = token.partition("=")
+            if not token.startswith("--") or token == "--" or self.takes.get(name) is False:
+                fixed.append(token)
+                continue
+            if not equals and rest and not rest[0].startswith("--"):
+                equals, value = "=", rest.pop(0)
+            if name in self.takes:
+                fixed.append(name + equals + value)
+            else:
+                pairs.append((name[2:], value if equals else None))
+        if pairs and not settings:
+            raise self.unknown(pairs[0][0], [])
+        return self.parse_args(fixed), pairs
+
+    def unknown(self, name: str, paths: list[str]) -> ConfigError:
+        """The error for an option that is neither fixed nor one of these settings."""
+        known = [option[2:] for option in self.takes if option.startswith("--")]
+        what = f"there is no option --{name}"
+        return unknown(what, name, [*known, *map(flag, paths)], f"{self.prog} --help", "--")
+
+
+def unknown(what: str, name: str, known: list[str], listing: str, prefix: str = "") -> ConfigError:
+    """The error for a word that is none of those known, with the nearest of them."""
+    from shoal.config import nearest
+
+    close = nearest(name, known)
+    hint = f"did you mean {prefix}{close}? " if close else ""
+    return ConfigError(what, None, f"{hint}`{listing}` lists what there is")
+
+
+def flag(path: str) -> str:
+    """A setting's name as an option: algorithm.lambda_ is algorithm.lambda."""
+    return path.rstrip("_").replace("_", "-")
+
+
+def settings(
+    parser: Parser, args: argparse.Namespace, pairs: Pairs, config: Config
+) -> dict[str, str]:
+    """Short options and settings by their whole names in the configuration."""
+    from shoal.config import arguments
+
+    short = {path: getattr(args, name, None) for name, path in _FIELDS.items()}
+    found = {path: value for path, value in short.items() if value is not None}
+    known = {a.name: a for a in arguments(config) if a.name not in ("system", "env")}
+    paths = list(known)
+    for name, value in pairs:
+        wanted = flag(name)
+        matches = [p for p in paths if flag(p) == wanted]
+        matches = matches or [p for p in paths if flag(p).rpartition(".")[2] == wanted]
+        if not matches:
+            raise parser.unknown(name, paths)
+        if len(matches) > 1:
+            several = " or ".join(f"--{flag(path)}" for path in matches)
+            raise ConfigError(f"--{name} could be {several}", None, "write the whole name")
+        if matches[0] in found:
+            also = f" ({_FLAGS[matches[0]]} is the same)" if matches[0] in _FLAGS else ""
+            raise ConfigError(f"--{name} is given twice{also}", None, "give it once")
+        accepted = known[matches[0]].annotation
+        if value is None and "true" not in accepted:
+            raise ConfigError(f"--{name} needs a value", None, f"it accepts: {accepted}")
+        found[matches[0]] = "true" if value is None else value
+    return found
+
+
+def help_wanted(parser: Parser, argv: list[str]) -> bool:
+    """Print the fixed part of a command's help, where it is asked for."""
+    wanted = "-h" in argv or "--help" in argv
+    if wanted:
+        print(parser.format_help().rstrip())
+    return wanted
+
+
+def settings_help(system: str) -> str:
+    """Every setting of a system, one a line, with its default and what it accepts."""
+    from shoal.config import arguments, to_dict
+    from shoal.systems import default_config
+
+    lines = [f"settings of {system}, with their defaults (--system NAME shows another's):"]
+    for argument in arguments(default_config(system, "")):
+        if argument.name not in ("system", "env", *_FLAGS):
+            default = text(to_dict(argument.default))
+            about = f"{argument.help}  [{argument.annotation}]".strip()
+            lines.append(f"  --{flag(argument.name):<30} {default:<8} {about}")
+    return "\n".join(lines)
+
+
+def text(value: Any) -> str:
+    """A value as one would type it."""
+    if isinstance(value, list):
+        return ",".join(map(text, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -1,0 +1,209 @@
+"""Returns of runs as a picture: against env steps, and against seconds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.errors import ShoalError
+from shoal.folder import CONFIG, read_progress
+
+ndarray = npt.NDArray[Any]
+POINTS = 200  # of a line that is a mean over seeds
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DASHES = ("-", "--", ":", "-.")
+_INCIDENTAL = ("shoal", "seed", "stop", "checkpointing")  # settings in which equal runs may differ
+# 97.5 % points of Student's t for 1, 2, ... degrees of freedom; beyond the last, by expansion.
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+@dataclass(frozen=True)
+class Line:
+    """Return against one kind of progress, of one run or as the mean of several."""
+
+    x: ndarray  # [P] float64, ascending: env steps, or seconds
+    mean: ndarray  # [P] float64
+    low: ndarray | None = None  # [P] 95 % confidence interval of the mean; None of a single run
+    high: ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What is drawn of runs that are alike but for their seeds."""
+
+    label: str
+    steps: Line
+    seconds: Line
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run's curve: equally long arrays without the reports that had no return yet."""
+
+    config: Mapping[str, Any]
+    steps: ndarray
+    seconds: ndarray
+    returns: ndarray
+
+
+def plot(folders: Sequence[Path], out: Path) -> list[str]:
+    """Draw the runs into the file ``out``; returns one line of text for each line drawn.
+
+    Raises ShoalError for a folder that is no run or has no returns yet, and for a file that cannot
+    be written.
+    """
+    curves = gather(folders)
+    suffixes = (".png", ".pdf", ".svg")
+    if out.suffix not in suffixes:
+        what = f"a picture ends in {', '.join(suffixes)}, not {out.suffix or 'nothing'!r}"
+        raise ShoalError(what, str(out), f"write to {out.with_suffix('.png')}")
+    figure = _figure(curves)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out)
+    except OSError as error:
+        what = f"the picture cannot be written: {error.strerror or error}"
+        raise ShoalError(what, str(out), "give another -o FILE") from error
+    return [
+        f"{curve.label}: return {curve.steps.mean[-1]:.1f} at {curve.steps.x[-1]:,.0f} env steps"
+        for curve in curves
+    ]
+
+
+def gather(folders: Sequence[Path]) -> list[Curve]:
+    """The lines to draw, in the order of the folders; runs that differ by seed only are one."""
+    groups: dict[str, list[_Run]] = {}
+    for folder in dict.fromkeys(folders):
+        run = _read(folder)
+        settings = {k: v for k, v in run.config.items() if k not in _INCIDENTAL}
+        groups.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
+    curves = []
+    for runs, label in zip(groups.values(), _labels(list(groups.values())), strict=True):
+        steps = _line([(run.steps, run.returns) for run in runs])
+        seconds = _line([(run.seconds, run.returns) for run in runs])
+        curves.append(Curve(label, steps, seconds))
+    return curves
+
+
+def _read(folder: Path) -> _Run:
+    reports = [r for r in read_progress(folder) if r["return_mean"] is not None]
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if not {"system", "env", "seed"} <= config.keys():
+            raise ValueError("it lacks system, env or seed")
+    except (OSError, ValueError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        what = f"this is no run folder: {CONFIG} cannot be read ({reason})"
+        raise ShoalError(what, str(folder), "give the folder of a run") from error
+    if not reports:
+        what = "this run has no returns to draw: no episode has ended yet"
+        raise ShoalError(what, str(folder), "let it train for longer, or leave it out")
+    columns = [
+        np.array([r[k] for r in reports], float) for k in ("env_steps", "wall_s", "return_mean")
+    ]
+    return _Run(config, *columns)
+
+
+def _line(curves: Sequence[tuple[ndarray, ndarray]]) -> Line:
+    """The mean over runs, and its interval by Student's t, where all runs have something to say.
+
+    Runs report at different moments, so that each is interpolated linearly to a common grid, from
+    the last first report to the first last one.
+    """
+    if len(curves) == 1:
+        return Line(*curves[0])
+    start, end = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+    if start > end:
+        what = f"these {len(curves)} runs differ by seed only, but have no stretch in common"
+        raise ShoalError(what, None, "draw them apart, or let the shortest go on: shoal resume")
+    grid = np.linspace(start, end, POINTS)
+    y = np.stack([np.interp(grid, x, returns) for x, returns in curves])
+    mean, n = y.mean(0), len(curves)
+    half = _student(n - 1) * y.std(0, ddof=1) / np.sqrt(n)
+    return Line(grid, mean, mean - half, mean + half)
+
+
+def _student(df: int) -> float:
+    """The 97.5 % point of Student's t (Abramowitz and Stegun 26.7.5 beyond the table)."""
+    if df <= len(_T):
+        return _T[df - 1]
+    z = 1.959964
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / df + second / df**2 + third / df**3
+
+
+def _labels(groups: Sequence[Sequence[_Run]]) -> list[str]:
+    """System, environment and number of seeds; settings too where two lines would read alike."""
+    flat = [_flatten(runs[0].config) for runs in groups]
+    names = [
+        f"{_name(f['system'])} on {_name(runs[0].config['env'])}"
+        for f, runs in zip(flat, groups, strict=True)
+    ]
+    labels = []
+    for own, name, runs in zip(flat, names, groups, strict=True):
+        alike = [f for f, other in zip(flat, names, strict=True) if other == name]
+        keys = [k for k in own if k.partition(".")[0] not in _INCIDENTAL]
+        differing = [f"{k}={own[k]}" for k in keys if any(f.get(k) != own[k] for f in alike)]
+        seeds = {run.config["seed"] for run in runs}
+        many = f"{len(runs)} seeds" if len(seeds) == len(runs) else f"{len(runs)} runs"
+        labels.append(
+            ", ".join([name, *differing, many if len(runs) > 1 else f"seed {min(seeds)}"])
+        )
+    return labels
+
+
+def _name(env: Any) -> str:
+    """An environment's name, whichever way its configuration says it."""
+    return str(env.get("id", env.get("object", env)) if isinstance(env, dict) else env)
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= _flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _figure(curves: Sequence[Curve]) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2 + 0.22 * len(curves)), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharey=True)
+    for i, curve in enumerate(curves):
+        colour = _COLOURS[i % len(_COLOURS)]
+        dashes = _DASHES[i // len(_COLOURS) % len(_DASHES)]
+        for axes, line in ((left, curve.steps), (right, curve.seconds)):
+            label = curve.label if axes is left else None
+            axes.plot(line.x, line.mean, dashes, color=colour, linewidth=1.6, label=label)
+            if line.low is not None:
+                axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.2, linewidth=0)
+    left.set_ylabel("return, mean of the last 100 episodes")
+    left.set_xlabel("env steps")
+    right.set_xlabel("seconds")
+    left.xaxis.set_major_formatter(_count)
+    for axes in (left, right):
+        axes.grid(True, color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(x=0.02)
+        axes.set_xlim(left=0)
+    shaded = any(curve.steps.low is not None for curve in curves)
+    title = "shaded: 95 % confidence interval of the mean over seeds" if shaded else None
+    figure.legend(loc="outside lower center", frameon=False, title=title, ncols=1)
+    return figure
+
+
+def _count(value: float, position: int) -> str:
+    from shoal.console import count
+
+    return count(value)

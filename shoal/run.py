@@ -1,0 +1,289 @@
+"""A run: the loop around a trainer that shows, keeps and saves what happens."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from types import FrameType
+from typing import Any
+
+from shoal import __version__
+from shoal.config import to_dict
+from shoal.console import Console, count, duration, value
+from shoal.errors import cut
+from shoal.folder import (
+    CHECKPOINT,
+    CONFIG,
+    SUMMARY,
+    Log,
+    Report,
+    finite,
+    started_at,
+    write_config,
+    write_json,
+)
+from shoal.trainer import Trainer
+
+_PACKAGES = ("numpy", "gymnasium", "jax", "torch")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+# ------------------------------------------------------------------ signals
+
+
+class Signals:
+    """Ends a run by SIGINT, SIGTERM or SIGHUP: at once where it trains, else at the next chance.
+
+    Only inside ``interruptible`` does a signal raise KeyboardInterrupt; elsewhere it is noted, so
+    that no file is left half written. A second one says what is being waited for; a third ends the
+    process as if this class were not there (checkpoints are atomic, so that costs the newest only).
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._raising = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a background job
+                    self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """A signal raises KeyboardInterrupt in here; so does one that came before."""
+        self._raising = True
+        try:
+            if self.received is not None:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._raising = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            for each in self._before:
+                signal.signal(each, signal.SIG_DFL)
+            os.write(2, b"\nsaving the checkpoint; once more ends at once, without it\n")
+            return
+        self.received = number
+        if self._raising:
+            self._raising = False
+            raise KeyboardInterrupt
+
+
+# ------------------------------------------------------------------ the run
+
+
+def train(
+    trainer: Trainer, folder: Path, console: Console, kept: list[Report] | None = None
+) -> int:
+    """Train until a stop condition, a signal or an error ends it; returns the exit code.
+
+    ``kept`` are the reports of a run that goes on; None is a new one. Whatever ends it, there is a
+    checkpoint of the last whole update (if there was one) and a summary. An error is raised again
+    after that.
+    """
+    started = _now()
+    if kept is not None:
+        started = started_at(folder) or started
+        (folder / SUMMARY).unlink(missing_ok=True)
+    # What was taken is written down, not "auto": elsewhere that might mean another.
+    changed = write_config(folder, {**to_dict(trainer.config), "learner": trainer.framework})
+    log = Log(folder, None if kept is None else trainer.run.counters.env_steps)
+    saver = _Saver(trainer, folder, kept is not None, changed)
+    returns = [r["return_mean"] for r in kept or [] if r["return_mean"] is not None]
+    wall_s, env_steps = trainer.recorder.wall_s, trainer.run.counters.env_steps
+    with Signals() as signals:
+        console.begin(trainer.config.stop, returns[0] if returns else None, wall_s, env_steps)
+        stopped_by, failure = _loop(trainer, log, console, saver, signals)
+        console.end()
+
+        def summarise() -> None:
+            write_json(folder / SUMMARY, _summary(trainer, stopped_by, failure, started))
+
+        for what, write in (("log", log.close), ("checkpoint", saver.last), ("summary", summarise)):
+            try:
+                write()
+            except Exception as error:
+                if failure is None:
+                    stopped_by, failure = "error", error
+                else:
+                    failure.add_note(f"the {what} could not be written either: {error}")
+        console.say(_farewell(trainer, folder, stopped_by, saver.any))
+    if failure is not None:
+        raise failure
+    if stopped_by == "interrupt":
+        return 128 + (signals.received or signal.SIGINT)
+    return 0
+
+
+def _loop(
+    trainer: Trainer, log: Log, console: Console, saver: _Saver, signals: Signals
+) -> tuple[str, BaseException | None]:
+    """Reports until the end; what ended them, and the error if it was one."""
+    begun, before, recorder = perf_counter(), trainer.recorder.wall_s, trainer.recorder
+    stopped_by: str | None
+    try:
+        while (stopped_by := trainer.stopped_by()) is None:
+            with signals.interruptible():
+                report = trainer.train()
+            log.write(report)
+            console.report(report)
+            saver.due()
+            recorder.wall_s = before + perf_counter() - begun  # logging and saving take time too
+    except KeyboardInterrupt:
+        return "interrupt", None
+    except (Exception, SystemExit) as error:  # an environment may call sys.exit
+        return "error", error
+    finally:
+        recorder.wall_s = before + perf_counter() - begun
+    return stopped_by, None
+
+
+class _Saver:
+    """When to write a checkpoint, and whether there is one of this very moment already."""
+
+    def __init__(self, trainer: Trainer, folder: Path, resumed: bool, changed: bool) -> None:
+        self._trainer, self._folder = trainer, folder / CHECKPOINT
+        # A checkpoint holds the configuration too: changed, it is to be written again.
+        self._at = trainer.run.counters.env_steps if resumed and not changed else None
+        self._time, self._reports = perf_counter(), 0
+        self.any = resumed  # whether there is a checkpoint at all
+
+    def due(self) -> None:
+        """After a report: save if enough time or reports have passed since the last time."""
+        self._reports += 1
+        limits = self._trainer.config.checkpointing
+        every = limits.every_iterations
+        elapsed = perf_counter() - self._time
+        if elapsed >= limits.every_seconds or (every is not None and self._reports >= every):
+            self._save()
+
+    def last(self) -> None:
+        """Save the end of the run, if anything was learned."""
+        counters = self._trainer.run.counters
+        if counters.gradient_steps and counters.env_steps != self._at:
+            self._save()
+
+    def _save(self) -> None:
+        self._trainer.save(self._folder)
+        self._at, self.any = self._trainer.run.counters.env_steps, True
+        self._time, self._reports = perf_counter(), 0
+
+
+def _summary(
+    trainer: Trainer, stopped_by: str, failure: BaseException | None, started: str
+) -> dict[str, Any]:
+    counters, recorder, config = trainer.run.counters, trainer.recorder, trainer.config
+    error = {} if failure is None else {"error": cut(f"{type(failure).__name__}: {failure}")}
+    return finite(
+        {
+            "stopped_by": stopped_by,
+            **error,
+            "return_mean": _return_mean(trainer),
+            "env_steps": counters.env_steps,
+            "wall_s": recorder.wall_s,
+            "steps_per_s": counters.env_steps / max(recorder.wall_s, 1e-9),
+            "episodes": counters.episodes,
+            "gradient_steps": counters.gradient_steps,
+            "system": config.system,
+            "env": to_dict(config.env),
+            "seed": config.seed,
+            "learner": trainer.framework,
+            "started": started,
+            "ended": _now(),
+            "versions": _versions(),
+            "machine": {"cpus": os.cpu_count(), "system": " ".join(os.uname()[0:5:2])},
+        }
+    )
+
+
+def _return_mean(trainer: Trainer) -> float | None:
+    returns = [r for r, _ in trainer.recorder.episodes]
+    return sum(returns) / len(returns) if returns else None
+
+
+def _versions() -> dict[str, str]:
+    """Of Python, of Shoal, and of those packages that the run made use of."""
+    loaded = {name: sys.modules[name] for name in _PACKAGES if name in sys.modules}
+    own = {"python": sys.version.split()[0], "shoal": __version__}
+    return own | {name: str(module.__version__) for name, module in loaded.items()}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _farewell(trainer: Trainer, folder: Path, stopped_by: str, checkpoint: bool) -> str:
+    """How it ended, where everything lies, and what to do next."""
+    stop, counters, seconds = trainer.config.stop, trainer.run.counters, trainer.recorder.wall_s
+    why = {
+        "return": f"reached return {stop.return_mean or 0:g}",
+        "steps": f"reached {stop.env_steps or 0:,} env steps",
+        "seconds": f"ran for {duration(stop.seconds or 0)}",
+        "interrupt": "interrupted",
+        "error": "ended by an error",
+    }[stopped_by]
+    lines = [
+        f"{why}: return {value(_return_mean(trainer))} after {counters.env_steps:,} env steps and "
+        f"{counters.episodes:,} episodes in {duration(seconds)} "
+        f"({count(counters.env_steps / max(seconds, 1e-9))} steps/s)",
+        f"run folder: {folder}",
+    ]
+    if not checkpoint:
+        config = shlex.quote(str(folder / CONFIG))
+        lines.append("nothing was learned yet, so there is no checkpoint")
+        lines.append(f"begin it anew with: shoal train --config {config}")
+    elif stopped_by in ("interrupt", "error"):
+        lines.append(f"go on with: shoal resume {shlex.quote(str(folder))}")
+    else:
+        lines.append(f"next: shoal evaluate {shlex.quote(str(folder))}")
+    return "\n".join(lines)
+
+
+def header(trainer: Trainer, folder: Path, default_stop: bool = False) -> str:
+    """What is about to run: one line; what ends it and where it is kept: another."""
+    config = trainer.config
+    stop = config.stop
+    rollout = config.rollout
+    envs = f"{rollout.envs_per_worker} environments"
+    envs = f"{rollout.workers} workers of {envs}" if rollout.workers else f"{envs} in this process"
+    ends = [f"return {stop.return_mean:g}"] if stop.return_mean is not None else []
+    ends += [f"{stop.env_steps:,} env steps"] if stop.env_steps is not None else []
+    ends += [f"{stop.seconds:g} seconds"] if stop.seconds is not None else []
+    default = " (the default: no --stop-... was given)" if default_stop else ""
+    return (
+        f"{config.system} on {config.env}: {type(config.algorithm).__name__} under "
+        f"{type(config.plan).__name__}, learner {_learner(trainer)}, "
+        f"{envs}, seed {config.seed}\n"
+        f"until {' or '.join(ends)}{default}; run folder {folder}"
+    )
+
+
+def _learner(trainer: Trainer) -> str:
+    """Which learner, and why "auto" took it."""
+    name, net = trainer.framework, trainer.model.net
+    if trainer.config.learner != "auto":
+        return name
+    if net.framework is not None:
+        why = "what the network is written in"
+    elif name == "torch":
+        why = "faster at convolutions"
+    else:
+        why = "compiles whole updates"
+    return f"{name} (auto: {why})"

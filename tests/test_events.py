@@ -1,0 +1,30 @@
+"""Are the event files what TensorBoard reads?"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from shoal.events import EventWriter, crc32c
+
+
+def test_crc32c_check_value() -> None:
+    assert crc32c(b"123456789") == 0xE3069283  # of the CRC catalogue
+    assert crc32c(bytes(32)) == 0x8A9136AA  # RFC 3720, appendix B.4
+
+
+def test_tensorboard_reads_the_events(tmp_path: Path) -> None:
+    loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
+    writer = EventWriter(tmp_path, purge_step=7)
+    writer.write(300, {"return_mean": -2.5, "time/env": 0.25, "none": None, "huge": 1e300})
+    writer.close()
+    (path,) = tmp_path.iterdir()
+    version, start, event = loader.LegacyEventFileLoader(str(path)).Load()
+    assert version.file_version == "brain.Event:2"
+    assert start.step == 7 and start.session_log.status == start.session_log.START
+    values = {v.tag: v.simple_value for v in event.summary.value}
+    assert event.step == 300
+    largest = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]
+    assert values == {"return_mean": -2.5, "time/env": 0.25, "huge": largest}

@@ -1,0 +1,182 @@
+"""Do imports go downward only, and does nothing heavy come along unasked?"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+
+import pytest
+
+from tools.check import ROOT, Import, closure, imports, modules
+
+PATHS = modules()
+IMPORTS = {
+    name: imports(path.read_text(), name, PATHS, folder=path.name == "__init__.py")
+    for name, path in PATHS.items()
+}
+
+# A room is a folder or a file at the top of the package. What each may import, lowest first.
+ARROWS: dict[str, set[str]] = {
+    "errors": set(),
+    "ops": {"errors"},
+    "values": {"errors"},
+    "config": {"values", "errors"},
+    "space_json": {"errors"},
+    "spaces": {"space_json", "ops", "errors"},
+    "trajectory": {"ops", "errors"},
+    "envs": {"spaces", "errors"},
+    "nets": {"ops", "spaces", "errors"},
+    "algorithms": {"nets", "ops", "config", "spaces", "trajectory", "errors"},
+    "learners": {"algorithms", "nets", "ops", "config", "trajectory", "errors"},
+    "fleet": {"algorithms", "envs", "nets", "ops", "config", "spaces", "trajectory", "errors"},
+    "plans": {"fleet", "learners", "algorithms", "ops", "config", "trajectory", "errors"},
+    "systems": {"plans", "algorithms", "envs", "config", "errors"},
+    "metrics": {"plans"},
+    "tree": {"errors"},
+    "checkpoint": {"tree", "errors", "__init__"},  # of the front door only the version number
+    "policy": {"systems", "checkpoint", "algorithms", "config", "spaces", "trajectory", "errors"},
+    "evaluation": {"policy", "envs", "errors"},
+    "events": set(),
+    "folder": {"checkpoint", "events", "config", "errors", "__init__"},
+    "console": {"config", "values"},
+    "plot": {"console", "folder", "errors"},
+    "options": {"systems", "config", "errors"},
+    "run": {"trainer", "console", "folder", "config", "errors", "__init__"},
+}
+FRONT = {"trainer", "cli", "__init__"}  # the only rooms that know all the others
+
+FRAMEWORK_FILES = {
+    "shoal.learners.jax",
+    "shoal.learners.torch",
+    "shoal.ops.kernels",
+    "shoal.nets.modules",
+}
+ACTING = FRAMEWORK_FILES - {"shoal.learners.jax", "shoal.learners.torch"}  # loaded by workers
+FRAMEWORKS = {"jax", "jaxlib", "flax", "optax", "torch"}
+PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+HEAVY = {"ray", "matplotlib", "rich", "tensorboard", "imageio", *FRAMEWORKS}
+
+
+def room(module: str) -> str:
+    """ "ops" of shoal.ops.returns, "config" of shoal.config, "__init__" of shoal itself."""
+    return [*module.split("."), "__init__"][1]
+
+
+def library(found: Import) -> str:
+    return found.module.split(".")[0]
+
+
+def where(module: str, found: Import) -> str:
+    return f"{PATHS[module].relative_to(ROOT)}:{found.line} imports {found.module}"
+
+
+def offenders(wrong: set[str], allowed: set[str]) -> list[str]:
+    """Imports of ``wrong`` libraries in files that are not ``allowed`` them."""
+    return [
+        where(module, found)
+        for module, all_found in IMPORTS.items()
+        for found in all_found
+        if library(found) in wrong and module not in allowed
+    ]
+
+
+def test_the_reader_misses_no_way_to_import() -> None:
+    source = """
+import a.b, c as d
+from shoal.ops import returns, kernels as k
+from . import sibling
+from ..nets import Net
+if TYPE_CHECKING:
+    import t
+else:
+    import e
+def f():
+    import g
+    h = importlib.import_module("i")
+class C:
+    j = __import__("k")
+try:
+    import m
+except ImportError:
+    import n
+"""
+    known = ["shoal.ops.returns", "shoal.ops.kernels", "shoal.plans.sibling", "shoal.nets"]
+    found = imports(source, "shoal.plans.x", known)
+    assert {i.module for i in found if not i.deferred} == {
+        *("a.b", "c", "shoal.ops.returns", "shoal.ops.kernels", "shoal.plans.sibling"),
+        *("shoal.nets", "e", "k", "m", "n"),
+    }
+    assert {i.module for i in found if i.deferred} == {"t", "g", "i"}
+    inside = imports("from .network import Net", "shoal.nets", ["shoal.nets.network"], folder=True)
+    assert [i.module for i in inside] == ["shoal.nets.network"]
+
+
+def test_closure_follows_an_import_and_stops_at_init() -> None:
+    start = ["shoal.algorithms.ppo"]
+    strict = closure(start, PATHS, through_init=False)
+    assert {"shoal.algorithms.ppo", "shoal.ops.kernels", "shoal.config"} <= strict
+    assert not any(PATHS[name].name == "__init__.py" for name in strict)
+    assert strict < closure(start, PATHS, through_init=True)
+
+
+def test_arrows_go_downward() -> None:
+    order = list(TopologicalSorter(ARROWS).static_order())  # raises CycleError on a way back up
+    assert set(order) <= set(ARROWS) | FRONT
+
+
+def test_every_room_has_its_arrows() -> None:
+    assert {room(module) for module in PATHS} == set(ARROWS) | FRONT
+
+
+@pytest.mark.parametrize("name", ARROWS)
+def test_room_imports_only_what_is_below_it(name: str) -> None:
+    allowed = ARROWS[name] | {name}
+    wrong = [
+        where(module, found)
+        for module, all_found in IMPORTS.items()
+        for found in all_found
+        if room(module) == name and library(found) == "shoal" and room(found.module) not in allowed
+    ]
+    assert wrong == []
+
+
+def test_only_learners_and_kernels_import_a_framework() -> None:
+    assert offenders(FRAMEWORKS, FRAMEWORK_FILES) == []
+
+
+def test_files_that_workers_load_import_frameworks_when_first_needed() -> None:
+    wrong = [
+        where(module, found)
+        for module in ACTING & set(PATHS)
+        for found in IMPORTS[module]
+        if library(found) in FRAMEWORKS and not found.deferred
+    ]
+    assert wrong == []
+
+
+def test_only_the_fleet_imports_ray() -> None:
+    fleet = {module for module in PATHS if room(module) in ("fleet", "tune")}
+    assert offenders({"ray"}, fleet) == []
+
+
+def test_nothing_imports_pickle() -> None:
+    assert offenders(PICKLES, set()) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import shoal",
+        "from shoal import A2C, PG, PPO, Config, Network, Trainer, evaluate, load",
+        "import shoal.fleet.worker, shoal.envs",
+        "import shoal.cli",
+    ],
+)
+def test_importing_loads_nothing_heavy(statement: str) -> None:
+    script = f"import sys; {statement}; print(*(m for m in sys.modules if '.' not in m))"
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert HEAVY & set(run.stdout.split()) == set()
