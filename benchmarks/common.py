@@ -1,0 +1,60 @@
+"""What every script of a pair shares: the settings, the clock, and the line that it prints.
+
+It runs under the peers' interpreter too, so it imports nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from importlib.metadata import version
+from time import perf_counter
+from typing import Any
+
+SETTINGS: dict[str, Any] = {
+    "envs": 8,  # copies of the environment, stepped together in one process
+    "steps": 2048,  # env steps of each copy between two updates
+    "epochs": 10,
+    "minibatch": 64,
+    "hidden": [64, 64],  # tanh; policy and value function in networks of their own
+    "lr": 3e-4,
+    "gamma": 0.99,
+    "lambda": 0.95,
+    "clip": 0.2,
+    "value_coef": 0.5,
+    "entropy_coef": 0.0,
+    "max_grad_norm": 0.5,
+}
+ROWS: int = SETTINGS["envs"] * SETTINGS["steps"]  # env steps of one update
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("env", help="Gymnasium id")
+    parser.add_argument("--seconds", type=float, default=15.0, help="to measure for at least")
+    return parser.parse_args()
+
+
+def measure(update: Callable[[], int], seconds: float, packages: tuple[str, ...]) -> None:
+    """Time whole updates after a first one that is not counted; print the result as JSON.
+
+    ``update`` samples and learns once and returns the env steps that it sampled. The first update
+    compiles, and fills whatever caches there are. ``packages``: distributions whose versions
+    belong to the result, the library itself first.
+    """
+    update()
+    steps = 0
+    times: list[float] = []
+    while sum(times) < seconds or not times:
+        start = perf_counter()
+        steps += update()
+        times.append(perf_counter() - start)
+    result = {
+        "env_steps": steps,
+        "seconds": round(sum(times), 3),
+        "updates": len(times),
+        "steps_per_s": round(steps / sum(times), 1),
+        "versions": {name: version(name) for name in (*packages, "gymnasium", "numpy")},
+    }
+    print(json.dumps(result), flush=True)

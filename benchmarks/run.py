@@ -1,0 +1,212 @@
+"""Shoal against other libraries: ``python benchmarks/run.py [--only NAME] [--repeat 3]``.
+
+Each pair is measured alternately in one run, every figure in a process of its own, so that what
+one reads is a ratio and not a machine. All use one process. Shoal gets one thread; a peer gets one
+thread or all of them, whichever is better for it. Env steps per second are sampled *and* learned
+from, after a first update that is not counted (see common.py for the settings).
+
+The peers live in ``.bench-venv``, which is made at need from peers-constraints.txt. Results go to
+``benchmarks/results/NAME.json`` and, as a table, to the console.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from common import SETTINGS
+from startup import TARGETS, measure_startup
+
+HERE = Path(__file__).resolve().parent
+VENV = HERE.parent / ".bench-venv"
+PINS = HERE / "peers-constraints.txt"
+PEERS = ("stable-baselines3", "sbx-rl", "ray[rllib]", "gymnasium[classic-control,mujoco]", "torch")
+
+
+class Pair(NamedTuple):
+    """Shoal and one peer on one environment, and how many times faster Shoal means to be."""
+
+    name: str
+    env: str
+    peer: str
+    target: float
+
+
+PAIRS = (
+    Pair("cartpole-sb3", "CartPole-v1", "sb3", 12.0),
+    Pair("cartpole-sbx", "CartPole-v1", "sbx", 5.0),
+    Pair("cartpole-rllib", "CartPole-v1", "rllib", 25.0),
+    Pair("halfcheetah-sb3", "HalfCheetah-v5", "sb3", 3.5),
+    Pair("halfcheetah-sbx", "HalfCheetah-v5", "sbx", 2.2),
+)
+NAMES = ("startup", *(pair.name for pair in PAIRS))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", action="append", choices=NAMES, help="may be given repeatedly")
+    parser.add_argument("--repeat", type=int, default=3, help="times that each is measured")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement, at least")
+    parser.add_argument("--peers", type=Path, help="interpreter of an environment with the peers")
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the results")
+    args = parser.parse_args()
+    names = args.only or NAMES
+    tables = []
+    if "startup" in names:
+        log("startup")
+        result = measure_startup(max(args.repeat, 3))
+        write(args, "startup", result)
+        tables.append(startup_table(result))
+    pairs = [pair for pair in PAIRS if pair.name in names]
+    if pairs:
+        peers = args.peers or peers_python()
+        results = []
+        for pair in pairs:
+            results.append(measure_pair(pair, args, peers))
+            write(args, pair.name, results[-1])
+        tables.append(pairs_table(results))
+    print("\n\n".join(tables))
+
+
+def peers_python() -> Path:
+    """The interpreter of the peers' environment, made anew when their versions have changed."""
+    python, stamp = VENV / "bin" / "python", VENV / "installed"
+    wanted = PINS.read_text()
+    if not stamp.exists() or stamp.read_text() != wanted:
+        log(f"installing the peers into {VENV.name}")
+        subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True)
+        install = [str(python), "-m", "pip", "install", "-q", "-c", str(PINS), *PEERS]
+        subprocess.run(install, check=True)
+        stamp.write_text(wanted)
+    return python
+
+
+def threads(count: int) -> dict[str, str]:
+    """The environment variables that hold BLAS, PyTorch and XLA to so many threads."""
+    variables = {"OMP_NUM_THREADS": str(count), "NPROC": str(count)}
+    if count == 1:
+        variables["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+    return variables
+
+
+def measure_pair(pair: Pair, args: argparse.Namespace, peers: Path) -> dict[str, Any]:
+    """Shoal, then the peer, ``repeat`` times over.
+
+    The first time tells how many threads are best for the peer, the others are with those.
+    """
+    counts = sorted({1, os.cpu_count() or 1})
+    shoal: list[dict[str, Any]] = []
+    peer: dict[str, list[dict[str, Any]]] = {str(count): [] for count in counts}
+    for turn in range(args.repeat):
+        log(f"{pair.name}: {turn + 1} of {args.repeat}")
+        shoal.append(run(Path(sys.executable), "shoal_ppo.py", pair.env, args.seconds, 1))
+        for count in counts:
+            script = f"peer_{pair.peer}.py"
+            peer[str(count)].append(run(peers, script, pair.env, args.seconds, count))
+        medians = {count: steps_per_s(runs) for count, runs in peer.items()}
+        best = max(medians, key=lambda count: medians[count])
+        counts = [int(best)]
+    ratio = steps_per_s(shoal) / medians[best]
+    return {
+        "name": pair.name,
+        "env": pair.env,
+        "settings": SETTINGS,
+        "shoal": {"median_steps_per_s": steps_per_s(shoal), "runs": shoal},
+        "peer": {
+            "median_steps_per_s": medians[best],
+            "threads": int(best),
+            "median_steps_per_s_by_threads": medians,
+            "runs_by_threads": peer,
+        },
+        "ratio": round(ratio, 2),
+        "target": pair.target,
+        "met": ratio >= pair.target,
+    }
+
+
+def run(python: Path, script: str, env: str, seconds: float, count: int) -> dict[str, Any]:
+    """What a script measured: the line of JSON that it prints last."""
+    done = subprocess.run(
+        [python, HERE / script, env, "--seconds", str(seconds)],
+        env={**os.environ, **threads(count)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"{script} failed with exit code {done.returncode}:\n{done.stderr[-3000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    log(f"  {script}, {count} threads: {result['steps_per_s']:,.0f} env steps/s")
+    return result
+
+
+def steps_per_s(runs: Sequence[dict[str, Any]]) -> float:
+    return float(median(r["steps_per_s"] for r in runs))
+
+
+def write(args: argparse.Namespace, name: str, result: dict[str, Any]) -> None:
+    command = f"python benchmarks/run.py --only {name} --repeat {args.repeat}"
+    about = {
+        "command": f"{command} --seconds {args.seconds:g}",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**about, **result}, indent=2)
+    (args.out / f"{name}.json").write_text(text + "\n")
+
+
+def machine() -> dict[str, Any]:
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    models = [line.split(":", 1)[1].strip() for line in text.splitlines() if "model name" in line]
+    return {
+        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cpus": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }
+
+
+def pairs_table(results: Sequence[dict[str, Any]]) -> str:
+    rows = ["| pair | Shoal, env steps/s | peer (threads) | ratio | target | met |"]
+    rows.append("|---|---:|---:|---:|---:|---|")
+    for r in results:
+        ours, peer = r["shoal"]["median_steps_per_s"], r["peer"]
+        rows.append(
+            f"| {r['name']} | {ours:,.0f} | {peer['median_steps_per_s']:,.0f} ({peer['threads']}) "
+            f"| {r['ratio']:.1f} | {r['target']:g} | {'yes' if r['met'] else 'no'} |"
+        )
+    return "\n".join(rows)
+
+
+def startup_table(result: dict[str, Any]) -> str:
+    what = {
+        "import_s": "`import shoal`",
+        "import_trainer_s": "`from shoal import Trainer`",
+        "cold_s": "CartPole-v1 to 475, nothing compiled yet",
+        "warm_s": "CartPole-v1 to 475, compiled by an earlier run",
+    }
+    rows = ["| startup | seconds | target | met |", "|---|---:|---:|---|"]
+    for name, text in what.items():
+        target, met = TARGETS.get(name, ""), result["met"].get(name)
+        verdict = "" if met is None else "yes" if met else "no"
+        rows.append(f"| {text} | {result['median'][name]:.2f} | {target} | {verdict} |")
+    return "\n".join(rows)
+
+
+def log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
