@@ -186,6 +186,10 @@ class Spaces:
 
         Leading axes are kept. Raises SpaceError if the observation does not fit the space.
         """
+        plain = self._plain
+        if plain is not None and obs.__class__ is np.ndarray and obs.dtype == plain.dtype:
+            if obs.shape[obs.ndim - len(plain.shape) :] == plain.shape:
+                return {plain.path: obs}
         flat = {leaf.path: _cast(leaf, self._at(obs, leaf)) for leaf in self.leaves}
         if self.mask_space is not None:
             flat[ACTION_MASK] = self.flatten_mask(self._key(obs, ACTION_MASK, ACTION_MASK))
@@ -254,6 +258,13 @@ class Spaces:
             raise malformed("spaces/masked", "expected true or false")
         observation = from_json(value["observation"], "observation")
         return Spaces(observation, from_json(value["action"], "action"), value["masked"])
+
+    @cached_property
+    def _plain(self) -> Leaf | None:
+        """The only leaf, where its arrays are taken as they are; sampling asks at every step."""
+        leaf = self.leaves[0]
+        plain = len(self.leaves) == 1 and leaf.kind == "box" and not leaf.keys
+        return leaf if plain and not self.masked else None
 
     @cached_property
     def _rescale(self) -> _Rescale:

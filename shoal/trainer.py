@@ -13,7 +13,7 @@ import numpy as np
 
 from shoal import checkpoint
 from shoal.config import Config, route, to_dict
-from shoal.errors import CheckpointError
+from shoal.errors import CheckpointError, ConfigError
 from shoal.evaluation import evaluate
 from shoal.fleet.local import LocalFleet
 from shoal.fleet.worker import Worker
@@ -195,15 +195,24 @@ class Trainer:
         ``env`` and ``network`` are needed where they were objects rather than names. ``fields``
         change the configuration (a later stop, say).
 
-        Raises CheckpointError when it is damaged, of another version, or of other spaces.
+        Raises CheckpointError when it is damaged, of another version, or of other spaces, and
+        ConfigError where ``env`` or ``network`` is missing.
         """
         state, meta = checkpoint.load(Path(path))
         config = saved_config(path, meta, env=env, network=network)
-        config = route(replace(config, learner=meta["learner"]), fields)
+        with checkpoint.blame(path):
+            learner, spaces = meta["learner"], meta["spaces"]
+        config = route(replace(config, learner=learner), fields)
+        if isinstance(config.env, Mapping) and "object" in config.env:
+            raise ConfigError(
+                f"env was an object of Python, {config.env['object']}, which no checkpoint holds",
+                str(path),
+                "pass it again: Trainer.restore(path, env=...)",
+            )
         trainer = cls(config, env if callable(env) else None)
-        if trainer.spaces.to_json() != meta["spaces"]:
+        if trainer.spaces.to_json() != spaces:
             raise CheckpointError(
-                f"this checkpoint is of another environment: its spaces were {meta['spaces']}, "
+                f"this checkpoint is of another environment: its spaces were {spaces}, "
                 f"{trainer.config.env} has {trainer.spaces.to_json()}",
                 str(path),
                 "give the environment that it was trained on",

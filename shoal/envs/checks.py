@@ -7,6 +7,7 @@ without a place: the vector environment knows which copy it was, and adds it.
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,9 @@ class Checks:
     def obs(self, obs: Obs) -> tuple[int, EnvError] | None:
         for leaf, limit in self._limits:
             x = obs[leaf.path]
+            # A finite sum has finite terms; one reduction costs half of what the exact test does.
+            if limit is None and isfinite(np.add.reduce(x, None)):
+                continue
             # Negative numbers, seen as unsigned ones, exceed every limit.
             good = np.isfinite(x) if limit is None else x.view(limit.dtype) < limit
             if not good.all():
@@ -153,6 +157,8 @@ class Checks:
         )
 
     def rewards(self, reward: NDArray) -> tuple[int, EnvError] | None:
+        if isfinite(np.add.reduce(reward)):
+            return None
         good = np.isfinite(reward)
         if good.all():
             return None

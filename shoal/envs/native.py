@@ -51,7 +51,8 @@ class NativeVector:
         self.spaces = self._find_spaces()
         self._checks = Checks(self.spaces)
         self._shapes = [(leaf.path, (self.slots, *leaf.shape)) for leaf in self.spaces.leaves]
-        self._over = np.zeros(self.slots, bool)  # ended in the last step (NEXT_STEP only)
+        self._none = np.zeros(self.slots, bool)
+        self._over = self._none  # ended in the last step (NEXT_STEP only)
         self._obs: Obs = {}
 
     @property
@@ -83,18 +84,19 @@ class NativeVector:
             check_step(result)
             obs, reward, terminated, truncated, info = result
             reward = self._batch("the reward", reward, "fiub").astype(np.float32)
-            terminated = self._batch("terminated", terminated, "b").copy()
-            truncated = self._batch("truncated", truncated, "b").copy()
+            terminated = self._batch("terminated", terminated, "b")
+            truncated = self._batch("truncated", truncated, "b")
             valid = None
-            if self._next_step and self._over.any():
+            if self._next_step and np.count_nonzero(self._over):
                 valid = ~self._over
-                reward[self._over], terminated[self._over], truncated[self._over] = 0, False, False
+                reward[self._over] = 0
+                terminated, truncated = terminated & valid, truncated & valid
             ended = terminated | truncated
             # In SAME_STEP mode the rows that ended already show the next episode.
-            flat = self._read(obs, info, ended & (not self._same_step))
+            flat = self._read(obs, info, self._none if self._same_step else ended)
             self._raise(self._checks.rewards(reward))
             final = None
-            if not self._next_step and ended.any():
+            if not self._next_step and np.count_nonzero(ended):
                 final = self._final(flat, info, ended)
                 if not self._same_step:
                     flat = self._reset_rows(flat, ended)

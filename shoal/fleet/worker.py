@@ -15,7 +15,7 @@ import numpy as np
 
 from shoal.algorithms.base import Model
 from shoal.config import Config
-from shoal.envs import VectorEnv, make
+from shoal.envs import Step, VectorEnv, make
 from shoal.ops.moments import Moments
 from shoal.spaces import Spaces
 from shoal.trajectory import Batch, Obs, Trajectory, ndarray
@@ -36,12 +36,56 @@ class Sample:
     times: dict[str, float] = field(default_factory=dict)  # seconds: env, act, postprocess
 
 
+class Recording:
+    """A trajectory in the making. Copies what it is given: environments reuse their arrays."""
+
+    def __init__(self, obs: Obs) -> None:
+        self.latest: Obs = {path: x.copy() for path, x in obs.items()}  # to act on next
+        self._obs = {path: [x] for path, x in self.latest.items()}
+        self._columns: tuple[list[ndarray], ...] = ([], [], [], [], [])
+        self._final_t: list[ndarray] = [np.zeros(0, np.int64)]
+        self._final_b: list[ndarray] = [np.zeros(0, np.int64)]
+        self._final: dict[str, list[ndarray]] = {p: [x[:0]] for p, x in self.latest.items()}
+
+    def add(self, action: ndarray, step: Step, valid: ndarray) -> None:
+        """One env step of every slot."""
+        actions, rewards, terminated, truncated, valids = self._columns
+        if step.final is not None:
+            slots, last = step.final
+            self._final_t.append(np.full(len(slots), len(actions)))
+            self._final_b.append(slots.copy())
+            for path, x in last.items():
+                self._final[path].append(x.copy())
+        actions.append(action)
+        rewards.append(step.reward.copy())
+        terminated.append(step.terminated.copy())
+        truncated.append(step.truncated.copy())
+        valids.append(valid)
+        self.latest = {path: x.copy() for path, x in step.obs.items()}
+        for path, x in self.latest.items():
+            self._obs[path].append(x)
+
+    def trajectory(self, version: int) -> Trajectory:
+        """All of it, time-major."""
+        action, reward, terminated, truncated, valid = map(np.stack, self._columns)
+        return Trajectory(
+            obs={path: np.stack(x) for path, x in self._obs.items()},
+            action=action,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            valid=valid,
+            final_t=np.concatenate(self._final_t),
+            final_b=np.concatenate(self._final_b),
+            final={path: np.concatenate(x) for path, x in self._final.items()},
+            version=version,
+        )
+
+
 class Worker:
     """Steps its slots and postprocesses what it saw. ``index`` makes its randomness its own."""
 
-    def __init__(
-        self, config: Config, index: int, env: Any = None
-    ) -> None:
+    def __init__(self, config: Config, index: int, env: Any = None) -> None:
         rollout = config.rollout
         self.config, self.index = config, index
         self.rng = np.random.default_rng([config.seed, 1 + index])
@@ -123,60 +167,32 @@ class Worker:
         """
         model, act, env = self.model, self.config.algorithm.act, self.env
         slots, t, beyond = env.slots, 0, 0
-        obs: dict[str, list[ndarray]] = {path: [x.copy()] for path, x in self.obs.items()}
-        actions, rewards, flags, valids, finals = [], [], [], [], []
+        record = Recording(self.obs)
         running = np.ones(slots, bool)  # slots whose episodes are still wanted
-        noise = model.dist.noise(self.rng, (length, slots))
         env_time = act_time = 0.0
-        weights = self.weights if policy else {}
         while t < length or (whole_episodes and running.any()):
             now = perf_counter()
-            if t and t % length == 0:
+            if t % length == 0:
                 noise = model.dist.noise(self.rng, (length, slots))
-            current = {path: x[-1] for path, x in obs.items()}
+            obs = record.latest
             if policy:
-                action, _, _ = act(model, weights, current, {}, noise[t % length])
+                action, _, _ = act(model, self.weights, obs, {}, noise[t % length])
             else:
                 flat = np.zeros((slots, model.dist.n_out), np.float32)
-                action = model.dist.sample(flat, noise[t % length], current.get("action_mask"))
+                action = model.dist.sample(flat, noise[t % length], obs.get("action_mask"))
             then = perf_counter()
             step = env.step(action)
             env_time += perf_counter() - then
             act_time += then - now
-            for path, x in step.obs.items():
-                obs[path].append(x.copy())
-            actions.append(action)
-            rewards.append(step.reward.copy())
-            flags.append((step.terminated.copy(), step.truncated.copy()))
             valid = running.copy() if step.valid is None else step.valid & running
-            valids.append(valid)
-            if step.final is not None:
-                which, last = step.final
-                finals.append((t, which.copy(), {path: x.copy() for path, x in last.items()}))
+            record.add(action, step, valid)
             t += 1
             if whole_episodes and t >= length:
                 happened = slots if step.valid is None else np.count_nonzero(step.valid)
                 beyond += int(happened - np.count_nonzero(valid))
                 running &= ~(step.terminated | step.truncated)
-        self.obs = {path: x[-1] for path, x in obs.items()}
-        stacked = {path: np.stack(x) for path, x in obs.items()}
-        trajectory = Trajectory(
-            obs=stacked,
-            action=np.stack(actions),
-            reward=np.stack(rewards),
-            terminated=np.stack([f[0] for f in flags]),
-            truncated=np.stack([f[1] for f in flags]),
-            valid=np.stack(valids),
-            final_t=np.concatenate(
-                [np.full(len(which), t) for t, which, _ in finals] or [np.zeros(0, np.int64)]
-            ),
-            final_b=np.concatenate([which for _, which, _ in finals] or [np.zeros(0, np.int64)]),
-            final={
-                path: np.concatenate([last[path] for *_, last in finals] or [x[0, :0]])
-                for path, x in stacked.items()
-            },
-            version=self.version,
-        )
+        self.obs = record.latest
+        trajectory = record.trajectory(self.version)
         happened = int(np.count_nonzero(trajectory.valid)) + beyond
         return trajectory, happened, {"env": env_time, "act": act_time}
 

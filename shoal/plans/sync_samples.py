@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from time import perf_counter
 
-from shoal.fleet.local import Fleet
+from shoal.fleet.base import Fleet
 from shoal.learners.base import Learner
 from shoal.plans.base import Run, Update
 from shoal.trajectory import concatenate
