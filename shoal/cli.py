@@ -305,8 +305,7 @@ def _evaluate(parser: Parser, argv: list[str]) -> int:
         f"length {result['length_mean']:.1f} env steps"
     )
     if args.video is not None:
-        frames = round(result["length_mean"] * args.episodes)
-        print(f"video: {args.video}, {frames:,} frames")
+        print(f"video: {args.video}, {result['frames']:,} frames, {result['video_s']:.0f} s")
     with blame(path):
         env_steps = meta["counters"]["env_steps"]
     about = {"seed": seed, "explore": args.explore, "env_steps": env_steps}
