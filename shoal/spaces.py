@@ -57,6 +57,15 @@ class Leaf:
     keys: tuple[str | int, ...] = ()
     raw: tuple[int, ...] = ()
 
+    def takes(self, obs: Any) -> bool:
+        """Whether an array, with any leading axes, is in the network's form already."""
+        shape = self.shape
+        return (
+            obs.__class__ is np.ndarray
+            and obs.dtype == self.dtype
+            and obs.shape[obs.ndim - len(shape) :] == shape
+        )
+
     @property
     def image(self) -> bool:
         return self.kind == "box" and len(self.shape) == 3 and self.dtype == np.uint8
@@ -187,9 +196,8 @@ class Spaces:
         Leading axes are kept. Raises SpaceError if the observation does not fit the space.
         """
         plain = self._plain
-        if plain is not None and obs.__class__ is np.ndarray and obs.dtype == plain.dtype:
-            if obs.shape[obs.ndim - len(plain.shape) :] == plain.shape:
-                return {plain.path: obs}
+        if plain is not None and plain.takes(obs):
+            return {plain.path: obs}
         flat = {leaf.path: _cast(leaf, self._at(obs, leaf)) for leaf in self.leaves}
         if self.mask_space is not None:
             flat[ACTION_MASK] = self.flatten_mask(self._key(obs, ACTION_MASK, ACTION_MASK))

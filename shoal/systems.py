@@ -49,7 +49,7 @@ SYSTEMS = {
             "ppo",
             PPO(),
             SyncSamples(),
-            Rollout(envs_per_worker=8, fragment_length=256),
+            Rollout(envs_per_worker=16, fragment_length=128),
             "Schulman et al. 2017 (arXiv:1707.06347)",
         ),
     )

@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 
 from shoal.algorithms.base import Algorithm, Model, Params
-from shoal.learners.base import Holder, Weights, minibatch
+from shoal.learners.base import (
+    ALL,
+    Holder,
+    Weights,
+    minibatch,
+    pack,
+    pack_slots,
+    unpack,
+    unpack_slots,
+)
 from shoal.trajectory import Batch, ndarray
 
 
@@ -99,16 +108,18 @@ class JaxLearner(Holder):
         may_stop = self.algorithm.stops_early
 
         def step(carry: Any, index: Any) -> tuple[Any, Any]:
-            params, opt, stopped = carry
-            grads, metrics = self._differentiate(params, aux, minibatch(batch, index))
+            packed, opt, stopped = carry
+            leaves = unpack(packed[ALL], params)
+            grads, metrics = self._differentiate(leaves, aux, minibatch(batch, index))
             stopped = stopped | metrics.pop("stop", jnp.asarray(False))
+            grads = {ALL: pack({name: grads[name] for name in params})}
             new, new_opt, norm = self.algorithm.optimiser.update(
-                params, grads, opt, aux["hyper/lr"]
+                packed, grads, opt, aux["hyper/lr"]
             )
             metrics["grad_norm"] = jnp.where(stopped, 0.0, norm)
             if may_stop:
                 new, new_opt = jax.tree.map(
-                    lambda old, new: jnp.where(stopped, old, new), (params, opt), (new, new_opt)
+                    lambda old, new: jnp.where(stopped, old, new), (packed, opt), (new, new_opt)
                 )
             return (new, new_opt, stopped), (metrics, ~stopped)
 
@@ -119,7 +130,7 @@ class JaxLearner(Holder):
             )
             return jax.lax.cond(carry[2], lambda: (carry, idle), lambda: step(carry, index))  # type: ignore[no-any-return]
 
-        carry = (params, opt, jnp.asarray(False))
+        carry = ({ALL: pack(params)}, pack_slots(opt), jnp.asarray(False))
         if indices is None:
             carry, (metrics, taken) = step(carry, None)
         else:
@@ -130,7 +141,8 @@ class JaxLearner(Holder):
         means = {k: jnp.sum(x) / seen for k, x in metrics.items()}
         means["gradient_steps"] = count
         self._names = sorted(means)
-        return carry[0], carry[1], jnp.stack([means[k].astype(jnp.float32) for k in self._names])
+        new, slots = unpack(carry[0][ALL], params), unpack_slots(carry[1], params)
+        return new, slots, jnp.stack([means[k].astype(jnp.float32) for k in self._names])
 
 
 def _numpy(tree: Mapping[str, Any]) -> Weights:

@@ -9,10 +9,17 @@ import numpy as np
 import torch
 
 from shoal.algorithms.base import Algorithm, Model, Params
-from shoal.learners.base import Holder, Weights, minibatch
+from shoal.learners.base import (
+    ALL,
+    Holder,
+    Weights,
+    minibatch,
+    pack,
+    pack_slots,
+    unpack,
+    unpack_slots,
+)
 from shoal.trajectory import Batch, ndarray
-
-_ALL = "all"  # the name of all parameters, packed
 
 
 class TorchLearner(Holder):
@@ -29,17 +36,16 @@ class TorchLearner(Holder):
     ) -> dict[str, float]:
         tensors, aux = _tensors(batch), self._with(hyper)
         now = self._now
-        # As one vector: a dozen small parameters would cost the optimiser a dozen times its calls.
-        params, opt = {_ALL: _pack(now.params)}, _pack_slots(now.optimiser)
+        params, opt = {ALL: pack(now.params)}, pack_slots(now.optimiser)
         sums: dict[str, Any] = {}
         seen = taken = 0
         for index in [None] if indices is None else torch.from_numpy(indices).long():
-            leaves = _unpack(params[_ALL], now.params)
+            leaves = unpack(params[ALL], now.params)
             grads, metrics = self._differentiate(leaves, aux, minibatch(tensors, index))
             stop = bool(metrics.pop("stop", False))
             metrics["grad_norm"] = torch.zeros(())  # of a step that is not taken
             if not stop:
-                grads = {_ALL: _pack(grads)}
+                grads = {ALL: pack(grads)}
                 params, opt, metrics["grad_norm"] = self._step(params, grads, opt, aux["hyper/lr"])
                 taken += 1
             seen += 1
@@ -48,8 +54,8 @@ class TorchLearner(Holder):
             if stop:
                 break
         means = {k: float(x) / seen for k, x in sums.items()}
-        new = _unpack(params[_ALL], now.params)
-        slots = _unpack_slots(opt, now.params)
+        new = unpack(params[ALL], now.params)
+        slots = unpack_slots(opt, now.params)
         self._commit(new, slots, taken, means["loss"], means["grad_norm"])
         return {**means, "gradient_steps": float(taken)}
 
@@ -87,38 +93,6 @@ class TorchLearner(Holder):
     ) -> tuple[Params, Params, Any]:
         with torch.no_grad():
             return self.algorithm.optimiser.update(params, grads, opt, lr)
-
-
-def _pack(tree: Params) -> Any:
-    """All arrays of a dict as one vector."""
-    return torch.cat([x.reshape(-1) for x in tree.values()])
-
-
-def _unpack(vector: Any, like: Params) -> Params:
-    """A vector as views of the names, order and shapes of ``like``."""
-    parts = torch.split(vector, [x.numel() for x in like.values()])
-    return {k: part.view(x.shape) for part, (k, x) in zip(parts, like.items(), strict=True)}
-
-
-def _pack_slots(optimiser: Params) -> Params:
-    """An optimiser's state (``"m/<name>"`` ..., ``"t"``) for parameters packed into one vector."""
-    slots: dict[str, Params] = {}
-    for key, x in optimiser.items():
-        slot, _, name = key.partition("/")
-        slots.setdefault(slot, {})[name] = x
-    return {
-        slot if "" in tree else f"{slot}/{_ALL}": tree[""] if "" in tree else _pack(tree)
-        for slot, tree in slots.items()
-    }
-
-
-def _unpack_slots(packed: Params, like: Params) -> Params:
-    """Back to one entry for each parameter."""
-    out: Params = {}
-    for key, x in packed.items():
-        slot, _, name = key.partition("/")
-        out |= {f"{slot}/{k}": y for k, y in _unpack(x, like).items()} if name else {key: x}
-    return out
 
 
 def _tensors(tree: Mapping[str, Any]) -> dict[str, Any]:
