@@ -1,0 +1,338 @@
+"""Does a worker count what happened, keep its randomness to itself, and go back to the bit?"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shoal.fleet.local import LocalFleet
+from shoal.fleet.worker import Sample, Worker
+from tests.worlds import Script, Scripts, difference, episodes, settings, worker
+
+NORMALISED = {"normalise_obs": True, "scale_reward": True}
+UNITS = {
+    "norm/obs/mean": np.zeros(3, np.float32),
+    "norm/obs/std": np.ones(3, np.float32),
+    "norm/reward/std": np.ones((), np.float32),
+}
+
+
+def what(sample: Sample) -> dict[str, Any]:
+    """Everything of a sample but its times."""
+    moments = {name: m.arrays() for name, m in sample.moments.items()}
+    return {**vars(sample), "times": None, "moments": moments}
+
+
+# -------------------------------------------------------------------------- accounting
+
+
+@pytest.mark.parametrize("length", [1, 3, 8])
+def test_episodes_and_steps_are_the_environments_own(length: int) -> None:
+    """Over fragments shorter and longer than episodes, which last 1 to 6 env steps."""
+    scripts = Scripts()
+    made = worker(settings("ppo", scripts, rollout={"fragment_length": length}))
+    samples = [made.sample() for _ in range(7)]
+    assert sum(s.env_steps for s in samples) == scripts.steps() == 7 * length * 2
+    found = [episode for s in samples for episode in s.episodes]
+    assert sorted(found) == sorted(e for log in scripts.logs for e in episodes(log))
+
+
+def test_episodes_are_told_in_the_order_in_which_they_ended() -> None:
+    scripts = Scripts()
+    made = worker(settings("ppo", scripts))
+    ends = []
+    sample = made.sample()
+    for slot, log in enumerate(scripts.logs):
+        at = [t for t, x in enumerate(log) if x.terminated or x.truncated]
+        ends += [(t, slot, e) for t, e in zip(at, episodes(log), strict=True)]
+    assert sample.episodes == [episode for *_, episode in sorted(ends)]
+
+
+def test_whole_episodes_count_every_step_that_the_environments_took() -> None:
+    """Slots that wait for the longest episode are stepped too: sampled, and dropped."""
+    scripts = Scripts()
+    made = worker(settings("pg", scripts, rollout={"envs_per_worker": 4}))
+    samples = [made.sample() for _ in range(5)]
+    assert sum(s.env_steps for s in samples) == scripts.steps()
+    assert all(s.trained_steps <= s.env_steps for s in samples)
+    assert sum(s.trained_steps for s in samples) < scripts.steps()
+    assert sum(s.trained_steps for s in samples) == sum(n for s in samples for _, n in s.episodes)
+
+
+@pytest.mark.parametrize("system", ["ppo", "a2c", "pg"])
+def test_trained_steps_are_the_rows_that_count(system: str) -> None:
+    sample = worker(settings(system, Scripts())).sample()
+    assert sample.trained_steps == sample.batch["mask"].sum()
+
+
+def test_a_sample_carries_the_version_of_the_weights_that_acted() -> None:
+    made = worker(settings("ppo", Scripts()))
+    made.set_weights(made.weights, 41)
+    assert made.sample().version == 41
+
+
+# -------------------------------------------------------------------------- randomness
+
+
+def test_same_seed_and_index_same_samples() -> None:
+    first, second = (worker(settings("ppo", Scripts(), seed=3)) for _ in range(2))
+    for _ in range(3):
+        assert not difference(what(first.sample()), what(second.sample()))
+
+
+@pytest.mark.parametrize(("seed", "index"), [(3, 1), (4, 0)])
+def test_another_seed_or_index_is_another_world(seed: int, index: int) -> None:
+    base = worker(settings("ppo", Scripts(), seed=3))
+    other = worker(settings("ppo", Scripts(), seed=seed), index)
+    other.set_weights(base.weights, 0)
+    a, b = base.sample(), other.sample()
+    assert not set(map(bytes, a.batch["obs"]["obs"])) & set(map(bytes, b.batch["obs"]["obs"]))
+    assert a.batch["action"].tolist() != b.batch["action"].tolist()
+
+
+def test_slots_of_one_worker_differ() -> None:
+    batch = worker(settings("ppo", Scripts())).sample().batch
+    rows = list(map(bytes, batch["obs"]["obs"]))
+    assert len(set(rows)) == len(rows)
+
+
+# ------------------------------------------------------------------------ going back
+
+
+@pytest.mark.parametrize("system", ["ppo", "pg"])
+def test_a_restored_worker_samples_the_same(system: str) -> None:
+    """In a new one, in the midst of episodes."""
+    config = settings(system, Scripts(), rollout=NORMALISED)
+    made = worker(config)
+    made.set_weights({**made.weights, **UNITS}, 0)
+    made.sample()
+    state = made.get_state()
+    wanted = [what(made.sample()) for _ in range(2)]
+    again = worker(config)
+    again.set_weights({**again.weights, **UNITS}, 0)
+    again.set_state(state)
+    assert not difference([what(again.sample()) for _ in range(2)], wanted)
+
+
+def test_a_state_does_not_move_with_the_worker() -> None:
+    made = worker(settings("ppo", Scripts()))
+    made.sample()
+    state = made.get_state()
+    frozen = {name: str(state[name]) for name in ("rng", "obs", "returns", "lengths", "env")}
+    made.sample()
+    assert {name: str(state[name]) for name in frozen} == frozen
+
+
+class Fragile(Script):
+    """Raises KeyboardInterrupt in the env step in which ``countdown`` comes to 0."""
+
+    countdown = -1
+
+    def step(self, action: Any) -> Any:
+        Fragile.countdown -= 1
+        if Fragile.countdown == 0:
+            raise KeyboardInterrupt
+        return super().step(action)
+
+
+@pytest.mark.parametrize("system", ["ppo", "pg"])
+@pytest.mark.parametrize("step", [1, 7, 16])
+def test_an_interrupted_fragment_is_sampled_again(
+    monkeypatch: pytest.MonkeyPatch, system: str, step: int
+) -> None:
+    config = settings(system, Fragile, rollout=NORMALISED)
+    wanted, made = worker(config), worker(config)
+    for each in (wanted, made):
+        each.set_weights({**each.weights, **UNITS}, 0)
+        each.sample()
+    state = made.get_state()
+    monkeypatch.setattr(Fragile, "countdown", step)
+    with pytest.raises(KeyboardInterrupt):
+        made.sample()
+    made.rollback(1)
+    kept = made.get_state()  # what a checkpoint written now would hold
+    assert not difference({**kept, "env": None}, {**state, "env": None})
+    for _ in range(2):
+        assert not difference(what(made.sample()), what(wanted.sample()))
+
+
+def test_rollback_leaves_a_used_fragment_alone() -> None:
+    wanted, made = (worker(settings("ppo", Scripts())) for _ in range(2))
+    for each in (wanted, made):
+        each.sample()
+    made.rollback(1)
+    assert not difference(what(made.sample()), what(wanted.sample()))
+
+
+def test_a_fragment_that_was_never_used_is_sampled_again() -> None:
+    """This worker had finished when another was interrupted."""
+    made = worker(settings("ppo", Scripts()))
+    unused = what(made.sample())
+    made.rollback(0)
+    assert not difference(what(made.sample()), unused)
+
+
+# ---------------------------------------------------------------------- normalisation
+
+
+def test_moments_are_of_the_observations_acted_on() -> None:
+    scripts = Scripts()
+    made = worker(settings("ppo", scripts, rollout={"normalise_obs": True}))
+    moments = made.sample().moments["obs"]
+    seen = np.stack([x.obs for log in scripts.logs for x in log]).astype(float)
+    assert moments.count == 16
+    np.testing.assert_allclose(moments.mean, seen.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(moments.var, seen.var(0), rtol=1e-6)
+
+
+def test_reward_moments_are_of_the_running_discounted_return() -> None:
+    """ret <- gamma ret + r, to 0 at an episode's end, across fragments (PPO detail 30)."""
+    scripts = Scripts()
+    made = worker(settings("ppo", scripts, gamma=0.9, rollout={"scale_reward": True}))
+    made.set_weights({**made.weights, **UNITS}, 0)
+    parts = [made.sample().moments["reward"] for _ in range(3)]
+    found = parts[0].merge(parts[1]).merge(parts[2])
+    returns = []
+    for log in scripts.logs:
+        running = 0.0
+        for x in log:
+            running = 0.9 * running + x.reward
+            returns.append(running)
+            running = 0.0 if x.terminated or x.truncated else running
+    assert found.count == len(returns) == 48
+    assert float(found.mean) == pytest.approx(np.mean(returns))
+    assert float(found.var) == pytest.approx(np.var(returns))
+
+
+def test_rewards_are_scaled_and_clipped_for_learning_only() -> None:
+    """Divided by the standard deviation, no mean subtracted, within +-10; returns stay raw."""
+    scripts = Scripts()
+    made = worker(settings("a2c", scripts, gamma=0.0, rollout={"scale_reward": True}))
+    made.set_weights({**made.weights, **UNITS, "norm/reward/std": np.float32(0.2)}, 0)
+    sample = made.sample()
+    for slot, log in enumerate(scripts.logs):
+        wanted = [min(max(x.reward / 0.2, -10.0), 10.0) for x in log]
+        assert sample.batch["target"][slot::2].tolist() == pytest.approx(wanted, abs=1e-4)
+        assert 10.0 in [abs(x) for x in wanted]
+    assert sorted(sample.episodes) == sorted(e for log in scripts.logs for e in episodes(log))
+
+
+def test_a_probe_acts_at_random_and_then_begins_anew() -> None:
+    scripts = Scripts()
+    made = worker(settings("ppo", scripts, rollout=NORMALISED))
+    made.set_weights({}, 0)
+    sample = made.probe(30)
+    assert (sample.env_steps, sample.trained_steps, sample.episodes) == (60, 0, [])
+    assert scripts.steps() == 60
+    assert sample.moments["obs"].count == sample.moments["reward"].count == 60
+    counts = np.bincount([int(x.action) for log in scripts.logs for x in log], minlength=4)
+    assert counts.min() > 5
+    assert not made.returns.any() and not made.lengths.any() and not made.discounted.any()
+
+
+# ------------------------------------------------------------------------------ fleet
+
+
+def fleet(size: int = 2) -> LocalFleet:
+    return LocalFleet(lambda index: Worker(settings("ppo", Scripts()), index), size)
+
+
+def weights(value: float) -> dict[str, np.ndarray]:
+    made = worker(settings("ppo", Scripts()))
+    return {name: np.full_like(x, value) for name, x in made.weights.items()}
+
+
+def test_workers_of_a_fleet_see_different_episodes() -> None:
+    made = fleet()
+    made.broadcast(weights(0.1), 0)
+    first, second = (s.batch["obs"]["obs"] for s in made.map("sample"))
+    assert not set(map(bytes, first)) & set(map(bytes, second))
+
+
+def test_new_workers_get_the_newest_weights() -> None:
+    made = fleet(1)
+    made.broadcast(weights(0.1), 6)
+    made.broadcast(weights(0.2), 7)
+    made.resize(3)
+    assert [s.version for s in made.map("sample")] == [7, 7, 7]
+    assert not any(difference(w.weights, weights(0.2)) for w in made._workers)
+
+
+def test_resizing_ends_the_last_workers_and_keeps_the_others() -> None:
+    ended: list[int] = []
+
+    class Closing(Worker):
+        def close(self) -> None:
+            ended.append(self.index)
+            super().close()
+
+    made = LocalFleet(lambda index: Closing(settings("ppo", Scripts()), index), 3)
+    kept = made._workers[0]
+    made.resize(1)
+    assert (ended, made.size, made._workers) == ([2, 1], 1, [kept])
+    made.close()
+    assert ended == [2, 1, 0]
+
+
+class Counting:
+    """A worker whose verb counts its calls."""
+
+    def __init__(self, index: int) -> None:
+        self.index, self.calls = index, 0
+
+    def count(self, step: int) -> int:
+        self.calls += step
+        return self.calls
+
+    def close(self) -> None:
+        pass
+
+
+def counting(size: int) -> LocalFleet:
+    return LocalFleet(Counting, size)  # type: ignore[arg-type]
+
+
+def test_a_map_is_in_the_order_of_the_workers_with_its_arguments() -> None:
+    made = counting(3)
+    made._workers[1].calls = 100  # type: ignore[attr-defined]
+    assert made.map("count", 2) == [2, 102, 2]
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_a_stream_gives_every_worker_its_turn(in_flight: int) -> None:
+    stream = counting(2).stream("count", 1, in_flight=in_flight)
+    assert list(islice(stream, 6)) == [(0, 1), (1, 1), (0, 2), (1, 2), (0, 3), (1, 3)]
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_a_stream_never_calls_more_than_its_results_were_taken(in_flight: int) -> None:
+    made = counting(2)
+    stream = made.stream("count", 1, in_flight=in_flight)
+    taken = [next(stream) for _ in range(5)]
+    calls = sum(w.calls for w in made._workers)  # type: ignore[attr-defined]
+    assert calls <= len(taken) + in_flight * made.size
+
+
+def test_a_stream_follows_the_fleets_size() -> None:
+    made = counting(1)
+    stream = made.stream("count", 1)
+    next(stream)
+    made.resize(3)
+    assert {index for index, _ in islice(stream, 3)} == {0, 1, 2}
+    made.resize(1)
+    assert {index for index, _ in islice(stream, 3)} == {0}
+
+
+def test_restoring_gives_each_worker_its_own_state() -> None:
+    made = fleet()
+    made.broadcast(weights(0.1), 0)
+    made.map("sample")
+    states = made.map("get_state")
+    wanted = [what(s) for s in made.map("sample")]
+    again = fleet()
+    again.broadcast(weights(0.1), 0)
+    again.restore(states)
+    assert not difference([what(s) for s in again.map("sample")], wanted)

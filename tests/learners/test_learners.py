@@ -1,0 +1,416 @@
+"""Do the two learners do the same, and exactly what they were asked?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Discrete
+
+from shoal.algorithms.ppo import PPO
+from shoal.errors import ConfigError, ShoalError
+from shoal.learners.base import choose, create, minibatch, threads
+from shoal.nets import Network
+from shoal.spaces import Spaces
+from shoal.trajectory import select
+from tests.worlds import TINY, Script, Scripts, difference, settings, worker
+
+KINDS = ["jax", "torch"]
+PLAIN = PPO(network=TINY, max_grad_norm=0.5)
+STOPPING = replace(PLAIN, target_kl=0.02)
+HYPER = {"lr": 3e-3, "clip": 0.2, "entropy_coef": 0.01}
+
+
+class Continuous(Script):
+    action_space = Box(-1.0, 1.0, (2,), np.float32)
+
+
+@cache
+def sampled(system: str = "ppo", env: Any = Scripts) -> Any:
+    """A worker with its first fragment of 16 rows."""
+    made = worker(settings(system, env() if env is Scripts else env))
+    return made, made.sample()
+
+
+@pytest.fixture
+def batch() -> dict[str, Any]:
+    """The rows, with advantages that let the policy move."""
+    rows = dict(sampled()[1].batch)
+    rng = np.random.default_rng(0)
+    rows["advantage"] = rng.standard_normal(16, dtype=np.float32)
+    return rows
+
+
+@cache
+def built(kind: str, algorithm: Any) -> tuple[Any, Any]:
+    made, _ = sampled()
+    learner = create(kind, algorithm, made.model, made.weights, 1)
+    return learner, learner.get_state()
+
+
+def fresh(kind: str, algorithm: Any = PLAIN) -> Any:
+    """A learner as it was made; compiled once for all tests."""
+    learner, state = built(kind, algorithm)
+    learner.set_state(state)
+    return learner
+
+
+def indices(seed: int = 0) -> np.ndarray:
+    """Five epochs of 4 gradient steps on 4 rows each."""
+    return PPO(epochs=5, minibatch_size=4).indices(np.random.default_rng(seed), 16)
+
+
+def close(a: Any, b: Any, atol: float) -> None:
+    assert a.keys() == b.keys()
+    for name, x in a.items():
+        np.testing.assert_allclose(x, b[name], rtol=0, atol=atol, err_msg=name)
+
+
+def moved(a: Any, b: Any) -> float:
+    return max(float(np.abs(x - b[name]).max()) for name, x in a.items())
+
+
+# ---------------------------------------------------------------------- the same on both
+
+
+@pytest.mark.parametrize(
+    ("system", "env"), [("ppo", Scripts), ("ppo", Continuous), ("a2c", Scripts), ("pg", Scripts)]
+)
+def test_losses_and_gradients_are_the_same_in_every_library(system: str, env: Any) -> None:
+    made, sample = sampled(system, env)
+    algorithm = made.config.algorithm
+    hyper = {**algorithm.hyper(0.0), "entropy_coef": 0.01}
+    found = {
+        kind: create(kind, algorithm, made.model, made.weights, 1).gradients(sample.batch, hyper)
+        for kind in KINDS
+    }
+    for name, g in found["jax"][0].items():
+        np.testing.assert_allclose(g, found["torch"][0][name], rtol=1e-5, atol=2e-6, err_msg=name)
+    aux = {f"hyper/{name}": np.float32(x) for name, x in hyper.items()}
+    total, metrics = algorithm.loss(made.model, made.weights, aux, sample.batch)
+    numpy = {"loss": float(total), **{name: float(x) for name, x in metrics.items()}}
+    for kind in KINDS:
+        assert found[kind][1] == pytest.approx(numpy, rel=1e-5, abs=1e-6)
+
+
+def test_both_learners_come_to_the_same_parameters(batch: Any) -> None:
+    ends, metrics = {}, {}
+    for kind in KINDS:
+        learner = fresh(kind)
+        metrics[kind] = learner.update(batch, indices(), HYPER)
+        ends[kind] = learner.weights()
+        assert learner.gradient_steps == 20
+    close(ends["jax"], ends["torch"], atol=1e-4)
+    assert moved(ends["jax"], sampled()[0].weights) > 0.01
+    assert metrics["jax"] == pytest.approx(metrics["torch"], rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("system", ["ppo", "a2c", "pg"])
+def test_whichever_learns_the_same_seed_acts_alike(system: str) -> None:
+    """The same actions over the first fragment, the same parameters after its update."""
+    actions, ends = {}, {}
+    for kind in KINDS:
+        made = worker(settings(system, Scripts(), seed=3))
+        learner = create(kind, made.config.algorithm, made.model, made.weights, 1)
+        made.set_weights(learner.weights(), 0)
+        sample = made.sample()
+        algorithm = made.config.algorithm
+        index = algorithm.indices(np.random.default_rng(0), len(sample.batch["mask"]))
+        learner.update(sample.batch, index, algorithm.hyper(0.0))
+        actions[kind], ends[kind] = sample.batch["action"].tolist(), learner.weights()
+    assert actions["jax"] == actions["torch"]
+    assert len(set(actions["jax"])) > 1
+    close(ends["jax"], ends["torch"], atol=1e-5)
+
+
+# ------------------------------------------------------------------- what was asked for
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_update_is_its_gradient_steps_one_after_the_other(kind: str, batch: Any) -> None:
+    """Step i on ``batch[indices[i]]``; metrics are the means over the steps."""
+    learner = fresh(kind)
+    metrics = learner.update(batch, indices(), HYPER)
+    end, each = learner.weights(), []
+    learner = fresh(kind)
+    for rows in indices():
+        grads, step = learner.gradients(select(batch, rows), HYPER)
+        each.append({**step, "grad_norm": learner.apply(grads, HYPER)})
+    close(learner.weights(), end, atol=2e-6)
+    means = {name: float(np.mean([step[name] for step in each])) for name in each[0]}
+    assert metrics == pytest.approx({**means, "gradient_steps": 20.0}, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_update_on_everything_is_gradients_then_apply(kind: str, batch: Any) -> None:
+    learner = fresh(kind)
+    learner.update(batch, None, HYPER)
+    end, state = learner.weights(), learner.get_state()
+    learner = fresh(kind)
+    learner.apply(learner.gradients(batch, HYPER)[0], HYPER)
+    close(learner.weights(), end, atol=1e-7)
+    assert (learner.version, learner.gradient_steps) == (1, 1)
+    assert (state["version"], state["gradient_steps"]) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_missing_row_is_no_row(kind: str, batch: Any) -> None:
+    """-1 must not train on the last row."""
+    learner = fresh(kind)
+    learner.update(batch, np.array([[3, 7, 5, -1], [-1, 1, -1, 2]], np.int32), HYPER)
+    end = learner.weights()
+    learner = fresh("torch")
+    for rows in ([3, 7, 5], [1, 2]):
+        learner.apply(learner.gradients(select(batch, np.array(rows)), HYPER)[0], HYPER)
+    close(learner.weights(), end, atol=1e-5)
+
+
+def test_a_missing_row_stays_masked_where_it_was_masked(batch: Any) -> None:
+    batch["mask"] = np.zeros(16, np.float32)
+    assert not minibatch(batch, np.array([0, 5, -1]))["mask"].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_update_leaves_its_batch_and_earlier_weights_alone(kind: str, batch: Any) -> None:
+    learner = fresh(kind)
+    before = learner.weights()
+    copies = {name: x.copy() for name, x in before.items()}
+    rows = select(batch, np.arange(16))
+    learner.update(batch, indices(), HYPER)
+    assert not difference(before, copies)
+    assert not difference(select(batch, np.arange(16)), rows)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_alone_change_nothing(kind: str, batch: Any) -> None:
+    learner = fresh(kind)
+    before = learner.get_state()
+    learner.gradients(batch, HYPER)
+    assert not difference(learner.get_state(), before)
+
+
+# --------------------------------------------------------------------- stopping by KL
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_target_kl_ends_the_update_before_the_step_that_went_too_far(kind: str, batch: Any) -> None:
+    fast = {**HYPER, "lr": 0.03}
+    learner = fresh(kind, STOPPING)
+    metrics = learner.update(batch, indices(), fast)
+    taken = int(metrics["gradient_steps"])
+    assert 0 < taken < 19
+    assert learner.gradient_steps == taken
+    stopped = learner.weights()
+    free = fresh(kind)
+    each = []
+    for rows in indices()[: taken + 1]:
+        grads, step = free.gradients(select(batch, rows), fast)
+        each.append(step)
+        if len(each) <= taken:
+            free.apply(grads, fast)
+    close(stopped, free.weights(), atol=1e-6)
+    kls = [step["kl"] for step in each]
+    assert max(kls[:-1]) <= 0.02 < kls[-1]
+    # What stopped it is in the mean: it is the reason.
+    assert metrics["kl"] == pytest.approx(np.mean(kls), rel=1e-3)
+    assert metrics["loss"] == pytest.approx(np.mean([s["loss"] for s in each]), rel=1e-3, abs=1e-5)
+
+
+def test_both_learners_stop_at_the_same_step_with_the_same_metrics(batch: Any) -> None:
+    jax, torch = (
+        fresh(kind, STOPPING).update(batch, indices(), {**HYPER, "lr": 0.03}) for kind in KINDS
+    )
+    assert jax == pytest.approx(torch, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stop_at_once_takes_no_step_and_reports_the_same_metrics(kind: str, batch: Any) -> None:
+    """Rows that another policy sampled: their KL is past the target before the first step."""
+    learner = fresh(kind, STOPPING)
+    names = learner.update(batch, indices(), HYPER).keys()
+    learner = fresh(kind, STOPPING)
+    before = learner.get_state()
+    metrics = learner.update({**batch, "log_prob": batch["log_prob"] - 2}, indices(), HYPER)
+    assert metrics["gradient_steps"] == 0 and metrics["grad_norm"] == 0
+    assert metrics.keys() == names
+    after = learner.get_state()
+    assert not difference(after["params"], before["params"])
+    assert not difference(after["optimiser"], before["optimiser"])
+    assert after["version"] == 1
+
+
+# -------------------------------------------------------------------------- schedules
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["lr", "clip", "entropy_coef"])
+def test_what_is_annealed_reaches_every_step(kind: str, name: str, batch: Any) -> None:
+    ends = []
+    for value in (HYPER[name], 0.5 * HYPER[name]):
+        learner = fresh(kind)
+        rows = {**batch, "log_prob": batch["log_prob"] - 0.15}
+        learner.update(rows, indices(), {**HYPER, name: value})
+        ends.append(learner.weights())
+    assert moved(*ends) > 1e-6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_learning_rate_nothing_moves(kind: str, batch: Any) -> None:
+    learner = fresh(kind)
+    before = learner.weights()
+    learner.update(batch, indices(), {**HYPER, "lr": 0.0})
+    assert not difference(learner.weights(), before)
+
+
+def test_annealing_compiles_nothing_anew(batch: Any) -> None:
+    learner = fresh("jax")
+    learner.update(batch, indices(), HYPER)
+    programs = learner._update._cache_size()
+    for progress in (0.25, 0.5, 1.0):
+        learner.update(batch, indices(seed=1), {k: x * (1 - progress) for k, x in HYPER.items()})
+    assert learner._update._cache_size() == programs
+
+
+# --------------------------------------------------------------------------- its state
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rollback_takes_the_newest_update_back_to_the_bit(kind: str, batch: Any) -> None:
+    learner = fresh(kind)
+    learner.update(batch, indices(), HYPER)
+    before = learner.get_state()
+    learner.update(batch, indices(seed=1), HYPER)
+    once = learner.get_state()
+    learner.rollback(1)
+    assert not difference(learner.get_state(), before)
+    learner.update(batch, indices(seed=1), HYPER)
+    assert not difference(learner.get_state(), once)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rollback_leaves_a_finished_update_alone(kind: str, batch: Any) -> None:
+    """An interruption that came before the learner moved must not undo the update before."""
+    learner = fresh(kind)
+    learner.update(batch, indices(), HYPER)
+    before = learner.get_state()
+    learner.rollback(1)
+    assert not difference(learner.get_state(), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_failed_update_changes_nothing(kind: str, batch: Any) -> None:
+    learner = fresh(kind)
+    before = learner.get_state()
+    with pytest.raises((TypeError, ValueError, RuntimeError)):
+        learner.update({**batch, "action": np.zeros((16, 7, 2), np.int64)}, indices(), HYPER)
+    assert not difference(learner.get_state(), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", ["rows", "lr"])
+def test_an_update_that_is_not_finite_is_refused_as_a_whole(
+    kind: str, how: str, batch: Any
+) -> None:
+    learner = fresh(kind)
+    before = learner.get_state()
+    rows, hyper = dict(batch), dict(HYPER)
+    if how == "rows":
+        rows["target"] = np.full(16, np.inf, np.float32)
+    else:
+        hyper["lr"] = float("inf")
+    with pytest.raises(ShoalError, match="diverged"):
+        learner.update(rows, indices(), hyper)
+    assert not difference(learner.get_state(), before)
+
+
+@pytest.mark.parametrize("source", KINDS)
+@pytest.mark.parametrize("target", KINDS)
+def test_state_goes_on_in_another_learner(source: str, target: str, batch: Any) -> None:
+    """To the bit in the same library, within rounding in the other."""
+    first = fresh(source)
+    first.set_aux({"norm/obs/mean": np.ones(3, np.float32), "norm/obs/std": np.ones(3, np.float32)})
+    first.update(batch, indices(), HYPER)
+    state = first.get_state()
+    first.update(batch, indices(seed=1), HYPER)
+    wanted = first.get_state()
+    second = fresh(target)
+    second.set_state(state)
+    assert not difference(second.get_state(), state)
+    second.update(batch, indices(seed=1), HYPER)
+    found = second.get_state()
+    if source == target:
+        assert not difference(found, wanted)
+    for part in ("params", "optimiser", "aux"):
+        close(found[part], wanted[part], atol=1e-5)
+    assert (found["version"], found["gradient_steps"]) == (2, 40)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_normalisation_is_seen_by_the_loss_and_never_trained(kind: str, batch: Any) -> None:
+    mean, std = np.array([1, -2, 0.5], np.float32), np.array([2, 0.5, 4], np.float32)
+    learner = fresh(kind)
+    learner.set_aux({"norm/obs/mean": mean, "norm/obs/std": std})
+    found = learner.gradients(batch, HYPER)[1]
+    scaled = {**batch, "obs": {"obs": np.clip((batch["obs"]["obs"] - mean) / std, -10, 10)}}
+    plain = fresh(kind).gradients(scaled, HYPER)[1]
+    assert found == pytest.approx(plain, rel=1e-5, abs=1e-6)
+    learner = fresh(kind)
+    learner.set_aux({"norm/obs/mean": mean, "norm/obs/std": std})
+    learner.update(batch, indices(), HYPER)
+    assert not difference(learner.weights()["norm/obs/mean"], mean)
+    assert not difference(learner.weights()["norm/obs/std"], std)
+
+
+# ------------------------------------------------------------------------ which of the two
+
+
+def model_of(space: Any) -> Any:
+    return PPO().model(Spaces(space, Discrete(2)))
+
+
+VECTOR, IMAGE = Box(-1, 1, (3,), np.float32), Box(0, 255, (36, 36, 1), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("space", "network", "kind"),
+    [
+        (VECTOR, Network(), "jax"),
+        (IMAGE, Network(), "torch"),
+        (IMAGE, Network(encoder="mlp"), "jax"),
+    ],
+)
+def test_auto_takes_torch_for_convolutions_only(space: Any, network: Any, kind: str) -> None:
+    assert choose("auto", model_of(space), network) == kind
+
+
+@pytest.mark.parametrize("wanted", KINDS)
+def test_a_wish_is_granted(wanted: str) -> None:
+    assert choose(wanted, model_of(IMAGE), Network()) == wanted
+
+
+def test_a_users_module_learns_in_its_own_framework_only() -> None:
+    import torch
+
+    class Body(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = torch.nn.Linear(3, 3)
+
+        def forward(self, x: Any) -> Any:
+            return self.body(x).split((2, 1), -1)
+
+    network = Body()
+    model = PPO(network=network).model(Spaces(VECTOR, Discrete(2)))
+    assert choose("auto", model, network) == "torch"
+    with pytest.raises(ConfigError, match="torch"):
+        choose("jax", model, network)
+
+
+def test_threads_only_where_they_pay() -> None:
+    import os
+
+    assert threads(model_of(VECTOR), 64) == 1
+    assert threads(model_of(IMAGE), 64) == len(os.sched_getaffinity(0))

@@ -1,0 +1,152 @@
+"""Is every system what its name says, and is what cannot be refused with the way out?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoal.algorithms.a2c import A2C
+from shoal.algorithms.ppo import PPO
+from shoal.config import Config, Linear, load_file
+from shoal.errors import ConfigError
+from shoal.plans.sync_samples import SyncSamples
+from shoal.systems import PLANS, SYSTEMS, configure, default_config, matrix, system, tuned
+
+TUNED = load_file(Path(__file__).parents[1] / "shoal" / "tuned.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "algorithm", "plan"),
+    [("pg", "PG", "SyncSamples"), ("a2c", "A2C", "SyncSamples"), ("ppo", "PPO", "SyncSamples")],
+)
+def test_a_name_is_an_algorithm_under_a_plan(name: str, algorithm: str, plan: str) -> None:
+    config = default_config(name, "CartPole-v1")
+    assert type(config.algorithm).__name__ == algorithm
+    assert type(config.plan).__name__ == plan
+    assert config == configure(name, "CartPole-v1")
+
+
+def test_every_plan_is_in_the_matrix_with_every_algorithm() -> None:
+    pairs = {(algorithm, plan) for algorithm, plan, _, _ in matrix()}
+    kinds = {type(row.algorithm).__name__ for row in SYSTEMS.values()}
+    assert pairs == {(algorithm, plan.__name__) for algorithm in kinds for plan in PLANS}
+
+
+def test_the_matrix_names_each_system_once_and_says_why_not_elsewhere() -> None:
+    named = [name for _, _, name, _ in matrix() if name]
+    assert sorted(named) == sorted(SYSTEMS)
+    assert all(bool(name) != bool(reason) or not name for _, _, name, reason in matrix())
+
+
+# ----------------------------------------------------------------------------- precedence
+
+
+def test_later_settings_win(tmp_path: Path) -> None:
+    """Defaults, tuned, a file or mapping, then fields."""
+    file = tmp_path / "settings.yaml"
+    file.write_text("algorithm: {lr: 2e-3, epochs: 7}\n")
+    config = configure("ppo", "Pendulum-v1", file, {"epochs": 8}, use_tuned=True)
+    assert config.algorithm.gamma == 0.9  # tuned: the default is .99
+    assert config.algorithm.lr == 2e-3  # the file: tuned is 1e-3
+    assert config.algorithm.epochs == 8
+    assert config.algorithm.clip == PPO().clip
+    assert config.rollout.fragment_length == 1024
+
+
+def test_an_algorithm_brings_its_plan_and_rollout() -> None:
+    config = configure(A2C(lr=1.0), "CartPole-v1")
+    assert config == replace(default_config("a2c", "CartPole-v1"), algorithm=A2C(lr=1.0))
+
+
+def test_a_plan_can_be_given() -> None:
+    plan = SyncSamples()
+    assert configure("ppo", "CartPole-v1", plan=plan).plan is plan
+
+
+def test_system_and_environment_can_stand_in_the_mapping() -> None:
+    assert configure(None, None, {"system": "a2c", "env": "CartPole-v1"}) == default_config(
+        "a2c", "CartPole-v1"
+    )
+
+
+def test_a_whole_configuration_passes_through() -> None:
+    config = default_config("pg", "Acrobot-v1")
+    assert configure(config, None) == config
+    assert configure(config, None, None, {"seed": 4}) == replace(config, seed=4)
+
+
+@pytest.mark.parametrize(("name", "env"), [(n, e) for n, envs in TUNED.items() for e in envs])
+def test_tuned_settings_are_settings_and_end(name: str, env: str) -> None:
+    config = configure(name, env, use_tuned=True)
+    assert isinstance(config, Config)
+    assert config != default_config(name, env)
+    assert config.stop.env_steps is not None
+
+
+# ------------------------------------------------------------------------------- refusals
+
+
+def refusal(*args: Any, **kwargs: Any) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        configure(*args, **kwargs)
+    return caught.value
+
+
+def test_an_unknown_system_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError) as caught:
+        system("pp0")
+    assert "'pp0'" in caught.value.what and "'ppo'" in str(caught.value.fix)
+
+
+def test_an_unknown_setting_is_answered_with_the_nearest() -> None:
+    error = refusal("ppo", "CartPole-v1", None, {"minibatch": 3})
+    assert "'minibatch'" in error.what and "algorithm.minibatch_size" in str(error.fix)
+
+
+def test_what_is_no_algorithm_is_refused() -> None:
+    assert "dict" in refusal({}, "CartPole-v1").what
+
+
+@pytest.mark.parametrize(
+    ("args", "missing"), [((None, "CartPole-v1"), "system"), (("ppo", None), "env")]
+)
+def test_what_is_missing_is_named(args: Any, missing: str) -> None:
+    assert missing in refusal(*args).what
+
+
+def test_a_minibatch_larger_than_a_batch_is_refused_with_the_numbers() -> None:
+    fields = {"workers": 2, "envs_per_worker": 3, "fragment_length": 5, "minibatch_size": 31}
+    error = refusal("ppo", "CartPole-v1", None, fields)
+    assert "31" in error.what and "30 rows" in error.what and "<= 30" in str(error.fix)
+    configure("ppo", "CartPole-v1", None, {**fields, "minibatch_size": 30})
+
+
+@pytest.mark.parametrize("name", ["lr", "clip", "entropy_coef"])
+def test_annealing_over_an_unknown_length_is_refused(name: str) -> None:
+    assert name in refusal("ppo", "CartPole-v1", None, {name: Linear(0.1)}).what
+    config = configure("ppo", "CartPole-v1", None, {name: Linear(0.1), "env_steps": 1000})
+    assert config.stop.env_steps == 1000
+
+
+def test_a_return_that_no_episode_can_have_is_refused() -> None:
+    error = refusal("ppo", "CartPole-v1", None, {"return_mean": 500.5})
+    assert "500.5" in error.what and "500" in str(error.fix)
+    configure("ppo", "CartPole-v1", None, {"return_mean": 500})
+
+
+def test_tuned_settings_that_do_not_exist_are_refused_with_those_that_do() -> None:
+    with pytest.raises(ConfigError) as caught:
+        tuned("ppo", "CliffWalking-v1")
+    assert "Pendulum-v1" in str(caught.value.fix)
+
+
+def test_a_plan_refuses_an_algorithm_by_name() -> None:
+    class Elsewhere:
+        def refuses(self, algorithm: type) -> str:
+            return "it needs importance weights"
+
+    error = refusal("ppo", "CartPole-v1", plan=Elsewhere())
+    assert "PPO does not run under Elsewhere: it needs importance weights" in error.what
