@@ -17,10 +17,8 @@ pytestmark = pytest.mark.learning
 
 def trained(system: str, env: str, **fields: Any) -> tuple[Trainer, dict[str, Any]]:
     trainer = Trainer(system, env, **fields)
-    report: dict[str, Any] = {}
-    for report in trainer:
-        pass
-    return trainer, report
+    reports = list(trainer)
+    return trainer, reports[-1]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
