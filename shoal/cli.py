@@ -111,7 +111,7 @@ def _train_parser() -> Parser:
     )
     parser.option("--system", metavar="NAME", help="what learns: `shoal systems` lists them")
     parser.option("--seed", metavar="N", help="of everything random (default 0)")
-    parser.option("--workers", metavar="N", help="processes that sample; 0: this one (default)")
+    parser.option("--workers", metavar="N", help="workers that sample (default 0: one, alone)")
     parser.option("--learner", metavar="jax|torch|auto", help="what differentiates (default auto)")
     _stops(parser)
     parser.option("--out", metavar="DIR", help="run folder (default runs/SYSTEM-ENV-SEED-TIME)")
@@ -202,7 +202,7 @@ def _resume_parser() -> Parser:
     )
     parser.option("folder", metavar="DIR", help="run folder, or one checkpoint in it")
     parser.option("--env", metavar="ENV", help="its environment again, where that is module:name")
-    parser.option("--workers", metavar="N", help="processes that sample; 0: this one")
+    parser.option("--workers", metavar="N", help="workers that sample; 0: one, alone")
     _stops(parser)
     return parser
 

@@ -65,7 +65,7 @@ class Frozen(Mapping[str, Any]):
 class Rollout:
     """How the environments are sampled."""
 
-    workers: int = 0  # processes that sample besides this one; 0: sample in this process
+    workers: int = 0  # workers that sample, each with environments and a seed of its own; 0: one
     envs_per_worker: int = 8  # copies of the environment that one worker steps together
     fragment_length: int = 128  # env steps of each copy between two batches
     normalise_obs: bool = False  # observations by their running mean and standard deviation

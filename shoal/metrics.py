@@ -26,6 +26,14 @@ class Recorder:
         self.episodes.extend(update.episodes)
         self._updates.append(update)
 
+    def abandon(self, seconds: float) -> None:
+        """No report will tell of the updates since the last one: the call that made them failed.
+
+        Their seconds count, and so do their episodes.
+        """
+        self._updates = []
+        self.wall_s += seconds
+
     def window_full(self) -> bool:
         """Whether return_mean is over 100 episodes already."""
         return len(self.episodes) == WINDOW

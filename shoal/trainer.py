@@ -105,6 +105,7 @@ class Trainer:
                 update = next(self._updates)
             except BaseException:
                 self._rollback()
+                self.recorder.abandon(perf_counter() - start)
                 raise
             self.recorder.add(update)
             self._mark()

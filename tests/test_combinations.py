@@ -20,7 +20,7 @@ from shoal.policy import load
 from shoal.trainer import Trainer
 from tests.worlds import difference
 
-OBSERVATIONS = {
+OBSERVATIONS: dict[str, Any] = {
     "box": Box(-1.0, 1.0, (3,), np.float64),
     "image": Box(0, 255, (36, 36, 1), np.uint8),
     "discrete": Discrete(5, start=2),
@@ -33,10 +33,10 @@ OBSERVATIONS = {
         }
     ),
 }
-ACTIONS = {
+ACTIONS: dict[str, Any] = {
     "discrete": Discrete(4, start=-1),
     "multidiscrete": MultiDiscrete([3, 2]),
-    "bounded": Box(np.float32([-3.0, 0.0]), np.float32([3.0, 0.5])),
+    "bounded": Box(np.array([-3, 0], np.float32), np.array([3, 0.5], np.float32)),
     "unbounded": Box(-np.inf, np.inf, (2,), np.float32),
 }
 CASES = [

@@ -20,6 +20,11 @@ from shoal.spaces import Spaces
 from shoal.trainer import Trainer
 from tests.worlds import TINY, Script
 
+
+def f32(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
 VECTOR = Box(-np.inf, np.inf, (3,), np.float32)
 
 
@@ -32,7 +37,7 @@ def policy(observation: Any, action: Any, masked: bool = False, **weights: Any) 
 
 def logits(*values: float) -> dict[str, Any]:
     """Weights of a policy that does not look."""
-    return {"pi/out/w": np.zeros((8, len(values)), np.float32), "pi/out/b": np.float32(values)}
+    return {"pi/out/w": np.zeros((8, len(values)), np.float32), "pi/out/b": f32(*values)}
 
 
 # --------------------------------------------------------------------------------- acting
@@ -74,9 +79,8 @@ def test_one_observation_or_a_batch_of_any_shape(lead: tuple[int, ...], explore:
 
 def test_bounded_actions_are_rescaled_and_never_beyond() -> None:
     """A mean of -.5 in [-1, 1] is a quarter of the way from 10 to 30; one of 7 is the top."""
-    space = Box(np.float32([10, 10]), np.float32([30, 30]))
-    free = {"pi/out/w": np.zeros((8, 2), np.float32), "pi/out/b": np.float32([-0.5, 7.0])}
-    made = policy(VECTOR, space, **free)
+    space = Box(f32(10, 10), f32(30, 30))
+    made = policy(VECTOR, space, **logits(-0.5, 7.0))
     assert made.act(np.zeros(3)).tolist() == [15.0, 30.0]
     actions = made.act(np.zeros((1000, 3)), explore=True)
     assert actions.min() >= 10 and actions.max() <= 30
@@ -109,7 +113,7 @@ def test_an_observation_that_does_not_fit_is_refused() -> None:
 
 
 def test_normalisation_belongs_to_the_policy() -> None:
-    mean, std = np.float32([1, 2, 3]), np.float32([2, 4, 8])
+    mean, std = f32(1, 2, 3), f32(2, 4, 8)
     plain = policy(VECTOR, Box(-1, 1, (1,), np.float32))
     normal = Policy(
         plain.algorithm,

@@ -119,6 +119,32 @@ def test_metrics_are_means_over_the_updates_of_a_report() -> None:
     assert report["learn/loss"] == pytest.approx(np.mean(losses), rel=1e-4)
 
 
+def test_a_report_after_an_interruption_is_of_what_came_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Seconds and updates that no report told of would not fit together."""
+    straight, made = (make("a2c", Scripts()) for _ in range(2))
+    updates = straight._start()
+    losses = [next(updates).metrics["loss"] for _ in range(40 + 63)]
+    update, left = made.learner.update, iter(range(40))
+
+    def interrupted(*args: Any) -> Any:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return update(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(made.learner, "update", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            made.train()
+    assert made.run.counters.env_steps == 40 * 32
+    assert made.recorder.wall_s > 0
+    report = made.train()
+    assert report["env_steps"] == (40 + 63) * 32
+    assert report["learn/loss"] == pytest.approx(np.mean(losses[40:]), rel=1e-4)
+    assert sum(report[f"time/{part}"] for part in PARTS) <= 1
+
+
 # ------------------------------------------------------------------------------- ends
 
 
@@ -236,7 +262,7 @@ def test_an_evaluation_takes_the_likeliest_actions_from_its_own_seeds() -> None:
     for i in range(20):
         env = Bandit()
         obs, _ = env.reset(seed=7 + i)
-        returns.append(env.step(policy.act(obs))[1])
+        returns.append(env.step(int(policy.act(obs)))[1])
     assert report["returns"] == returns
     assert report["return_mean"] == np.mean(returns)
     assert (report["return_min"], report["return_max"]) == (min(returns), max(returns))

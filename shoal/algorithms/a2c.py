@@ -31,12 +31,12 @@ class A2C:
     lr: Schedule = 7e-4  # RMSProp's step size
     gamma: float = 0.99  # discount per env step
     lambda_: float = 1.0  # 1: n-step returns to the fragment's end, as in the paper
-    entropy_coef: Schedule = 0.0  # 0.01 on Atari
+    entropy_coef: Schedule = 0.0  # weight of the entropy bonus; 0.01 on Atari
     value_coef: float = 0.5  # on the squared error
     max_grad_norm: float | None = 0.5  # over all parameters together
     normalise_advantage: bool = False  # over the batch
     rmsprop_decay: float = 0.99  # of the squared gradient's average
-    rmsprop_eps: float = 1e-5
+    rmsprop_eps: float = 1e-5  # against division by zero
     rmsprop_eps_inside: bool = True  # under the root, as TensorFlow and the paper have it
     network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
 

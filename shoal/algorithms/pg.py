@@ -30,12 +30,12 @@ class PG:
 
     lr: Schedule = 5e-3  # Adam's step size
     gamma: float = 0.99  # discount per env step
-    entropy_coef: Schedule = 0.0
+    entropy_coef: Schedule = 0.0  # weight of the entropy bonus
     value_coef: float = 0.5  # on half the squared error of the baseline
     max_grad_norm: float | None = 0.5  # over all parameters together
     baseline: bool = True  # subtract a learned value; it also stands in at time limits
     normalise_advantage: bool = True  # over the batch
-    adam_eps: float = 1e-8
+    adam_eps: float = 1e-8  # Adam's epsilon
     network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
 
     whole_episodes = True

@@ -34,14 +34,14 @@ class PPO:
     lambda_: float = 0.95  # of GAE: 0 is the TD error, 1 is Monte Carlo
     clip: Schedule = 0.2  # of the probability ratio, +-
     clip_value: float | None = None  # of the value's change, +- (detail 9: weak evidence, so off)
-    entropy_coef: Schedule = 0.0
+    entropy_coef: Schedule = 0.0  # weight of the entropy bonus
     value_coef: float = 0.5  # on half the squared error
     max_grad_norm: float | None = 0.5  # over all parameters together (detail 11)
     epochs: int = 10  # passes over a batch
     minibatch_size: int = 64  # rows of one gradient step
     normalise_advantage: bool = True  # within each minibatch (detail 7)
     target_kl: float | None = None  # stop an update when the policy moved further than this
-    adam_eps: float = 1e-5  # detail 3
+    adam_eps: float = 1e-5  # Adam's epsilon (detail 3)
     network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
 
     whole_episodes = False

@@ -33,7 +33,7 @@ class Network:
     """
 
     encoder: EncoderName = "auto"
-    hidden: tuple[int, ...] = (64, 64)  # PPO detail 26
+    hidden: tuple[int, ...] = (64, 64)  # units of each hidden layer (PPO detail 26)
     activation: Activation = "tanh"  # of the hidden layers; the encoders have relu
     shared: bool | None = None  # one trunk for all heads; None: where there are images (detail 13)
 

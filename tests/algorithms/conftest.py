@@ -29,7 +29,7 @@ class Library:
         self, algorithm: Any, model: Model, params: Any, batch: Any, **hyper: float
     ) -> tuple[float, dict[str, float]]:
         """The loss and its metrics."""
-        loss = partial(algorithm.loss, model)
+        loss: Any = partial(algorithm.loss, model)
         if self.name == "jax":
             import jax
 

@@ -35,7 +35,7 @@ def oracle(params: Any, batch: Any, value_coef: float) -> dict[str, float]:
 def fragment(rewards: list[float], **ended: list[bool]) -> Trajectory:
     """One slot; observation t is the t-th unit vector."""
     t = len(rewards)
-    flags = {name: np.zeros((t, 1), bool) for name in ("terminated", "truncated")}
+    flags: dict[str, Any] = {name: np.zeros((t, 1), bool) for name in ("terminated", "truncated")}
     for name, x in ended.items():
         flags[name] = np.array(x)[:, None]
     return Trajectory(

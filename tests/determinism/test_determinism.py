@@ -20,8 +20,10 @@ from shoal import checkpoint
 from shoal.trainer import Trainer
 from tests.worlds import TINY, Script, difference
 
-NORMALISED = {"normalise_obs": True, "scale_reward": True}
-WORLDS = {  # Gymnasium's vector form; a loop over copies, whose episodes are replayed
+NORMALISED: dict[str, Any] = {"normalise_obs": True, "scale_reward": True}
+WORLDS: dict[
+    str, dict[str, Any]
+] = {  # Gymnasium's vector form; a loop over copies, whose episodes are replayed
     "CartPole-v1": {},
     "Pendulum-v1": {**NORMALISED, "gamma": 0.9},
 }
@@ -124,7 +126,11 @@ def test_resuming_with_several_workers_is_never_stopping(tmp_path: Path) -> None
 
 
 def test_annealing_goes_on_where_it_was(tmp_path: Path) -> None:
-    fields = {"lr": "linear(1e-2, 0)", "clip": "linear(0.3, 0.1)", "stop_steps": 6 * 48}
+    fields: dict[str, Any] = {
+        "lr": "linear(1e-2, 0)",
+        "clip": "linear(0.3, 0.1)",
+        "stop_steps": 6 * 48,
+    }
     straight = make("ppo", "CartPole-v1", **fields)
     wanted = train(straight, 6)
     halted = make("ppo", "CartPole-v1", **fields)
@@ -326,13 +332,12 @@ def test_an_error_in_the_environment_leaves_the_last_whole_update(
     train(made, 2)
     before = state(made)
 
-    def broken(self: Any, action: Any) -> Any:
+    def broken(action: Any) -> Any:
         raise ZeroDivisionError("in the user's own code")
 
     with monkeypatch.context() as patch:
-        for env in made.fleet._workers[0].env.envs:
-            patch.setattr(type(env), "step", broken)
-        made.fleet._workers[0].env._step = [env.step for env in made.fleet._workers[0].env.envs]
+        env: Any = made.fleet._workers[0].env
+        patch.setattr(env, "_step", [broken] * env.slots)
         with pytest.raises(ZeroDivisionError, match="own code"):
             made.train()
     assert not difference(state(made), before)

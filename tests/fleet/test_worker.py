@@ -13,7 +13,7 @@ from shoal.fleet.worker import Sample, Worker
 from tests.worlds import Script, Scripts, difference, episodes, settings, worker
 
 NORMALISED = {"normalise_obs": True, "scale_reward": True}
-UNITS = {
+UNITS: dict[str, Any] = {
     "norm/obs/mean": np.zeros(3, np.float32),
     "norm/obs/std": np.ones(3, np.float32),
     "norm/reward/std": np.ones((), np.float32),

@@ -24,7 +24,8 @@ class FakeWorker:
 
     def __init__(self, index: int, events: list[Any]) -> None:
         self.index, self.events = index, events
-        self.version, self.weights, self.fragments = -1, {}, 0
+        self.version, self.fragments = -1, 0
+        self.weights: dict[str, Any] = {}
 
     def set_weights(self, weights: Any, version: int) -> None:
         self.weights, self.version = weights, version
@@ -80,9 +81,12 @@ class World:
     def __init__(self) -> None:
         self.events: list[Any] = []
         self.learner = FakeLearner(self.events)
-        self.fleet = LocalFleet(lambda i: FakeWorker(i, self.events), 2)  # type: ignore[arg-type]
+        self.fleet = LocalFleet(self.worker, 2)
         self.run = Run(FakeAlgorithm(), np.random.default_rng(0), 50)  # type: ignore[arg-type]
         self.updates = sync_samples(self.fleet, self.learner, self.run)  # type: ignore[arg-type]
+
+    def worker(self, index: int) -> Any:
+        return FakeWorker(index, self.events)
 
     def named(self, kind: str) -> list[Any]:
         return [event for event in self.events if event[0] == kind]

@@ -1,0 +1,87 @@
+"""Learning results: ``python -m tools.results RUN...`` keeps finished runs in ``results/``.
+
+Runs of one system on one environment become ``results/SYSTEM-ENV.json``, one entry a seed; then
+``results/README.md`` is written anew from all such files. Without arguments it does only that.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+KEPT = ("seed", "return_mean", "env_steps", "wall_s", "steps_per_s", "episodes", "stopped_by")
+
+REFERENCES = {  # (system, environment): what others reached
+    ("ppo", "CartPole-v1"): "500 in 100k (RL Baselines3 Zoo)",
+    ("ppo", "Pendulum-v1"): "-172 +- 104 in 100k (RL Baselines3 Zoo)",
+    ("ppo", "Acrobot-v1"): "-73.5 +- 18 in 1M (RL Baselines3 Zoo)",
+    ("a2c", "CartPole-v1"): "500 in 500k (RL Baselines3 Zoo)",
+}
+
+
+def keep(folders: Iterable[Path]) -> None:
+    """Add runs to the files of their system and environment; a seed replaces its earlier entry."""
+    for folder in folders:
+        summary = json.loads((folder / "summary.json").read_text())
+        config = json.loads((folder / "config.json").read_text())
+        system, env = summary["system"], summary["env"]
+        path = RESULTS / f"{system}-{env.replace('/', '-')}.json"
+        known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        runs = {run["seed"]: run for run in known.get("runs", [])}
+        runs[summary["seed"]] = {name: summary[name] for name in KEPT}
+        settings = {k: config[k] for k in ("algorithm", "rollout", "stop", "learner")}
+        result = {
+            "system": system,
+            "env": env,
+            "versions": summary["versions"],
+            "machine": summary["machine"],
+            "settings": settings,
+            "runs": [runs[seed] for seed in sorted(runs)],
+        }
+        RESULTS.mkdir(exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def row(result: dict[str, Any]) -> str:
+    """One line of the table: the mean of the last 100 training episodes, over seeds."""
+    runs = result["runs"]
+    returns = [run["return_mean"] for run in runs]
+    spread = f" +- {stdev(returns):.0f}" if len(returns) > 1 else ""
+    cells = [
+        result["system"],
+        result["env"],
+        str(len(runs)),
+        f"{mean(returns):.0f}{spread}",
+        f"{min(returns):.0f}",
+        f"{median(run['env_steps'] for run in runs):,.0f}",
+        f"{median(run['wall_s'] for run in runs):.1f}",
+        REFERENCES.get((result["system"], result["env"]), ""),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    keep(map(Path, sys.argv[1:]))
+    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    lines = [
+        "# Learning results",
+        "",
+        "Made by `python -m tools.results RUN...` from the JSON files beside it, which hold each",
+        "seed and every setting. Return: mean over the last 100 training episodes; worst: of the",
+        "seeds; env steps and seconds: median over the seeds.",
+        "",
+        "| system | environment | seeds | return | worst | env steps | seconds | others |",
+        "|---|---|---:|---:|---:|---:|---:|---|",
+        *map(row, results),
+        "",
+    ]
+    (RESULTS / "README.md").write_text("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
