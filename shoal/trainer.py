@@ -25,6 +25,11 @@ from shoal.spaces import Spaces
 from shoal.systems import configure
 
 PROBE_STEPS = 64  # random env steps per slot that give normalisation its first moments
+STOPS = {  # keywords of a trainer, and the settings that they stand for
+    "stop_return": "stop.return_mean",
+    "stop_steps": "stop.env_steps",
+    "stop_seconds": "stop.seconds",
+}
 REPORT_STEPS = 2000  # env steps that a report covers at least
 
 
@@ -53,8 +58,8 @@ class Trainer:
         stop_seconds: float | None = None,
         **fields: Any,
     ) -> None:
-        given = {"return_mean": stop_return, "env_steps": stop_steps, "seconds": stop_seconds}
-        fields |= {k: x for k, x in given.items() if x is not None}
+        given = {"stop_return": stop_return, "stop_steps": stop_steps, "stop_seconds": stop_seconds}
+        fields |= {STOPS[k]: x for k, x in given.items() if x is not None}
         self.config = configure(system, env, config, fields, plan=plan, use_tuned=tuned)
         self._env = env if callable(env) else self.config.env
         self._setup()
@@ -194,7 +199,7 @@ class Trainer:
         """Go on from a checkpoint or run folder, as if training had never stopped.
 
         ``env`` and ``network`` are needed where they were objects rather than names. ``fields``
-        change the configuration (a later stop, say).
+        change the configuration: ``stop_steps=1_000_000``, say.
 
         Raises CheckpointError when it is damaged, of another version, or of other spaces, and
         ConfigError where ``env`` or ``network`` is missing.
@@ -203,6 +208,7 @@ class Trainer:
         config = saved_config(path, meta, env=env, network=network)
         with checkpoint.blame(path):
             learner, spaces = meta["learner"], meta["spaces"]
+        fields = {STOPS.get(k, k): x for k, x in fields.items()}
         config = route(replace(config, learner=learner), fields)
         if isinstance(config.env, Mapping) and "object" in config.env:
             raise ConfigError(

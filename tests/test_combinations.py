@@ -53,7 +53,7 @@ class World(gymnasium.Env[Any, Any]):
 
     def __init__(self, observation: str, action: str, masked: bool) -> None:
         self.action_space = deepcopy(ACTIONS[action])
-        self.observation_space = deepcopy(OBSERVATIONS[observation])
+        self.observation_space: Any = deepcopy(OBSERVATIONS[observation])
         self.masked = masked
         self.within = masked and isinstance(self.observation_space, Dict)
         nvec = getattr(self.action_space, "nvec", [getattr(self.action_space, "n", 0)])

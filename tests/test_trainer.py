@@ -297,8 +297,8 @@ def test_a_restored_trainer_has_the_same_settings_and_counters(saved: Path) -> N
 
 
 def test_settings_can_change_on_the_way(saved: Path) -> None:
-    trainer = Trainer.restore(saved, Script, env_steps=5000, lr=1e-5)
-    assert trainer.config.stop.env_steps == 5000
+    trainer = Trainer.restore(saved, Script, stop_steps=5000, stop_return=9.0, lr=1e-5)
+    assert (trainer.config.stop.env_steps, trainer.config.stop.return_mean) == (5000, 9.0)
     assert trainer.train()["hyper/lr"] == pytest.approx(1e-5)
 
 

@@ -21,9 +21,8 @@ from shoal.trainer import Trainer
 from tests.worlds import TINY, Script, difference
 
 NORMALISED: dict[str, Any] = {"normalise_obs": True, "scale_reward": True}
-WORLDS: dict[
-    str, dict[str, Any]
-] = {  # Gymnasium's vector form; a loop over copies, whose episodes are replayed
+# Gymnasium's vector form; and a loop over copies, whose episodes are replayed.
+WORLDS: dict[str, dict[str, Any]] = {
     "CartPole-v1": {},
     "Pendulum-v1": {**NORMALISED, "gamma": 0.9},
 }
@@ -171,7 +170,7 @@ if kind == "begin":
     trainer = make("ppo", "Pendulum-v1", learner, normalise_obs=True, scale_reward=True, gamma=0.9)
 else:
     trainer = Trainer.restore(path)
-while trainer.learner.version < 40:
+while True:
     trainer.train()
     trainer.save(path)
     print(trainer.learner.version, flush=True)
@@ -198,7 +197,7 @@ def test_killing_a_process_at_any_instant_changes_nothing(learner: str, tmp_path
         assert running.returncode == -signal.SIGKILL
     resumed = Trainer.restore(tmp_path)
     straight = make("ppo", "Pendulum-v1", learner, **WORLDS["Pendulum-v1"])
-    assert 9 <= resumed.learner.version < 40
+    assert resumed.learner.version >= 9
     train(resumed, 2)
     train(straight, resumed.learner.version)
     assert not difference(state(resumed), state(straight))

@@ -211,7 +211,7 @@ def test_rewards_are_scaled_and_clipped_for_learning_only() -> None:
     """Divided by the standard deviation, no mean subtracted, within +-10; returns stay raw."""
     scripts = Scripts()
     made = worker(settings("a2c", scripts, gamma=0.0, rollout={"scale_reward": True}))
-    made.set_weights({**made.weights, **UNITS, "norm/reward/std": np.float32(0.2)}, 0)
+    made.set_weights({**made.weights, **UNITS, "norm/reward/std": np.array(0.2, np.float32)}, 0)
     sample = made.sample()
     for slot, log in enumerate(scripts.logs):
         wanted = [min(max(x.reward / 0.2, -10.0), 10.0) for x in log]
