@@ -109,8 +109,13 @@ def configure(
     """
     where = str(changes) if isinstance(changes, str | Path) else None
     nested = dict(load_file(changes) if isinstance(changes, str | Path) else changes or {})
+    named = nested.get("system")
+    if isinstance(what, str) and named not in (None, what):
+        raise ConfigError(
+            f"the system is {what!r}, but these settings are for {named!r}", where, "name one"
+        )
     if what is None:
-        what = nested.get("system")
+        what = named
     if env is None:
         env = what.env if isinstance(what, Config) else nested.get("env")
     if what is None or env is None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from shoal import checkpoint
 from shoal.config import Config, route, to_dict
-from shoal.errors import CheckpointError, ConfigError
+from shoal.errors import CheckpointError, ConfigError, ShoalError
 from shoal.evaluation import evaluate
 from shoal.fleet.local import LocalFleet
 from shoal.fleet.worker import Worker
@@ -102,6 +102,8 @@ class Trainer:
 
     def train(self) -> Report:
         """Train for at least 2,000 env steps and one update; the report of it, a flat dict."""
+        if not self.fleet.size:
+            raise ShoalError("this trainer was stopped", None, "Trainer.restore(...) goes on")
         start, before = perf_counter(), self.run.counters.env_steps
         while True:
             try:

@@ -14,7 +14,7 @@ from gymnasium.spaces import Box, Discrete
 
 from shoal import checkpoint
 from shoal.algorithms.ppo import PPO
-from shoal.errors import CheckpointError, ConfigError, NetworkError
+from shoal.errors import CheckpointError, ConfigError, NetworkError, ShoalError
 from shoal.metrics import PARTS
 from shoal.systems import default_config
 from shoal.trainer import Trainer
@@ -215,6 +215,18 @@ def test_leaving_the_context_ends_the_environments(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ZeroDivisionError), make("ppo", Ends, workers=2):
         raise ZeroDivisionError
     assert Ends.closed == 4
+
+
+def test_a_trainer_that_was_stopped_says_so() -> None:
+    trainer = make("ppo", Ends)
+    trainer.stop()
+    with pytest.raises(ShoalError, match="was stopped"):
+        trainer.train()
+
+
+def test_settings_of_another_system_are_refused() -> None:
+    with pytest.raises(ConfigError, match="'ppo', but these settings are for 'a2c'"):
+        Trainer("ppo", "CartPole-v1", config={"system": "a2c"})
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,10 @@ class Fleet(Protocol):
     def size(self) -> int:
         """Workers that it has now."""
 
+    @property
+    def concurrency(self) -> int:
+        """Workers that are busy at the same time."""
+
     def map(self, verb: str, *args: Any) -> list[Any]:
         """Call the verb on every worker and wait for all; results in the order of the workers."""
 

@@ -25,6 +25,10 @@ class LocalFleet:
     def size(self) -> int:
         return len(self._workers)
 
+    @property
+    def concurrency(self) -> int:
+        return 1
+
     def map(self, verb: str, *args: Any) -> list[Any]:
         return [getattr(worker, verb)(*args) for worker in self._workers]
 

@@ -16,10 +16,12 @@ import numpy as np
 from shoal.algorithms.base import Model
 from shoal.config import Config
 from shoal.envs import Step, VectorEnv, make
+from shoal.errors import EnvError
 from shoal.ops.moments import Moments
 from shoal.spaces import Spaces
 from shoal.trajectory import Batch, Obs, Trajectory, ndarray
 
+ENDLESS = 200_000  # env steps after which an episode that is waited for counts as endless
 REWARD_CLIP = 10.0  # of scaled rewards, in standard deviations (PPO detail 31)
 
 
@@ -187,6 +189,13 @@ class Worker:
             valid = running.copy() if step.valid is None else step.valid & running
             record.add(action, step, valid)
             t += 1
+            if t == length + ENDLESS and whole_episodes:
+                raise EnvError(
+                    f"{type(self.config.algorithm).__name__} learns from whole episodes, but one "
+                    f"of {self.env.id!r} has not ended within {ENDLESS:,} env steps",
+                    None,
+                    "give the environment a time limit, or take an algorithm that needs none: a2c",
+                )
             if whole_episodes and t >= length:
                 happened = slots if step.valid is None else np.count_nonzero(step.valid)
                 beyond += int(happened - np.count_nonzero(valid))

@@ -58,7 +58,7 @@ def sync_samples(fleet: Fleet, learner: Learner, run: Run) -> Iterator[Update]:
         fleet.broadcast(learner.weights(), learner.version)  # the weight edge: learner -> all
 
         busy = {
-            name: sum(sample.times[name] for sample in samples) / fleet.size
+            name: sum(sample.times[name] for sample in samples) / fleet.concurrency
             for name in samples[0].times
         }
         yield Update(
@@ -69,7 +69,7 @@ def sync_samples(fleet: Fleet, learner: Learner, run: Run) -> Iterator[Update]:
                 "transfer": joined - sampled,
                 "learn": learned - joined,
                 "broadcast": perf_counter() - learned,
-                "wait": max(sampled - start - fleet.size * sum(busy.values()), 0.0),
+                "wait": max(sampled - start - sum(busy.values()), 0.0),
             },
             lag=lag,
         )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shoal.errors import EnvError
 from shoal.fleet.local import LocalFleet
 from shoal.fleet.worker import Sample, Worker
 from tests.worlds import Script, Scripts, difference, episodes, settings, worker
@@ -60,6 +61,14 @@ def test_whole_episodes_count_every_step_that_the_environments_took() -> None:
     assert all(s.trained_steps <= s.env_steps for s in samples)
     assert sum(s.trained_steps for s in samples) < scripts.steps()
     assert sum(s.trained_steps for s in samples) == sum(n for s in samples for _, n in s.episodes)
+
+
+def test_waiting_for_an_episode_that_never_ends_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.fleet.worker.ENDLESS", 50)
+    made = worker(settings("pg", lambda: Script(10**9)))
+    with pytest.raises(EnvError, match="has not ended within 50 env steps") as caught:
+        made.sample()
+    assert "a2c" in str(caught.value)
 
 
 @pytest.mark.parametrize("system", ["ppo", "a2c", "pg"])
