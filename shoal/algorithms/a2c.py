@@ -6,26 +6,24 @@ under ``async_gradients`` it is A3C.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from shoal.algorithms import actor_critic
-from shoal.algorithms.actor_critic import masked_mean, standardise
-from shoal.algorithms.base import Batch, Metrics, Model, Params, State
+from shoal.algorithms.actor_critic import ActorCritic, masked_mean, standardise
+from shoal.algorithms.base import Batch, Metrics, Model, Params
 from shoal.config import Schedule, at, check
 from shoal.nets import Network
 from shoal.ops.kernels import Array
 from shoal.ops.optimisers import Optimiser
 from shoal.ops.returns import gae
-from shoal.spaces import Spaces
-from shoal.trajectory import Trajectory, ndarray
+from shoal.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
-class A2C:
+class A2C(ActorCritic):
     """Hyperparameters of A2C; defaults from OpenAI baselines' a2c unless they say other."""
 
     lr: Schedule = 7e-4  # RMSProp's step size
@@ -50,17 +48,6 @@ class A2C:
         check(self.rmsprop_eps > 0, "rmsprop_eps", self.rmsprop_eps, "above 0")
         ok = self.max_grad_norm is None or self.max_grad_norm > 0
         check(ok, "max_grad_norm", self.max_grad_norm, "above 0, or none")
-
-    def model(self, spaces: Spaces) -> Model:
-        return actor_critic.model(self.network, spaces)
-
-    def init(self, model: Model, rng: np.random.Generator) -> dict[str, ndarray]:
-        return model.net.init(rng)
-
-    def act(
-        self, model: Model, params: Params, obs: Mapping[str, Array], state: State, noise: Any
-    ) -> tuple[Array, dict[str, Array], State]:
-        return actor_critic.act(model, params, obs, state, noise)
 
     def postprocess(self, model: Model, params: Params, trajectory: Trajectory) -> Batch:
         """n-step returns (lambda = 1) or GAE, bootstrapped at time limits and fragment ends."""

@@ -38,6 +38,23 @@ def act(
     return model.dist.sample(out, noise, mask), {}, state
 
 
+class ActorCritic:
+    """How all of them act; what they learn from it is their own."""
+
+    network: Any  # a field of the algorithm
+
+    def model(self, spaces: Spaces) -> Model:
+        return model(self.network, spaces)
+
+    def init(self, model: Model, rng: np.random.Generator) -> dict[str, ndarray]:
+        return model.net.init(rng)
+
+    def act(
+        self, model: Model, params: Params, obs: Mapping[str, Array], state: State, noise: Any
+    ) -> tuple[Array, dict[str, Array], State]:
+        return act(model, params, obs, state, noise)
+
+
 def values(model: Model, params: Params, trajectory: Trajectory) -> tuple[ndarray, ndarray]:
     """V of the observations acted on and of those that really followed, each [T, B]."""
     return trajectory.values(lambda obs: model.net(params, obs, ("v",))[0][..., 0])

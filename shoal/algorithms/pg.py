@@ -6,26 +6,24 @@ fragment goes on until the last episode in it has ended.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from shoal.algorithms import actor_critic
-from shoal.algorithms.actor_critic import masked_mean, standardise
-from shoal.algorithms.base import Batch, Metrics, Model, Params, State
+from shoal.algorithms.actor_critic import ActorCritic, masked_mean, standardise
+from shoal.algorithms.base import Batch, Metrics, Model, Params
 from shoal.config import Schedule, at, check
 from shoal.nets import Network
 from shoal.ops.kernels import Array, namespace
 from shoal.ops.optimisers import Optimiser
 from shoal.ops.returns import discounted_returns
-from shoal.spaces import Spaces
-from shoal.trajectory import Trajectory, ndarray, pad, select
+from shoal.trajectory import Trajectory, pad, select
 
 
 @dataclass(frozen=True)
-class PG:
+class PG(ActorCritic):
     """Hyperparameters of REINFORCE."""
 
     lr: Schedule = 5e-3  # Adam's step size
@@ -46,17 +44,6 @@ class PG:
         check(0 <= self.gamma <= 1, "gamma", self.gamma, "between 0 and 1")
         ok = self.max_grad_norm is None or self.max_grad_norm > 0
         check(ok, "max_grad_norm", self.max_grad_norm, "above 0, or none")
-
-    def model(self, spaces: Spaces) -> Model:
-        return actor_critic.model(self.network, spaces)
-
-    def init(self, model: Model, rng: np.random.Generator) -> dict[str, ndarray]:
-        return model.net.init(rng)
-
-    def act(
-        self, model: Model, params: Params, obs: Mapping[str, Array], state: State, noise: Any
-    ) -> tuple[Array, dict[str, Array], State]:
-        return actor_critic.act(model, params, obs, state, noise)
 
     def postprocess(self, model: Model, params: Params, trajectory: Trajectory) -> Batch:
         """Returns to the end of each episode; rows after a slot's last ending are left out.

@@ -7,26 +7,24 @@ Huang et al. 2022, "The 37 implementation details of PPO".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from shoal.algorithms import actor_critic
-from shoal.algorithms.actor_critic import masked_mean, standardise
-from shoal.algorithms.base import Batch, Metrics, Model, Params, State
+from shoal.algorithms.actor_critic import ActorCritic, masked_mean, standardise
+from shoal.algorithms.base import Batch, Metrics, Model, Params
 from shoal.config import Schedule, at, check
 from shoal.nets import Network
 from shoal.ops.kernels import Array, namespace, stop_gradient
 from shoal.ops.optimisers import Optimiser
 from shoal.ops.returns import gae
-from shoal.spaces import Spaces
 from shoal.trajectory import Trajectory, ndarray
 
 
 @dataclass(frozen=True)
-class PPO:
+class PPO(ActorCritic):
     """Hyperparameters of PPO; defaults from the paper's Table 3 (MuJoCo) unless they say other."""
 
     lr: Schedule = 3e-4  # Adam's step size
@@ -61,17 +59,6 @@ class PPO:
         for name in ("clip_value", "max_grad_norm", "target_kl"):
             value = getattr(self, name)
             check(value is None or value > 0, name, value, "above 0, or none")
-
-    def model(self, spaces: Spaces) -> Model:
-        return actor_critic.model(self.network, spaces)
-
-    def init(self, model: Model, rng: np.random.Generator) -> dict[str, ndarray]:
-        return model.net.init(rng)
-
-    def act(
-        self, model: Model, params: Params, obs: Mapping[str, Array], state: State, noise: Any
-    ) -> tuple[Array, dict[str, Array], State]:
-        return actor_critic.act(model, params, obs, state, noise)
 
     def postprocess(self, model: Model, params: Params, trajectory: Trajectory) -> Batch:
         """Advantages by GAE, bootstrapped at time limits and at the fragment's end (detail 5)."""
