@@ -160,24 +160,22 @@ def _new_config(parser: Parser, args: Any, pairs: Pairs) -> tuple[Config, bool]:
     """
     from dataclasses import replace
 
-    from shoal.config import Stop, load_file, merge, route
-    from shoal.systems import default_config, refuse_impossible, tuned
+    from shoal.config import Stop, load_file
+    from shoal.systems import configure, default_config, refuse_impossible
 
     nested = load_file(args.config) if args.config else {}
-    nested.pop("shoal", None)  # the version that wrote a config.json
-    system, env = nested.pop("system", None), nested.pop("env", None)
-    system, env = args.system or system, args.env or env
+    named = nested.pop("system", None), nested.pop("env", None)
+    system, env = args.system or named[0], args.env or named[1]
     if system is None:
         fix = "name one, for example --system ppo (`shoal systems` lists them)"
         raise ConfigError("no system was given", args.config, fix)
     if env is None:
         fix = "name one, for example: shoal train CartPole-v1 --system ppo"
         raise ConfigError("no environment was given", args.config, fix)
-    config = default_config(system, env)
-    fields = settings(parser, args, pairs, config)
-    if args.tuned:
-        config = merge(config, tuned(system, str(env)), "tuned.yaml")
-    config = route(merge(config, nested, args.config), fields)
+    fields = settings(parser, args, pairs, default_config(system, env))
+    config = configure(
+        system, env, nested, fields, where=args.config, use_tuned=args.tuned, final=False
+    )
     default_stop = config.stop == Stop()
     if default_stop:
         config = replace(config, stop=Stop(env_steps=DEFAULT_STEPS))

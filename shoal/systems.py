@@ -98,17 +98,23 @@ def configure(
     fields: Mapping[str, Any] | None = None,
     *,
     plan: Any = None,
+    where: str | None = None,
     use_tuned: bool = False,
+    final: bool = True,
 ) -> Config:
     """One configuration from a system's name, an algorithm or a whole ``Config``, and changes.
 
     Later ones win: the system's defaults, tuned settings, ``changes`` (a nested mapping, or a YAML
-    or JSON file of one), then ``fields`` (names wherever they stand in the tree).
+    or JSON file of one, a run's ``config.json`` too), then ``fields`` (names wherever they stand in
+    the tree). ``where`` the changes come from is told in errors.
 
-    Raises ConfigError for what is unknown, of the wrong type, or cannot be together.
+    Raises ConfigError for what is unknown, of the wrong type, or cannot be together; the last only
+    where the configuration is ``final``, so that its caller adds nothing more.
     """
-    where = str(changes) if isinstance(changes, str | Path) else None
-    nested = dict(load_file(changes) if isinstance(changes, str | Path) else changes or {})
+    if isinstance(changes, str | Path):
+        where, changes = str(changes), load_file(changes)
+    nested = dict(changes or {})
+    nested.pop("shoal", None)  # the version that wrote a config.json
     named = nested.get("system")
     if isinstance(what, str) and named not in (None, what):
         raise ConfigError(
@@ -141,7 +147,8 @@ def configure(
     config = route(merge(config, nested, where), fields or {})
     if plan is not None:
         config = replace(config, plan=plan)
-    refuse_impossible(config)
+    if final:
+        refuse_impossible(config)
     return config
 
 

@@ -36,7 +36,8 @@ REPORT_STEPS = 2000  # env steps that a report covers at least
 class Trainer:
     """Trains one agent: ``Trainer("ppo", env="CartPole-v1", lr=1e-3).train()``.
 
-    ``system`` is a system's name or an algorithm (``PPO(lr=1e-3)``), or a whole ``Config``. Other
+    ``system`` is a system's name or an algorithm (``PPO(lr=1e-3)``), or a whole ``Config``; it and
+    ``env`` may stand in ``config`` instead, and so a run's ``config.json`` repeats that run. Other
     keywords are fields of the configuration, found by name wherever they stand
     (``workers=2``, ``fragment_length=64``); ``config`` is a nested dict or a YAML or JSON file of
     the same; ``tuned=True`` starts from settings known to do well here. ``stop_return``,
@@ -47,7 +48,7 @@ class Trainer:
 
     def __init__(
         self,
-        system: str | Config | Any,
+        system: str | Config | Any = None,
         env: str | Callable[..., Any] | None = None,
         *,
         config: Mapping[str, Any] | str | Path | None = None,

@@ -152,6 +152,15 @@ def test_progress_has_one_report_a_line(finished: Path) -> None:
     assert 0 < reports[0]["wall_s"] < reports[1]["wall_s"] <= summary(finished)["wall_s"]
 
 
+def test_config_of_a_run_repeats_it_in_python(finished: Path) -> None:
+    with shoal.Trainer(config=finished / "config.json") as trainer:
+        reports = list(trainer)
+    lines = (finished / "progress.jsonl").read_text().splitlines()
+    names = ("env_steps", "episodes", "return_mean", "learn/loss")
+    again = [{name: report[name] for name in names} for report in reports]
+    assert again == [{name: json.loads(line)[name] for name in names} for line in lines]
+
+
 def test_config_of_a_run_is_a_config_file(finished: Path, tmp_path: Path) -> None:
     config = str(finished / "config.json")
     assert main(["train", "--config", config, "--out", str(tmp_path / "again")]) == 0
