@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shoal.algorithms.a2c import A2C
+    from shoal.algorithms.appo import APPO
     from shoal.algorithms.pg import PG
     from shoal.algorithms.ppo import PPO
+    from shoal.algorithms.vtrace import VTrace
     from shoal.config import Checkpointing, Config, Linear, Rollout, Stop
     from shoal.evaluation import evaluate
     from shoal.nets import Network
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _HOMES = {
     "A2C": "algorithms.a2c",
+    "APPO": "algorithms.appo",
     "PG": "algorithms.pg",
     "PPO": "algorithms.ppo",
+    "VTrace": "algorithms.vtrace",
     "Checkpointing": "config",
     "Config": "config",
     "Linear": "config",
@@ -39,6 +43,7 @@ _HOMES = {
 }
 __all__ = [
     "A2C",
+    "APPO",
     "PG",
     "PPO",
     "Checkpointing",
@@ -50,6 +55,7 @@ __all__ = [
     "Stop",
     "SyncSamples",
     "Trainer",
+    "VTrace",
     "__version__",
     "evaluate",
     "load",

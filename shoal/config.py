@@ -30,10 +30,12 @@ import numpy as np
 
 from shoal.errors import ConfigError
 from shoal.values import Linear as Linear
-from shoal.values import Mismatch, accepted, is_number, is_whole, union
+from shoal.values import Mismatch, accepted, union
 from shoal.values import Schedule as Schedule
 from shoal.values import at as at
 from shoal.values import check as check
+from shoal.values import is_number as is_number
+from shoal.values import is_whole as is_whole
 from shoal.values import load_file as load_file
 
 T = TypeVar("T")
@@ -65,11 +67,12 @@ class Frozen(Mapping[str, Any]):
 class Rollout:
     """How the environments are sampled."""
 
-    workers: int = 0  # workers that sample, each with environments and a seed of its own; 0: one
+    workers: int = 0  # processes that sample, each with environments of its own; 0: this one does
     envs_per_worker: int = 8  # copies of the environment that one worker steps together
     fragment_length: int = 128  # env steps of each copy between two batches
     normalise_obs: bool = False  # observations by their running mean and standard deviation
     scale_reward: bool = False  # rewards by the running standard deviation of the return
+    clip_reward: float | Literal["auto"] | None = "auto"  # to +-this for training; auto: 1 on Atari
     env_kwargs: Mapping[str, Any] = field(default_factory=Frozen)  # given to the environment
 
     def __post_init__(self) -> None:
@@ -79,6 +82,13 @@ class Rollout:
             check(is_whole(value, 1), f"rollout.{name}", value, "a whole number >= 1")
         ok = isinstance(self.env_kwargs, Mapping) and all(type(k) is str for k in self.env_kwargs)
         check(ok, "rollout.env_kwargs", self.env_kwargs, "a mapping of argument names to values")
+        clip: Any = self.clip_reward
+        number = is_number(clip)
+        ok = clip is None or (isinstance(clip, str) and clip == "auto") or (number and clip > 0)
+        check(ok, "rollout.clip_reward", clip, "a finite number above 0, 'auto' or none")
+        both = bool(self.scale_reward) and number
+        fix = "'auto' or none where rollout.scale_reward is on: scaled rewards have a clip already"
+        check(not both, "rollout.clip_reward", clip, fix)
         object.__setattr__(self, "env_kwargs", Frozen(self.env_kwargs))
 
 
@@ -116,6 +126,24 @@ class Checkpointing:
 
 
 @dataclass(frozen=True)
+class Cluster:
+    """Where workers live, from the first one on (rollout.workers); without any, in this process."""
+
+    address: str | None = None  # of a Ray cluster; none: RAY_ADDRESS, else Ray on this machine
+    in_process: bool = False  # all workers in this process, in turn: to debug, or to compare
+    cpus_per_worker: float | None = None  # reserved; none: 1, in a trainer that is an actor 0
+    timeout: float = 60.0  # seconds without an env step after which a worker counts as stuck
+    restarts_per_minute: int = 10  # workers that may die before the run ends
+
+    def __post_init__(self) -> None:
+        cpus, timeout, restarts = self.cpus_per_worker, self.timeout, self.restarts_per_minute
+        ok = cpus is None or (is_number(cpus) and cpus >= 0)
+        check(ok, "cluster.cpus_per_worker", cpus, "a finite number >= 0, or none")
+        check(is_number(timeout) and timeout > 0, "cluster.timeout", timeout, "seconds above 0")
+        check(is_whole(restarts, 0), "cluster.restarts_per_minute", restarts, "a whole number >= 0")
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole run: an algorithm under a plan on an environment."""
 
@@ -124,14 +152,18 @@ class Config:
     algorithm: Any  # what is learned: a frozen dataclass
     plan: Any  # how it is run: a frozen dataclass
     rollout: Rollout = Rollout()
+    cluster: Cluster = Cluster()
     stop: Stop = Stop()
     checkpointing: Checkpointing = Checkpointing()
     learner: Literal["auto", "jax", "torch"] = "auto"  # the library that differentiates
+    precision: Literal["float32", "bfloat16"] = "float32"  # of its matrix products; weights float32
     seed: int = 0  # of everything random in the run
 
     def __post_init__(self) -> None:
         ok = isinstance(self.learner, str) and self.learner in ("auto", "jax", "torch")
         check(ok, "learner", self.learner, "'auto', 'jax' or 'torch'")
+        ok = isinstance(self.precision, str) and self.precision in ("float32", "bfloat16")
+        check(ok, "precision", self.precision, "'float32' or 'bfloat16'")
         check(is_whole(self.seed, 0), "seed", self.seed, "a whole number >= 0")
 
 

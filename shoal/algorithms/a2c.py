@@ -41,6 +41,7 @@ class A2C(ActorCritic):
     whole_episodes = False
     stops_early = False
     needs = frozenset({"on-policy"})
+    reduction = "mean"
 
     def __post_init__(self) -> None:
         check(0 <= self.gamma <= 1, "gamma", self.gamma, "between 0 and 1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,21 @@ def model(network: Any, spaces: Spaces) -> Model:
 def act(
     model: Model, params: Params, obs: Mapping[str, Array], state: State, noise: Any
 ) -> tuple[Array, dict[str, Array], State]:
-    """Sample from the policy head; with no noise, take its mode."""
-    (out,) = model.net(params, obs, ("pi",))
+    """Sample from the policy head; with no noise, take its mode.
+
+    What the head said is kept beside the action, so that its log-probability need not be computed
+    from the observation once more; so is the value where it comes from the same trunk.
+    """
+    if model.net.shared:
+        out, v = model.net(params, obs, ("pi", "v"))
+        extras = {"pi": out, "v": v[..., 0]}
+    else:
+        (out,) = model.net(params, obs, ("pi",))
+        extras = {"pi": out}
     mask = obs.get("action_mask")
     if noise is None:
-        return model.dist.mode(out, mask), {}, state
-    return model.dist.sample(out, noise, mask), {}, state
+        return model.dist.mode(out, mask), extras, state
+    return model.dist.sample(out, noise, mask), extras, state
 
 
 class ActorCritic:
@@ -53,6 +62,9 @@ class ActorCritic:
         self, model: Model, params: Params, obs: Mapping[str, Array], state: State, noise: Any
     ) -> tuple[Array, dict[str, Array], State]:
         return act(model, params, obs, state, noise)
+
+    def prepare(self, model: Model, params: Params, batch: Batch) -> Batch:
+        return batch
 
 
 def values(model: Model, params: Params, trajectory: Trajectory) -> tuple[ndarray, ndarray]:
@@ -79,21 +91,56 @@ def evaluate(model: Model, params: Params, batch: Batch) -> tuple[Array, Array, 
 
 
 def behaviour_log_prob(model: Model, params: Params, trajectory: Trajectory) -> ndarray:
-    """Log-probability [T, B] of the actions taken, under the weights that took them.
-
-    Computed for the whole trajectory at once rather than step by step while acting: the same
-    numbers, for a fraction of the time of a sampling step.
-    """
+    """Log-probability [T, B] of the actions taken, under the weights that took them."""
     obs = {path: x[:-1] for path, x in trajectory.obs.items()}
-    (out,) = model.net(params, obs, ("pi",))
+    out = trajectory.extras.get("pi")
+    if out is None:
+        (out,) = model.net(params, obs, ("pi",))
     log_prob: ndarray = model.dist.log_prob(out, trajectory.action, obs.get("action_mask"))
     return log_prob
 
 
+def sequences(trajectory: Trajectory, v_t: Callable[[], ndarray], **columns: ndarray) -> Batch:
+    """A batch of whole fragments, one row for each slot: obs [B, T + 1, ...], the rest [B, T, ...].
+
+    The values of what followed are the learner's business, but for the ends that a time limit made
+    and after which the environment had begun its next episode already: what followed there is not
+    in the sequence. ``v_t`` [T, B] gives its value, under the weights that acted (``v_final``).
+    """
+    cut = np.zeros(trajectory.last.shape, bool)
+    cut[trajectory.final_t, trajectory.final_b] = True
+    needed = cut & trajectory.truncated & ~trajectory.terminated
+    v_final = np.where(cut, v_t(), 0.0) if needed.any() else np.zeros(cut.shape)
+    columns = {
+        "reward": trajectory.reward,
+        "terminated": trajectory.terminated,
+        "last": trajectory.last,
+        "cut": cut,  # obs[t + 1] is another episode's
+        "v_final": v_final.astype(np.float32),
+        "mask": trajectory.valid.astype(np.float32),
+        **columns,
+    }
+    return {
+        "obs": {path: _slots_first(x) for path, x in trajectory.obs.items()},
+        "action": _slots_first(trajectory.action),
+        **{name: _slots_first(x) for name, x in columns.items()},
+    }
+
+
+def _slots_first(x: ndarray) -> ndarray:
+    """[T, B, ...] -> [B, T, ...], row-major."""
+    return np.ascontiguousarray(np.swapaxes(x, 0, 1))
+
+
 def masked_mean(x: Array, mask: Array) -> Array:
-    """Mean of x over the rows whose mask is 1; both [N]."""
+    """Mean of x over the rows whose mask is 1; both [...]."""
+    return masked_sum(x, mask) / namespace(x).clip(namespace(x).sum(mask), 1.0, None)
+
+
+def masked_sum(x: Array, mask: Array) -> Array:
+    """Sum of x over the rows whose mask is 1, whatever stands in the others; both [...]."""
     xp = namespace(x)
-    return xp.sum(x * mask) / xp.clip(xp.sum(mask), 1.0, None)
+    return xp.sum(xp.where(mask > 0, x, xp.zeros_like(x)))
 
 
 def standardise(x: Array, mask: Array) -> Array:

@@ -47,7 +47,15 @@ class Algorithm(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the algorithm asks of a plan: "on-policy", "replay", ...; checked before a run."""
+        """What the algorithm asks of a plan, checked before a run.
+
+        "on-policy": that the weights to be updated are those that sampled. "epochs": that a batch
+        can be gone through in several gradient steps.
+        """
+
+    @property
+    def reduction(self) -> str:
+        """Whether the loss is a "mean" or a "sum" over rows: how gradients of parts add up."""
 
     def model(self, spaces: Spaces) -> Model:
         """Build the network's structure. Raises NetworkError or SpaceError when it cannot fit."""
@@ -66,6 +74,12 @@ class Algorithm(Protocol):
     def postprocess(self, model: Model, params: Params, trajectory: Trajectory) -> Batch:
         """Trajectory to batch, on the worker, in NumPy. Row weights stand in ``batch["mask"]``."""
 
+    def prepare(self, model: Model, params: Params, batch: Batch) -> Batch:
+        """What the learner adds to a batch before its gradient steps, with its newest parameters.
+
+        Once an update, in the learner's arrays, not differentiated; may change what a row is.
+        """
+
     def loss(
         self, model: Model, params: Params, aux: Params, batch: Batch
     ) -> tuple[Array, Metrics]:
@@ -77,6 +91,8 @@ class Algorithm(Protocol):
 
     def indices(self, rng: np.random.Generator, rows: int) -> ndarray | None:
         """Rows of each gradient step of an update, int32 [steps, size]; -1 is no row.
+
+        ``rows`` is the number of entries of the batch's mask, as the plan sees it.
 
         None: one gradient step on the whole batch.
         """

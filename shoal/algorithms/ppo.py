@@ -43,7 +43,8 @@ class PPO(ActorCritic):
     network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
 
     whole_episodes = False
-    needs = frozenset({"on-policy"})
+    needs = frozenset({"on-policy", "epochs"})
+    reduction = "mean"
 
     def __post_init__(self) -> None:
         check(0 <= self.gamma <= 1, "gamma", self.gamma, "between 0 and 1")

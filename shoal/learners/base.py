@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from threading import Thread
 from typing import Any, Protocol
 
 import numpy as np
 
-from shoal.algorithms.base import Algorithm, Model, Params
+from shoal.algorithms.base import Algorithm, Metrics, Model, Params
 from shoal.errors import ConfigError, ShoalError
 from shoal.nets import Network
 from shoal.ops.kernels import Array, namespace
 from shoal.trajectory import Batch, ndarray, select
 
 Weights = dict[str, ndarray]
+Reduce = Callable[[ndarray], ndarray]  # a float32 vector -> its sum over all learners
 
 
 class Learner(Protocol):
@@ -32,11 +35,19 @@ class Learner(Protocol):
         """Optimiser steps taken so far."""
 
     def update(
-        self, batch: Batch, indices: ndarray | None, hyper: Mapping[str, float]
+        self,
+        batch: Batch,
+        indices: ndarray | None,
+        hyper: Mapping[str, float],
+        reduce: Reduce | None = None,
     ) -> dict[str, float]:
         """Take ``len(indices)`` gradient steps, step i on the rows ``batch[indices[i]]``.
 
         ``indices`` is int32 [steps, size], -1 being no row; None is one step on the whole batch.
+        ``reduce`` sums a float32 vector over several learners that update together, each on rows of
+        its own: every step is then that of one learner on all their rows. What it raises leaves the
+        learner as it was.
+
         Returns the mean of each metric over the steps taken, ``grad_norm`` (before clipping) and
         ``gradient_steps`` taken.
         """
@@ -54,6 +65,12 @@ class Learner(Protocol):
 
     def set_aux(self, aux: Mapping[str, ndarray]) -> None:
         """Add or replace arrays that act and loss see but that are not differentiated."""
+
+    def set_weights(self, weights: Mapping[str, ndarray], version: int) -> None:
+        """Take over another learner's ``weights``; the optimiser's state stays."""
+
+    def adopt(self, state: Mapping[str, Any]) -> None:
+        """Take over the state of another learner as an update of this one, version included."""
 
     def rollback(self, version: int) -> None:
         """Undo the newest update if it is past this version: it was interrupted."""
@@ -113,6 +130,17 @@ class Holder:
     def set_aux(self, aux: Mapping[str, ndarray]) -> None:
         if aux:
             self._now = replace(self._now, aux={**self._now.aux, **self._put(dict(aux))})
+
+    def set_weights(self, weights: Mapping[str, ndarray], version: int) -> None:
+        now = self._now
+        arrays = self._put(dict(weights))
+        params = {name: arrays.pop(name) for name in now.params}
+        self._past = self._now = replace(now, params=params, aux=arrays, version=version)
+
+    def adopt(self, state: Mapping[str, Any]) -> None:
+        past = self._now
+        self.set_state(state)
+        self._past = past
 
     def rollback(self, version: int) -> None:
         if self.version > version:
@@ -196,16 +224,45 @@ def minibatch(batch: Batch, index: Any) -> Batch:
     if index is None:
         return batch
     rows = select(batch, index)
-    rows["mask"] = rows["mask"] * (index >= 0)
+    mask = rows["mask"]
+    xp = namespace(mask)
+    rows["mask"] = mask * xp.reshape(index >= 0, (-1,) + (1,) * (mask.ndim - 1))
     return rows
 
 
-def choose(wanted: str, model: Model, network: Any) -> str:
+def to_share(gradient: Array, metrics: Mapping[str, Array], mask: Array, reduction: str) -> Array:
+    """What a learner brings to a step that several take together, as one vector to be summed.
+
+    Gradient and metrics are weighted by the rows they stand for: of losses that are means over
+    rows, the weighted mean is that over all rows; losses that are sums, and their gradients, just
+    add up.
+    """
+    xp = namespace(gradient)
+    rows = xp.reshape(xp.sum(mask), (1,))
+    weights = {"loss": xp.ones_like(rows)} if reduction == "sum" else {}
+    told = [
+        xp.reshape(xp.astype(metrics[name], gradient.dtype), (1,)) * weights.get(name, rows)
+        for name in sorted(metrics)
+    ]
+    return xp.concat([gradient * rows if reduction == "mean" else gradient, *told, rows])
+
+
+def shared(total: Array, names: list[str], reduction: str) -> tuple[Array, Metrics]:
+    """Gradient and metrics of the step on all rows, from the sum of what the learners brought."""
+    rows = namespace(total).clip(total[-1], 1.0, None)
+    gradient, told = total[: -1 - len(names)], total[-1 - len(names) : -1]
+    adds_up = {"loss"} if reduction == "sum" else set()
+    metrics = {name: told[i] if name in adds_up else told[i] / rows for i, name in enumerate(names)}
+    return (gradient / rows if reduction == "mean" else gradient), metrics
+
+
+def choose(wanted: str, model: Model, network: Any, precision: str = "float32") -> str:
     """ "jax" or "torch" for this run.
 
     A user's own module learns in its own framework. Otherwise JAX, which compiles all gradient
     steps of an update into one call; but PyTorch, where it is installed, for convolutions, whose
-    gradients it computes two to three times faster on a CPU.
+    gradients it computes two to three times faster on a CPU; and for bfloat16, in which it alone
+    has fast products there.
 
     Raises ConfigError when the wanted one cannot be had.
     """
@@ -219,7 +276,15 @@ def choose(wanted: str, model: Model, network: Any) -> str:
     have_torch = importlib.util.find_spec("torch") is not None
     if wanted == "auto":
         images = isinstance(network, Network) and any(leaf.image for leaf in model.spaces.leaves)
-        wanted = own or ("torch" if images and network.encoder != "mlp" and have_torch else "jax")
+        convolves = images and network.encoder != "mlp"
+        better = have_torch and (convolves or precision == "bfloat16")
+        wanted = own or ("torch" if better else "jax")
+    if wanted == "jax" and precision != "float32":
+        raise ConfigError(
+            f"precision={precision!r} needs the PyTorch learner: JAX is slower in it on a CPU",
+            None,
+            "use learner='torch' (pip install \"shoal[torch]\"), or precision='float32'",
+        )
     if wanted == "torch" and not have_torch:
         raise ConfigError(
             "learner='torch' needs PyTorch, which is not installed",
@@ -229,14 +294,30 @@ def choose(wanted: str, model: Model, network: Any) -> str:
     return wanted
 
 
+def preload(wanted: str) -> None:
+    """Begin to import the framework that a run will most likely take, in a thread.
+
+    For the seconds in which processes start and this one would only wait.
+    """
+    name = "torch" if wanted == "torch" else "jax"
+    if importlib.util.find_spec(name) is not None:
+        # Not a daemon: a process that ends amid the import of native code would crash.
+        Thread(target=importlib.import_module, args=(name,)).start()
+
+
 def create(
-    kind: str, algorithm: Algorithm, model: Model, params: Mapping[str, ndarray], threads: int
+    kind: str,
+    algorithm: Algorithm,
+    model: Model,
+    params: Mapping[str, ndarray],
+    threads: int,
+    precision: str = "float32",
 ) -> Learner:
     """A learner that starts from these parameters. The framework is imported here, not before."""
     if kind == "torch":
         from shoal.learners.torch import TorchLearner
 
-        return TorchLearner(algorithm, model, params, threads)
+        return TorchLearner(algorithm, model, params, threads, precision)
     from shoal.learners.jax import JaxLearner
 
     return JaxLearner(algorithm, model, params, threads)

@@ -14,10 +14,13 @@ from shoal.algorithms.base import Algorithm, Model, Params
 from shoal.learners.base import (
     ALL,
     Holder,
+    Reduce,
     Weights,
     minibatch,
     pack,
     pack_slots,
+    shared,
+    to_share,
     unpack,
     unpack_slots,
 )
@@ -53,14 +56,25 @@ class JaxLearner(Holder):
     ) -> None:
         jax = start(threads)
         super().__init__(algorithm, model, params, jax.device_put, _numpy)
-        self._names: list[str] = []
+        self._names: list[str] = []  # of the metrics that leave ``_update`` as one vector
+        self._whole_names: list[str] = []  # and ``_whole``
+        self._told: list[str] = []  # of those that learners who update together share
         self._update = jax.jit(self._steps)
         self._gradients = jax.jit(self._differentiate)
         self._apply = jax.jit(algorithm.optimiser.update)
+        self._prepare = jax.jit(self._prepared)
+        self._own = jax.jit(self._own_part)
+        self._whole = jax.jit(self._whole_step)
 
     def update(
-        self, batch: Batch, indices: ndarray | None, hyper: Mapping[str, float]
+        self,
+        batch: Batch,
+        indices: ndarray | None,
+        hyper: Mapping[str, float],
+        reduce: Reduce | None = None,
     ) -> dict[str, float]:
+        if reduce is not None:
+            return self._together(batch, indices, hyper, reduce)
         now = self._now
         params, opt, values = self._update(
             now.params, now.optimiser, self._with(hyper), batch, indices
@@ -74,7 +88,8 @@ class JaxLearner(Holder):
     def gradients(
         self, batch: Batch, hyper: Mapping[str, float]
     ) -> tuple[Weights, dict[str, float]]:
-        grads, metrics = self._gradients(self._now.params, self._with(hyper), batch)
+        params, aux = self._now.params, self._with(hyper)
+        grads, metrics = self._gradients(params, aux, self._prepare(params, aux, batch))
         return _numpy(grads), {k: float(x) for k, x in metrics.items()}
 
     def apply(self, gradients: Mapping[str, ndarray], hyper: Mapping[str, float]) -> float:
@@ -95,6 +110,11 @@ class JaxLearner(Holder):
         (total, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params, aux, batch)
         return grads, {"loss": total, **metrics}
 
+    def _prepared(self, params: Params, aux: Params, batch: Batch) -> Batch:
+        import jax
+
+        return jax.lax.stop_gradient(self.algorithm.prepare(self.model, {**aux, **params}, batch))
+
     def _steps(
         self, params: Params, opt: Params, aux: Params, batch: Batch, indices: Any
     ) -> tuple[Params, Params, Any]:
@@ -106,6 +126,7 @@ class JaxLearner(Holder):
         import jax.numpy as jnp
 
         may_stop = self.algorithm.stops_early
+        batch = self._prepared(params, aux, batch)
 
         def step(carry: Any, index: Any) -> tuple[Any, Any]:
             packed, opt, stopped = carry
@@ -143,6 +164,56 @@ class JaxLearner(Holder):
         self._names = sorted(means)
         new, slots = unpack(carry[0][ALL], params), unpack_slots(carry[1], params)
         return new, slots, jnp.stack([means[k].astype(jnp.float32) for k in self._names])
+
+    def _together(
+        self, batch: Batch, indices: ndarray | None, hyper: Mapping[str, float], reduce: Reduce
+    ) -> dict[str, float]:
+        """The same steps, each gradient summed over several learners before it is applied."""
+        now, aux = self._now, self._with(hyper)
+        packed, opt = {ALL: pack(now.params)}, pack_slots(now.optimiser)
+        batch = self._prepare(now.params, aux, batch)
+        sums: dict[str, float] = {}
+        seen = taken = 0
+        for index in [None] if indices is None else indices:
+            own = self._own(packed[ALL], now.params, aux, batch, index)
+            new, new_opt, values = self._whole(packed, opt, aux, reduce(np.asarray(own)))
+            metrics = dict(zip(self._whole_names, np.asarray(values).tolist(), strict=True))
+            stop = metrics.pop("stop", 0.0) > 0.0
+            if stop:
+                metrics["grad_norm"] = 0.0  # of a step that is not taken
+            else:
+                packed, opt, taken = new, new_opt, taken + 1
+            seen += 1
+            for name, x in metrics.items():
+                sums[name] = sums.get(name, 0.0) + x
+            if stop:
+                break
+        means = {name: x / seen for name, x in sums.items()}
+        new, slots = unpack(packed[ALL], now.params), unpack_slots(opt, now.params)
+        self._commit(new, slots, taken, means["loss"], means["grad_norm"])
+        return {**means, "gradient_steps": float(taken)}
+
+    def _own_part(self, packed: Any, like: Params, aux: Params, batch: Batch, index: Any) -> Any:
+        """This learner's share of a step, as ``to_share`` has it."""
+        rows = minibatch(batch, index)
+        grads, metrics = self._differentiate(unpack(packed, like), aux, rows)
+        self._told = sorted(metrics)
+        gradient = pack({name: grads[name] for name in like})
+        return to_share(gradient, metrics, rows["mask"], self.algorithm.reduction)
+
+    def _whole_step(
+        self, packed: Params, opt: Params, aux: Params, total: Any
+    ) -> tuple[Params, Params, Any]:
+        """The step on what all learners brought, and its metrics as one vector."""
+        import jax.numpy as jnp
+
+        gradient, metrics = shared(total, self._told, self.algorithm.reduction)
+        new, new_opt, norm = self.algorithm.optimiser.update(
+            packed, {ALL: gradient}, opt, aux["hyper/lr"]
+        )
+        metrics["grad_norm"] = norm
+        self._whole_names = sorted(metrics)
+        return new, new_opt, jnp.stack([metrics[k] for k in self._whole_names])
 
 
 def _numpy(tree: Mapping[str, Any]) -> Weights:

@@ -12,10 +12,13 @@ from shoal.algorithms.base import Algorithm, Model, Params
 from shoal.learners.base import (
     ALL,
     Holder,
+    Reduce,
     Weights,
     minibatch,
     pack,
     pack_slots,
+    shared,
+    to_share,
     unpack,
     unpack_slots,
 )
@@ -26,26 +29,40 @@ class TorchLearner(Holder):
     """A learner whose parameters are PyTorch tensors. See ``learners.base.Learner``."""
 
     def __init__(
-        self, algorithm: Algorithm, model: Model, params: Mapping[str, ndarray], threads: int = 1
+        self,
+        algorithm: Algorithm,
+        model: Model,
+        params: Mapping[str, ndarray],
+        threads: int = 1,
+        precision: str = "float32",
     ) -> None:
         torch.set_num_threads(threads)
+        self._bfloat16 = precision == "bfloat16"
         super().__init__(algorithm, model, params, _tensors, _numpy)
 
     def update(
-        self, batch: Batch, indices: ndarray | None, hyper: Mapping[str, float]
+        self,
+        batch: Batch,
+        indices: ndarray | None,
+        hyper: Mapping[str, float],
+        reduce: Reduce | None = None,
     ) -> dict[str, float]:
-        tensors, aux = _tensors(batch), self._with(hyper)
-        now = self._now
+        aux, now = self._with(hyper), self._now
+        tensors = self._prepared(aux, _tensors(batch))
         params, opt = {ALL: pack(now.params)}, pack_slots(now.optimiser)
         sums: dict[str, Any] = {}
         seen = taken = 0
         for index in [None] if indices is None else torch.from_numpy(indices).long():
             leaves = unpack(params[ALL], now.params)
-            grads, metrics = self._differentiate(leaves, aux, minibatch(tensors, index))
-            stop = bool(metrics.pop("stop", False))
+            rows = minibatch(tensors, index)
+            by_name, metrics = self._differentiate(leaves, aux, rows)
+            gradient = pack(by_name)
+            if reduce is not None:
+                gradient, metrics = self._shared(gradient, metrics, rows["mask"], reduce)
+            stop = bool(metrics.pop("stop", 0.0) > 0)
             metrics["grad_norm"] = torch.zeros(())  # of a step that is not taken
             if not stop:
-                grads = {ALL: pack(grads)}
+                grads = {ALL: gradient}
                 params, opt, metrics["grad_norm"] = self._step(params, grads, opt, aux["hyper/lr"])
                 taken += 1
             seen += 1
@@ -62,8 +79,9 @@ class TorchLearner(Holder):
     def gradients(
         self, batch: Batch, hyper: Mapping[str, float]
     ) -> tuple[Weights, dict[str, float]]:
-        params = self._now.params
-        grads, metrics = self._differentiate(params, self._with(hyper), _tensors(batch))
+        params, aux = self._now.params, self._with(hyper)
+        tensors = self._prepared(aux, _tensors(batch))
+        grads, metrics = self._differentiate(params, aux, tensors)
         return _numpy(grads), {k: float(x) for k, x in metrics.items()}
 
     def apply(self, gradients: Mapping[str, ndarray], hyper: Mapping[str, float]) -> float:
@@ -78,7 +96,8 @@ class TorchLearner(Holder):
 
     def _differentiate(self, params: Params, aux: Params, batch: Batch) -> tuple[Params, Params]:
         leaves = {k: x.detach().requires_grad_() for k, x in params.items()}
-        total, metrics = self.algorithm.loss(self.model, leaves, aux, batch)
+        with self._precision():
+            total, metrics = self.algorithm.loss(self.model, leaves, aux, batch)
         # A head that this loss leaves out (a baseline switched off) has a gradient of zero. All are
         # row-major, as what is saved and loaded: another layout is another rounding.
         grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
@@ -87,6 +106,23 @@ class TorchLearner(Holder):
             for (k, x), g in zip(leaves.items(), grads, strict=True)
         }
         return filled, {"loss": total.detach(), **{k: x.detach() for k, x in metrics.items()}}
+
+    def _precision(self) -> Any:
+        """Products and convolutions in bfloat16, where asked for; all else stays in float32."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16)
+
+    def _prepared(self, aux: Params, batch: Batch) -> Batch:
+        with torch.no_grad(), self._precision():
+            return self.algorithm.prepare(self.model, {**aux, **self._now.params}, batch)
+
+    def _shared(
+        self, gradient: Any, metrics: Params, mask: Any, reduce: Reduce
+    ) -> tuple[Any, Params]:
+        """Gradient and metrics of a step that several learners take together."""
+        reduction = self.algorithm.reduction
+        own = to_share(gradient, metrics, mask, reduction)
+        total = torch.from_numpy(reduce(own.numpy()))
+        return shared(total, sorted(metrics), reduction)
 
     def _step(
         self, params: Params, grads: Params, opt: Params, lr: Any

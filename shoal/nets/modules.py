@@ -62,6 +62,7 @@ class ModuleNet(ABC):
     """What the adapters share: the form of inputs and outputs, and the dry run that checks them."""
 
     framework: str
+    shared = True  # one call gives all heads
 
     def __init__(
         self,

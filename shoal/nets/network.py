@@ -80,6 +80,10 @@ class Net(Protocol):
     def frozen(self) -> frozenset[str]:
         """Names of the parameters that are not to be differentiated (a module's buffers)."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether all heads come from one trunk, so that a second one costs next to nothing."""
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every parameter, without allocating any."""
 
@@ -165,7 +169,7 @@ class ArrayNet:
         self._vectors = [vector(leaf) for leaf in spaces.leaves if not encoders[leaf.path]]
         self._single = len(spaces.leaves) == len(self._vectors) == 1
         self._images = [Image(leaf) for leaf in spaces.leaves if encoders[leaf.path]]
-        shared = bool(found) if network.shared is None else network.shared
+        self.shared = shared = bool(found) if network.shared is None else network.shared
         size = sum(part.size for part in self._vectors)
         pairs = list(zip(self._images, found, strict=True))
         names = ["trunk"] if shared else list(heads)
@@ -211,6 +215,8 @@ class ArrayNet:
             if x is None:
                 x = features[trunk.name] = trunk(xp, params, images, joined)
             out = x @ params[w] + params[b]
+            if out.dtype != params[w].dtype:  # products may be in bfloat16, what comes after never
+                out = xp.astype(out, params[w].dtype)
             outs.append(out if free is None else append(xp, out, params[free]))
         return tuple(outs)
 

@@ -1,4 +1,4 @@
-"""Gradient steps: SGD, RMSProp and Adam as pure functions of flat dicts of arrays.
+"""Gradient steps: SGD, AdaGrad, RMSProp and Adam as pure functions of flat dicts of arrays.
 
 One source for every array library: a run in JAX and one in PyTorch differ by rounding only, and an
 optimiser's state is saved as what it is, a plain dict of arrays.
@@ -17,13 +17,14 @@ from shoal.errors import ConfigError
 from shoal.ops.kernels import Array, namespace
 
 Arrays = dict[str, Array]
-_KINDS = "adam", "rmsprop", "sgd"
+_KINDS = "adagrad", "adam", "rmsprop", "sgd"
 
 
 @dataclass(frozen=True)
 class Optimiser:
     """How gradients become steps: Kingma and Ba 2015 (arXiv:1412.6980), Algorithm 1; Hinton's
-    RMSProp, centred as in Graves 2013 (arXiv:1308.0850); or SGD.
+    RMSProp, centred as in Graves 2013 (arXiv:1308.0850); Duchi et al. 2011's diagonal AdaGrad, as
+    in Dean et al. 2012 and Gorila (arXiv:1507.04296); or SGD.
 
     What divides a step is sqrt(v + eps) with ``eps_inside``, as TensorFlow and the papers on DQN,
     A3C and IMPALA have it, else sqrt(v) + eps, as PyTorch and the paper on Adam have it. With an
@@ -33,13 +34,13 @@ class Optimiser:
         ConfigError: for an unknown kind, or a field that this kind has no use for.
     """
 
-    kind: Literal["adam", "rmsprop", "sgd"] = "adam"
+    kind: Literal["adagrad", "adam", "rmsprop", "sgd"] = "adam"
     b1: float = 0.9  # adam: decay of the gradient's average
     b2: float = 0.999  # adam: decay of the squared gradient's average
     decay: float = 0.99  # rmsprop: decay of the squared gradient's average
     momentum: float = 0.0  # rmsprop, sgd: decay of the steps' sum
     centered: bool = False  # rmsprop: divide by the variance, not the second moment
-    eps: float = 1e-8  # adam, rmsprop
+    eps: float = 1e-8  # adagrad, adam, rmsprop
     eps_inside: bool = False
     clip_norm: float | None = None  # of all gradients together, before anything else
 
@@ -49,6 +50,8 @@ class Optimiser:
             raise ConfigError(f"no optimiser is called {self.kind!r}", None, fix)
         if self.kind == "adam" and self.momentum:
             raise ConfigError("Adam has no momentum but b1", f"momentum={self.momentum}", "set b1")
+        if self.kind == "adagrad" and self.momentum:
+            raise ConfigError("AdaGrad has no momentum", f"momentum={self.momentum}", "leave it 0")
         if self.kind != "rmsprop" and self.centered:
             raise ConfigError(f"only rmsprop can be centered, not {self.kind}", "centered=True")
 
@@ -56,7 +59,8 @@ class Optimiser:
         """The state before the first step, in the library of ``params``.
 
         ``"t"`` counts the steps (int32 scalar); of each parameter, ``"m/<name>"`` averages the
-        gradient, ``"v/<name>"`` its square, ``"step/<name>"`` sums the steps; only what is needed.
+        gradient, ``"v/<name>"`` its square, ``"h/<name>"`` sums its squares, ``"step/<name>"`` sums
+        the steps; only what is needed.
         """
         xp = namespace(next(iter(params.values())))
         state: Arrays = {"t": xp.asarray(0, dtype=xp.int32)}
@@ -91,6 +95,8 @@ class Optimiser:
     def _slots(self) -> tuple[str, ...]:
         if self.kind == "adam":
             return "m", "v"
+        if self.kind == "adagrad":
+            return ("h",)
         root = ("m", "v") if self.centered else ("v",)
         return (root if self.kind == "rmsprop" else ()) + (("step",) if self.momentum else ())
 
@@ -120,11 +126,17 @@ class Optimiser:
             v = new["v"] = b2 * old["v"] + (1.0 - b2) * (g * g)
             if self.centered:  # a variance, which rounding can bring just below 0
                 v = xp.clip(v - new["m"] * new["m"], 0.0, None)
-            root = xp.sqrt(v + eps) if self.eps_inside else xp.sqrt(v) + eps
-            step = (new["m"] if adam else g) / root
+            step = (new["m"] if adam else g) / self._root(xp, v, eps)
+        if "h" in old:
+            new["h"] = old["h"] + g * g
+            step = g / self._root(xp, new["h"], eps)
         if "step" in old:
             step = new["step"] = self.momentum * old["step"] + step
         return step, new
+
+    def _root(self, xp: Any, v: Array, eps: Array) -> Array:
+        """What divides a step."""
+        return xp.sqrt(v + eps) if self.eps_inside else xp.sqrt(v) + eps
 
 
 def global_norm(arrays: Mapping[str, Array]) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -10,17 +12,27 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 
+from shoal.algorithms.a2c import A2C
+from shoal.algorithms.appo import APPO
+from shoal.algorithms.pg import PG
 from shoal.algorithms.ppo import PPO
+from shoal.algorithms.vtrace import VTrace
 from shoal.errors import ConfigError, ShoalError
+from shoal.fleet.collective import Broken, Reduce, ThreadGroup
 from shoal.learners.base import choose, create, minibatch, threads
 from shoal.nets import Network
 from shoal.spaces import Spaces
-from shoal.trajectory import select
+from shoal.trajectory import concatenate, select
 from tests.worlds import TINY, Script, Scripts, difference, settings, worker
 
 KINDS = ["jax", "torch"]
 PLAIN = PPO(network=TINY, max_grad_norm=0.5)
 STOPPING = replace(PLAIN, target_kl=0.02)
+ADVANTAGE = A2C(network=TINY)
+EPISODES = PG(network=TINY)
+CORRECTED = VTrace(network=TINY)
+ROWS = APPO(network=TINY, epochs=3, minibatch_size=4, normalise_advantage=False, kl_coef=0.3)
+EVERY = [PLAIN, ADVANTAGE, EPISODES, CORRECTED, ROWS]
 HYPER = {"lr": 3e-3, "clip": 0.2, "entropy_coef": 0.01}
 
 
@@ -36,9 +48,11 @@ class Wider(Script):
 
 
 @cache
-def sampled(system: str = "ppo", env: Any = Scripts) -> Any:
+def sampled(algorithm: Any = PLAIN, env: Any = Scripts, seed: int = 0) -> Any:
     """A worker with its first fragment of 16 rows."""
-    made = worker(settings(system, env() if env is Scripts else env))
+    made = worker(
+        replace(settings("ppo", env() if env is Scripts else env, seed), algorithm=algorithm)
+    )
     return made, made.sample()
 
 
@@ -52,15 +66,15 @@ def batch() -> dict[str, Any]:
 
 
 @cache
-def built(kind: str, algorithm: Any) -> tuple[Any, Any]:
+def built(kind: str, algorithm: Any, rank: int) -> tuple[Any, Any]:
     made, _ = sampled()
     learner = create(kind, algorithm, made.model, made.weights, 1)
     return learner, learner.get_state()
 
 
-def fresh(kind: str, algorithm: Any = PLAIN) -> Any:
-    """A learner as it was made; compiled once for all tests."""
-    learner, state = built(kind, algorithm)
+def fresh(kind: str, algorithm: Any = PLAIN, rank: int = 0) -> Any:
+    """A learner as it was made; compiled once for all tests. ``rank`` is for several at once."""
+    learner, state = built(kind, algorithm, rank)
     learner.set_state(state)
     return learner
 
@@ -84,11 +98,15 @@ def moved(a: Any, b: Any) -> float:
 
 
 @pytest.mark.parametrize(
-    ("system", "env"), [("ppo", Scripts), ("ppo", Continuous), ("a2c", Scripts), ("pg", Scripts)]
+    ("algorithm", "env"),
+    [
+        *((algorithm, Scripts) for algorithm in EVERY),
+        *((algorithm, Continuous) for algorithm in (PLAIN, CORRECTED, ROWS)),
+    ],
+    ids=lambda x: type(x).__name__ if isinstance(x, tuple(map(type, EVERY))) else x.__name__,
 )
-def test_losses_and_gradients_are_the_same_in_every_library(system: str, env: Any) -> None:
-    made, sample = sampled(system, env)
-    algorithm = made.config.algorithm
+def test_losses_and_gradients_are_the_same_in_every_library(algorithm: Any, env: Any) -> None:
+    made, sample = sampled(algorithm, env)
     hyper = {**algorithm.hyper(0.0), "entropy_coef": 0.01}
     found = {
         kind: create(kind, algorithm, made.model, made.weights, 1).gradients(sample.batch, hyper)
@@ -97,7 +115,8 @@ def test_losses_and_gradients_are_the_same_in_every_library(system: str, env: An
     for name, g in found["jax"][0].items():
         np.testing.assert_allclose(g, found["torch"][0][name], rtol=1e-5, atol=2e-6, err_msg=name)
     aux = {f"hyper/{name}": np.float32(x) for name, x in hyper.items()}
-    total, metrics = algorithm.loss(made.model, made.weights, aux, sample.batch)
+    prepared = algorithm.prepare(made.model, made.weights, sample.batch)
+    total, metrics = algorithm.loss(made.model, made.weights, aux, prepared)
     numpy = {"loss": float(total), **{name: float(x) for name, x in metrics.items()}}
     for kind in KINDS:
         assert found[kind][1] == pytest.approx(numpy, rel=1e-5, abs=1e-6)
@@ -115,19 +134,18 @@ def test_both_learners_come_to_the_same_parameters(batch: Any) -> None:
     assert metrics["jax"] == pytest.approx(metrics["torch"], rel=1e-3, abs=1e-5)
 
 
-@pytest.mark.parametrize("system", ["ppo", "a2c", "pg"])
-def test_whichever_learns_the_same_seed_acts_alike(system: str) -> None:
+@pytest.mark.parametrize("algorithm", EVERY, ids=lambda x: type(x).__name__)
+def test_whichever_learns_the_same_seed_acts_alike(algorithm: Any) -> None:
     """The same actions over the first fragment, the same parameters after its update."""
     actions, ends = {}, {}
     for kind in KINDS:
-        made = worker(settings(system, Scripts(), seed=3))
-        learner = create(kind, made.config.algorithm, made.model, made.weights, 1)
+        made = worker(replace(settings("ppo", Scripts(), seed=3), algorithm=algorithm))
+        learner = create(kind, algorithm, made.model, made.weights, 1)
         made.set_weights(learner.weights(), 0)
         sample = made.sample()
-        algorithm = made.config.algorithm
-        index = algorithm.indices(np.random.default_rng(0), len(sample.batch["mask"]))
+        index = algorithm.indices(np.random.default_rng(0), sample.batch["mask"].size)
         learner.update(sample.batch, index, algorithm.hyper(0.0))
-        actions[kind], ends[kind] = sample.batch["action"].tolist(), learner.weights()
+        actions[kind], ends[kind] = sample.batch["action"].ravel().tolist(), learner.weights()
     assert actions["jax"] == actions["torch"]
     assert len(set(actions["jax"])) > 1
     close(ends["jax"], ends["torch"], atol=1e-5)
@@ -196,6 +214,162 @@ def test_gradients_alone_change_nothing(kind: str, batch: Any) -> None:
     learner = fresh(kind)
     before = learner.get_state()
     learner.gradients(batch, HYPER)
+    assert not difference(learner.get_state(), before)
+
+
+# ------------------------------------------------------------- what the newest weights add
+
+
+class Prepared(APPO):
+    """For rows that were prepared already."""
+
+    def prepare(self, model: Any, params: Any, batch: Any) -> Any:
+        return batch
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("reduce", [None, np.copy], ids=["alone", "together"])
+def test_a_batch_is_prepared_once_by_the_weights_that_begin_the_update(
+    kind: str, reduce: Any
+) -> None:
+    """Not by those that sampled, and not anew in each gradient step."""
+    made, sample = sampled(ROWS)
+    algorithm = Prepared(**{name: getattr(ROWS, name) for name in ROWS.__dataclass_fields__})
+    hyper = {**HYPER, "lr": 0.03}
+    index = ROWS.indices(np.random.default_rng(0), 16)
+    learner, steps = fresh(kind, ROWS), fresh(kind, algorithm)
+    for _ in range(2):
+        begin = steps.weights()
+        rows = ROWS.prepare(made.model, begin, sample.batch)
+        learner.update(sample.batch, index, hyper, reduce)
+        for one in index:
+            steps.apply(steps.gradients(select(rows, one), hyper)[0], hyper)
+        close(learner.weights(), steps.weights(), atol=2e-5)
+        steps.set_weights(learner.weights(), 0)
+    assert moved(learner.weights(), begin) > 0.02
+    assert learner.version == 2
+
+
+# ------------------------------------------------------------------ several that learn together
+
+
+def together(
+    learners: list[Any], parts: list[Any], orders: list[Any], join: Callable[[int], Reduce]
+) -> list[dict[str, float]]:
+    """One update of all learners at once, each on a part; what each of them tells."""
+    with ThreadPoolExecutor(len(learners)) as pool:
+        told = [
+            pool.submit(learner.update, parts[rank], orders[rank], HYPER, join(rank))
+            for rank, learner in enumerate(learners)
+        ]
+        return [metrics.result(60) for metrics in told]
+
+
+def parts_of(algorithm: Any) -> tuple[Any, list[Any], Any, list[Any]]:
+    """(batch, its parts, order of rows, orders of the parts): step i takes the same rows."""
+    rng = np.random.default_rng(0)
+    batch = concatenate([dict(sampled(algorithm, seed=seed)[1].batch) for seed in (0, 1)])
+    # Some other policy acted, and some rows do not count: more of them in the first part.
+    batch["log_prob"] = batch.get("log_prob", batch["mask"]) + np.float32(0.4) * rng.choice(
+        [-1, 1], batch["mask"].shape
+    ).astype(np.float32)
+    batch["mask"] = (rng.random(batch["mask"].shape) < 0.8).astype(np.float32)
+    batch["mask"].reshape(-1)[[0, 2, 3, 5, 6]] = 0
+    n = len(batch["mask"])
+    ends = [n // 4, n // 2, n]
+    if algorithm.indices(rng, 16) is not None:
+        ends = [n // 2, n]
+    parts = [select(batch, np.arange(a, b)) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+    orders = [algorithm.indices(rng, part["mask"].size) for part in parts]
+    if orders[0] is None:
+        return batch, parts, None, orders
+    orders = [order[:6] for order in orders]
+    orders[0][1, 2:] = -1  # no row
+    first = parts[0]["mask"].size
+    shifted = np.where(orders[1] < 0, -1, orders[1] + first)
+    return batch, parts, np.concatenate([orders[0], shifted], 1).astype(np.int32), orders
+
+
+APART = [
+    ADVANTAGE,
+    CORRECTED,
+    ROWS,
+    replace(PLAIN, normalise_advantage=False, minibatch_size=4),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("algorithm", APART, ids=lambda x: type(x).__name__)
+def test_several_learners_take_the_steps_of_one_on_all_their_rows(
+    kind: str, algorithm: Any
+) -> None:
+    batch, parts, order, orders = parts_of(algorithm)
+    assert len({float(part["mask"].mean()) for part in parts}) > 1
+    one = fresh(kind, algorithm)
+    metrics = one.update(batch, order, HYPER)
+    wanted, begin = one.get_state(), sampled()[0].weights
+    learners = [fresh(kind, algorithm, rank) for rank in range(len(parts))]
+    told = together(learners, parts, orders, ThreadGroup(len(parts)).join)
+    states = [learner.get_state() for learner in learners]
+    for state in states[1:]:
+        assert not difference(state, states[0])  # to the bit on all ranks
+    for part in ("params", "optimiser"):
+        close(states[0][part], wanted[part], atol=1e-6)
+    assert moved(wanted["params"], begin) > 1e-3
+    assert told[0] == told[-1] == pytest.approx(metrics, rel=1e-4, abs=1e-6)
+    assert (states[0]["version"], states[0]["gradient_steps"]) == (1, wanted["gradient_steps"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_stop_when_one_has_gone_too_far(kind: str, batch: Any) -> None:
+    """Else some would wait for the others' next step."""
+    learners = [fresh(kind, STOPPING, rank) for rank in range(2)]
+    before = [learner.get_state() for learner in learners]
+    far = {**batch, "log_prob": batch["log_prob"] - 2}
+    told = together(learners, [batch, far], [indices(), indices(1)], ThreadGroup(2).join)
+    assert [metrics["gradient_steps"] for metrics in told] == [0.0, 0.0]
+    for learner, state in zip(learners, before, strict=True):
+        assert not difference(learner.get_state()["params"], state["params"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_together_with_nobody_is_alone(kind: str, batch: Any) -> None:
+    """In turns, as when the others come and go: metrics keep their names."""
+    learner = fresh(kind)
+    ends, told = [], []
+    for reduce in (None, np.copy, None, np.copy):
+        learner.set_state(built(kind, PLAIN, 0)[1])
+        told.append(learner.update(batch, indices(), HYPER, reduce))
+        ends.append(learner.weights())
+    for i in (1, 2, 3):
+        assert told[i] == pytest.approx(told[0], rel=1e-4, abs=1e-6)
+        close(ends[i], ends[0], atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_that_the_others_left_leaves_the_learner_as_it_was(kind: str, batch: Any) -> None:
+    learner = fresh(kind)
+    learner.update(batch, indices(1), HYPER)
+    before, steps = learner.get_state(), iter(range(3))
+
+    def reduce(vector: np.ndarray) -> np.ndarray:
+        if next(steps) == 2:
+            raise Broken("another rank left the collective")
+        return vector
+
+    with pytest.raises(Broken):
+        learner.update(batch, indices(), HYPER, reduce)
+    assert not difference(learner.get_state(), before)
+    learner.rollback(0)  # the update before is still the newest
+    assert learner.version == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gradient_of_others_that_is_not_finite_is_refused(kind: str, batch: Any) -> None:
+    learner = fresh(kind)
+    before = learner.get_state()
+    with pytest.raises(ShoalError, match="diverged"):
+        learner.update(batch, indices(), HYPER, lambda vector: vector * np.float32("nan"))
     assert not difference(learner.get_state(), before)
 
 
@@ -308,6 +482,42 @@ def test_rollback_leaves_a_finished_update_alone(kind: str, batch: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_what_was_adopted_is_an_update_that_can_be_taken_back(kind: str, batch: Any) -> None:
+    learner, other = fresh(kind), fresh(kind, rank=1)
+    learner.update(batch, indices(), HYPER)
+    before = learner.get_state()
+    other.set_state(before)
+    other.update(batch, indices(seed=1), HYPER)
+    learner.adopt(other.get_state())
+    assert not difference(learner.get_state(), other.get_state())
+    learner.rollback(2)  # it is finished: nothing to undo
+    assert learner.version == 2
+    learner.rollback(1)
+    assert not difference(learner.get_state(), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_of_another_are_taken_over_and_the_optimiser_stays(kind: str, batch: Any) -> None:
+    learner, other = fresh(kind), fresh(kind, rank=1)
+    for each, seed in ((learner, 1), (other, 2)):
+        each.update(batch, indices(seed), HYPER)
+    norm = {"norm/obs/mean": np.ones(3, np.float32), "norm/obs/std": np.full(3, 2, np.float32)}
+    other.set_aux(norm)
+    own, weights = learner.get_state(), other.weights()
+    learner.set_weights(weights, 7)
+    now = learner.get_state()
+    assert not difference(learner.weights(), weights)
+    assert not difference(now["params"], other.get_state()["params"])
+    assert not difference(now["aux"], norm)
+    assert not difference(now["optimiser"], own["optimiser"])
+    assert (now["version"], now["gradient_steps"]) == (7, own["gradient_steps"])
+    learner.rollback(6)  # there is nothing before them
+    assert not difference(learner.weights(), weights)
+    learner.update(batch, indices(), HYPER)
+    assert learner.version == 8
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_failed_update_changes_nothing(kind: str, batch: Any) -> None:
     learner = fresh(kind)
     before = learner.get_state()
@@ -359,7 +569,7 @@ def test_state_goes_on_in_another_learner(source: str, target: str, batch: Any) 
 def test_gradients_after_a_restore_are_the_same_to_the_bit(kind: str) -> None:
     """The layout of the initial arrays may not live on in the state: with four inputs PyTorch
     rounds the product of a column-major matrix otherwise."""
-    made, sample = sampled("ppo", Wider)
+    made, sample = sampled(PLAIN, Wider)
     learner = create(kind, PLAIN, made.model, made.weights, 1)
     for _ in range(3):
         learner.apply(learner.gradients(sample.batch, HYPER)[0], HYPER)

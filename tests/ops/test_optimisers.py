@@ -88,6 +88,14 @@ TORCH: dict[str, tuple[Optimiser, Callable[[Any], Any]]] = {
         Optimiser("rmsprop", decay=0.95, eps=1e-2, centered=True, momentum=0.9, clip_norm=3.0),
         lambda p: torch.optim.RMSprop(p, LR, alpha=0.95, eps=1e-2, centered=True, momentum=0.9),
     ),
+    "adagrad": (
+        Optimiser("adagrad", eps=1e-10),
+        lambda p: torch.optim.Adagrad(p, LR, eps=1e-10),
+    ),
+    "adagrad, large eps, clipped": (
+        Optimiser("adagrad", eps=0.1, clip_norm=3.0),
+        lambda p: torch.optim.Adagrad(p, LR, eps=0.1),
+    ),
     "sgd": (Optimiser("sgd"), lambda p: torch.optim.SGD(p, LR)),
     "sgd, momentum, clipped": (
         Optimiser("sgd", momentum=0.9, clip_norm=1.0),
@@ -112,6 +120,10 @@ OPTAX: dict[str, tuple[Optimiser, Any]] = {
     "rmsprop, centred, eps inside": (
         Optimiser("rmsprop", decay=0.95, eps=1e-2, eps_inside=True, centered=True),
         optax.rmsprop(LR, decay=0.95, eps=1e-2, centered=True, eps_in_sqrt=True),
+    ),
+    "adagrad, eps inside": (
+        Optimiser("adagrad", eps=0.1, eps_inside=True),
+        optax.adagrad(LR, initial_accumulator_value=0.0, eps=0.1),
     ),
     "adam, clipped": (
         Optimiser(clip_norm=0.5, eps=1e-5),
@@ -153,6 +165,28 @@ def test_first_step_golden(lib: Any, optimiser: Optimiser, step: float) -> None:
     state = lib.run(optimiser.init, x)
     after, _, _ = lib.run(optimiser.update, x, g, state, np.float32(0.1))
     assert 1.0 - after["x"].item() == pytest.approx(step, abs=1e-6)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_adagrad_golden_steps(lib: Any, inside: bool) -> None:
+    """A constant gradient of 2 and lr .1: .1, then .1 / sqrt(2), .1 / sqrt(3)."""
+    optimiser = Optimiser("adagrad", eps_inside=inside)
+    x, g = {"x": np.float32([1.0])}, {"x": np.float32([2.0])}
+    state, steps = lib.run(optimiser.init, x), []
+    for _ in range(3):
+        before = x["x"].item()
+        x, state, _ = lib.run(optimiser.update, x, g, state, np.float32(0.1))
+        steps.append(before - x["x"].item())
+    assert steps == pytest.approx([0.1, 0.070711, 0.057735], abs=1e-6)
+    assert state["h/x"].tolist() == [12.0]
+
+
+def test_adagrad_without_a_gradient_stays(lib: Any) -> None:
+    """Its sum of squares is 0 then, and so would be what divides, but for eps."""
+    optimiser, x = Optimiser("adagrad"), {"x": np.float32([1.0])}
+    zero = {"x": np.zeros(1, np.float32)}
+    after, _, _ = lib.run(optimiser.update, x, zero, lib.run(optimiser.init, x), np.float32(0.1))
+    assert after["x"].tolist() == [1.0]
 
 
 def test_clips_all_gradients_together(lib: Any) -> None:
@@ -217,6 +251,7 @@ def test_state_holds_only_what_its_kind_needs() -> None:
         Optimiser(): {"t", "m/a/w", "v/a/w"},
         Optimiser("rmsprop"): {"t", "v/a/w"},
         Optimiser("rmsprop", centered=True, momentum=0.9): {"t", "m/a/w", "v/a/w", "step/a/w"},
+        Optimiser("adagrad"): {"t", "h/a/w"},
         Optimiser("sgd"): {"t"},
         Optimiser("sgd", momentum=0.9): {"t", "step/a/w"},
     }
@@ -232,7 +267,8 @@ def test_global_norm_is_that_of_one_long_vector(lib: Any) -> None:
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"kind": "adamw"}, "adam, rmsprop, sgd"),
+        ({"kind": "adamw"}, "adagrad, adam, rmsprop, sgd"),
+        ({"kind": "adagrad", "momentum": 0.9}, "AdaGrad has no momentum"),
         ({"momentum": 0.9}, "momentum=0.9"),
         ({"kind": "sgd", "centered": True}, "sgd"),
     ],

@@ -1,0 +1,192 @@
+"""V-trace actor-critic, Espeholt et al. 2018 (arXiv:1802.01561).
+
+One gradient step on whole fragments that older weights sampled. What the difference between the two
+policies does to values and to the gradient is corrected by clipped importance ratios, in the
+learner, because only there are the newest weights. Under the plan ``async_samples`` this is IMPALA.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from shoal.algorithms import actor_critic
+from shoal.algorithms.actor_critic import ActorCritic, masked_mean, masked_sum
+from shoal.algorithms.base import Batch, Metrics, Model, Params
+from shoal.config import Schedule, at, check
+from shoal.nets import Network
+from shoal.ops.kernels import Array, namespace, stop_gradient
+from shoal.ops.optimisers import Optimiser
+from shoal.ops.returns import vtrace
+from shoal.trajectory import Trajectory
+
+_FURTHEST = 20.0  # |log pi - log mu|: e**20 is far beyond any clip, and far from overflowing
+
+
+class OffPolicy(ActorCritic):
+    """What V-trace and APPO share: batches of whole fragments, corrected for who sampled them."""
+
+    gamma: float  # fields of the algorithm
+    lambda_: float
+    clip_rho: float
+    clip_c: float
+    clip_pg_rho: float
+    corrected = True  # False takes all importance ratios for 1
+
+    def postprocess(self, model: Model, params: Params, trajectory: Trajectory) -> Batch:
+        """Whole fragments, one row for each slot, with the log-probabilities of who acted."""
+        log_prob = actor_critic.behaviour_log_prob(model, params, trajectory)
+        return actor_critic.sequences(
+            trajectory,
+            lambda: actor_critic.values(model, params, trajectory)[1],
+            log_prob=log_prob.astype(np.float32, copy=False),
+        )
+
+    def correct(self, batch: Batch, log_prob: Array, v: Array) -> tuple[Array, Array, Array]:
+        """V-trace from the policy that acted to the one given; nothing here is differentiated.
+
+        Args:
+            batch: of ``sequences``, with nothing in the rows that are masked (``without_masked``).
+            log_prob: of the actions taken under the policy to learn about, [B, T].
+            v: values of all observations, [B, T + 1].
+
+        Returns:
+            Targets of the values, advantages, and importance ratios (not clipped), each [B, T].
+        """
+        xp, log_prob, v = namespace(v), stop_gradient(log_prob), stop_gradient(v)
+        rho = xp.exp(bounded(log_prob - batch["log_prob"]))
+        used = rho if self.corrected else xp.ones_like(rho)
+        # A masked row has a ratio of 0: its value stands as it is, and nothing passes through it.
+        used = xp.where(batch["mask"] > 0, used, xp.zeros_like(rho))
+        v_t = xp.where(batch["cut"], batch["v_final"], v[:, 1:])
+        discount = self.gamma * xp.astype(~batch["terminated"], v.dtype)
+        vs, advantage = vtrace(
+            batch["reward"].T,
+            discount.T,
+            v[:, :-1].T,
+            v_t.T,
+            batch["last"].T,
+            used.T,
+            self.lambda_,
+            self.clip_rho,
+            self.clip_c,
+            self.clip_pg_rho,
+        )
+        return vs.T, advantage.T, rho
+
+    def _check(self) -> None:
+        """Raises ConfigError for fields that V-trace has no meaning for."""
+        check(0 <= self.gamma <= 1, "gamma", self.gamma, "between 0 and 1")
+        check(0 <= self.lambda_ <= 1, "lambda_", self.lambda_, "between 0 and 1")
+        for name in ("clip_rho", "clip_c", "clip_pg_rho"):
+            value = getattr(self, name)
+            check(value > 0, name, value, "above 0")
+        check(self.clip_c <= self.clip_rho, "clip_c", self.clip_c, "at most clip_rho")
+
+
+@dataclass(frozen=True)
+class VTrace(OffPolicy):
+    """Hyperparameters of the V-trace actor-critic; defaults from the paper's Table G.1 (Atari).
+
+    But for lr and eps, which are for small networks, within the ranges of Table D.1.
+    """
+
+    lr: Schedule = 2e-3  # RMSProp's step size; on Atari 6e-4, annealed to 0
+    gamma: float = 0.99  # discount per env step
+    lambda_: float = 1.0  # shortens the traces (Remark 2)
+    clip_rho: float = 1.0  # of the ratios in the targets: whose values are learned
+    clip_c: float = 1.0  # of the ratios in the traces: how fast they are learned
+    clip_pg_rho: float = 1.0  # of the ratios in the policy's gradient
+    corrected: bool = True  # false leaves the ratios out, as "No-correction" in Table 2
+    entropy_coef: Schedule = 0.01  # weight of the entropy bonus
+    value_coef: float = 0.5  # on half the squared error
+    max_grad_norm: float | None = 40.0  # over all parameters together
+    rmsprop_decay: float = 0.99  # of the squared gradient's average
+    rmsprop_momentum: float = 0.0  # decay of the steps' sum
+    rmsprop_eps: float = 1e-3  # against division by zero, and against steps of noise; Atari 0.01
+    rmsprop_eps_inside: bool = True  # under the root, as TensorFlow has it
+    network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
+
+    whole_episodes = False
+    stops_early = False
+    needs: ClassVar[frozenset[str]] = frozenset()
+    reduction = "sum"
+
+    def __post_init__(self) -> None:
+        self._check()
+        check(self.rmsprop_eps > 0, "rmsprop_eps", self.rmsprop_eps, "above 0")
+        ok = self.max_grad_norm is None or self.max_grad_norm > 0
+        check(ok, "max_grad_norm", self.max_grad_norm, "above 0, or none")
+
+    def loss(
+        self, model: Model, params: Params, aux: Params, batch: Batch
+    ) -> tuple[Array, Metrics]:
+        """Summed over time and batch (the note to Table D.1); metrics are means over rows."""
+        batch = without_masked(batch)
+        mask = batch["mask"]
+        out, allowed, v = along(model, {**aux, **params}, batch)
+        log_prob = model.dist.log_prob(out, batch["action"], allowed)
+        vs, advantage, rho = self.correct(batch, log_prob, v)
+        policy_loss = -masked_sum(log_prob * advantage, mask)
+        value_loss = masked_sum(0.5 * (vs - v[:, :-1]) ** 2, mask)
+        entropy = masked_sum(model.dist.entropy(out, allowed), mask)
+        total = policy_loss + self.value_coef * value_loss - aux["hyper/entropy_coef"] * entropy
+        xp = namespace(mask)
+        rows = xp.clip(xp.sum(mask), 1.0, None)
+        # Without lag a ratio is 1 up to rounding, on either side of the usual clip.
+        clipped = xp.astype(rho > self.clip_rho * (1.0 + 1e-4), rho.dtype)
+        return total, {
+            "policy_loss": policy_loss / rows,
+            "value_loss": value_loss / rows,
+            "entropy": entropy / rows,
+            "rho_mean": masked_mean(rho, mask),
+            "clip_fraction": masked_mean(clipped, mask),
+        }
+
+    def indices(self, rng: np.random.Generator, rows: int) -> None:
+        """One gradient step on the whole batch."""
+        return None
+
+    def hyper(self, progress: float) -> dict[str, float]:
+        return {"lr": at(self.lr, progress), "entropy_coef": at(self.entropy_coef, progress)}
+
+    @property
+    def optimiser(self) -> Optimiser:
+        return Optimiser(
+            "rmsprop",
+            decay=self.rmsprop_decay,
+            momentum=self.rmsprop_momentum,
+            eps=self.rmsprop_eps,
+            eps_inside=self.rmsprop_eps_inside,
+            clip_norm=self.max_grad_norm,
+        )
+
+
+def along(model: Model, params: Params, batch: Batch) -> tuple[Array, Array | None, Array]:
+    """Of whole fragments: the policy head's output [B, T, n_out], which actions were allowed there
+    (None: all), and the values [B, T + 1]."""
+    out, v = model.net(params, batch["obs"], ("pi", "v"))
+    allowed = batch["obs"].get("action_mask")
+    return out[:, :-1], None if allowed is None else allowed[:, :-1], v[..., 0]
+
+
+def without_masked(batch: Batch) -> Batch:
+    """The same fragments with zeros for whatever stands in masked rows, [B, T, ...].
+
+    A weight of 0 alone would not do: 0 times infinity is no number, in a gradient too.
+    """
+    there = batch["mask"] > 0
+    xp = namespace(there)
+    cleaned = {}
+    for name in ("action", "reward", "log_prob", "v_final"):
+        x = batch[name]
+        rows = xp.reshape(there, tuple(there.shape) + (1,) * (x.ndim - there.ndim))
+        cleaned[name] = xp.where(rows, x, xp.zeros_like(x))
+    return {**batch, **cleaned}
+
+
+def bounded(log_ratio: Array) -> Array:
+    """The logarithm of a probability ratio, no further from 0 than exp and its products can go."""
+    return namespace(log_ratio).clip(log_ratio, -_FURTHEST, _FURTHEST)
