@@ -39,11 +39,17 @@ class Trajectory:
     final: Obs  # {leaf: [K, ...]}: the observations that followed when not obs[t + 1]
     version: int = 0  # of the weights that acted
     extras: dict[str, ndarray] = field(default_factory=dict)  # {name: [T, B, ...]} from ``act``
+    goes_on: ndarray | None = None  # [T, B] bool: ``terminated`` is a lost life; None: never is
 
     @property
     def last(self) -> ndarray:
         """[T, B] bool: the episode ended after this row, for whichever reason."""
         return self.terminated | self.truncated
+
+    @property
+    def over(self) -> ndarray:
+        """[T, B] bool: the same for who counts episodes: where only a life was lost, it goes on."""
+        return self.last if self.goes_on is None else self.last & ~self.goes_on
 
     def rows(self) -> Obs:
         """The observations acted on, flattened to rows: {leaf: [T * B, ...]}."""
@@ -53,9 +59,14 @@ class Trajectory:
         """``(v_tm1, v_t)``, each [T, B]: of the observations acted on and of those that followed.
 
         ``value`` maps observations ``{leaf: [..., *shape]}`` to values ``[...]``; it is called once
-        on all T + 1 rows and once on the few finals.
+        on all T + 1 rows, or the last of them where the policy said the others (``extras["v"]``),
+        and once on the few finals.
         """
-        v = value(self.obs)
+        if "v" in self.extras:
+            last = value({path: x[-1:] for path, x in self.obs.items()})
+            v = np.concatenate([self.extras["v"], last])
+        else:
+            v = value(self.obs)
         v_t = v[1:]
         if len(self.final_t):
             v_t = v_t.copy()

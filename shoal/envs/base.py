@@ -25,6 +25,8 @@ class Step(NamedTuple):
         final: slots int [K] and `{path: [K, ...]}`, the observations that really followed, for the
             slots that ended in this very step and whose row of `obs` is already the next episode's;
             None where there are none.
+        goes_on: bool [B], True where `terminated` is an ending for learning only (a lost life): the
+            episode, with its return and length, goes on; None where that never is.
 
     The arrays may be written to by the next `step`: copy what is to be kept.
     """
@@ -35,6 +37,13 @@ class Step(NamedTuple):
     truncated: NDArray
     valid: NDArray | None
     final: tuple[NDArray, Obs] | None
+    goes_on: NDArray | None = None
+
+    @property
+    def over(self) -> NDArray:
+        """bool [B]: an episode ended here, for whichever reason."""
+        last: NDArray = self.terminated | self.truncated
+        return last if self.goes_on is None else last & ~self.goes_on
 
 
 class VectorEnv(Protocol):
@@ -43,6 +52,7 @@ class VectorEnv(Protocol):
     id: str
     spaces: Spaces
     slots: int
+    reward_clip: float | None  # what rewards are usually clipped to for training; None: nothing
 
     @property
     def episode_seeds(self) -> list[int | None]:

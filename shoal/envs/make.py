@@ -34,6 +34,7 @@ def make(
     *,
     kwargs: Mapping[str, Any] | None = None,
     seed: int | None = None,
+    threads: int = 1,
 ) -> VectorEnv:
     """`slots` copies of an environment as one vector environment.
 
@@ -45,26 +46,33 @@ def make(
         slots: number of copies.
         kwargs: arguments of the environment.
         seed: makes everything reproducible until `reset(seed)` does.
+        threads: that may step the copies, where the environment has threads (Atari); what is
+            sampled does not depend on it.
 
-    The vector form that a Gymnasium id is registered with is used where it has the same spaces as
-    the single environment and takes the same arguments; else the copies are stepped in a loop.
+    Atari games are preprocessed as in the literature (`shoal.envs.atari`); arguments that only
+    the raw environment has leave them raw. For other ids, the vector form that they are registered
+    with is used where it has the same spaces as the single environment and takes the same
+    arguments; else the copies are stepped in a loop.
 
     Raises EnvError if it cannot be made, with what to install; SpaceError for spaces that are not
     supported. What the user's own code raises keeps its type and traceback.
     """
     from gymnasium.vector import VectorEnv as GymnasiumVector
 
+    from shoal.envs.atari import make_vector
     from shoal.envs.native import NativeVector
     from shoal.envs.serial import SerialEnv
 
     if slots < 1:
         raise EnvError(f"cannot make {slots} copies of an environment", fix="make at least one")
     source = _find(env, kwargs or {})
+    if source.atari is not None:
+        return make_vector(source.id, source.atari, slots, seed=seed, threads=threads)
     vector = source.vector(slots)
     if vector is None:
         try:
             vector = source.create(slots)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             error.add_note(f"while making copy 0 of environment {source.id!r}")
             raise
     if not isinstance(vector, GymnasiumVector):
@@ -94,7 +102,13 @@ def make_single(
     from gymnasium.vector import VectorEnv as GymnasiumVector
 
     source = _find(env, kwargs or {})
-    made = source.create(1, render_mode)
+    made: Any
+    if source.atari is not None:
+        from shoal.envs.atari import make_copy
+
+        made = make_copy(source.id, source.atari, render_mode)
+    else:
+        made = source.create(1, render_mode)
     if isinstance(made, GymnasiumVector):
         from shoal.envs.single import SingleCopy
 
@@ -134,6 +148,7 @@ class _Source:
     entry: Callable[..., Any]  # the user's callable, or what a Gymnasium id stands for
     kwargs: dict[str, Any]
     spec: Any = None  # gymnasium.envs.registration.EnvSpec of a Gymnasium id
+    atari: dict[str, Any] | None = None  # arguments of ale-py's vector form, where that is meant
     where: str | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -171,8 +186,12 @@ class _Source:
         import gymnasium
         from gymnasium.envs.registration import load_env_creator
 
+        from shoal.envs.atari import ENTRY
+
         spec = self.spec
         if spec is None or spec.vector_entry_point is None or spec.additional_wrappers:
+            return None
+        if spec.entry_point == ENTRY:  # raw frames are asked for, which that form does not have
             return None
         try:
             entry = spec.vector_entry_point
@@ -240,6 +259,8 @@ def _from_id(name: str, kwargs: dict[str, Any]) -> _Source:
     import gymnasium
     from gymnasium.envs.registration import load_env_creator
 
+    from shoal.envs.atari import ENTRY, settings
+
     id = name.rpartition(":")[2]
     if _ATARI.match(id) and id not in gymnasium.registry:
         _import("ale_py", name)
@@ -251,12 +272,17 @@ def _from_id(name: str, kwargs: dict[str, Any]) -> _Source:
             made.close()
         entry: Any = spec.entry_point or spec.vector_entry_point
         entry = entry if callable(entry) else load_env_creator(entry)
+        preprocessed = settings(name, spec, kwargs)
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
         raise _unknown(name, id, error) from error
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         raise _missing(name, error) from error
     except gymnasium.error.Error as error:
         raise EnvError(f"the environment {name!r} cannot be made: {error}") from error
+    if preprocessed is not None:
+        return _Source(name, entry, kwargs, spec, preprocessed)
+    if spec.entry_point == ENTRY and isinstance(kwargs.get("frameskip"), list):
+        kwargs["frameskip"] = tuple(kwargs["frameskip"])  # lists are what YAML and JSON have
     taken = {key: value for key, value in kwargs.items() if key != "max_episode_steps"}
     given = {"num_envs": 1} if spec.entry_point is None else {}
     if wrong := _misfit(entry, {**spec.kwargs, **taken, **given}):

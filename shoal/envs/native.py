@@ -31,6 +31,8 @@ class NativeVector:
     Raises EnvError if the environment does not say its autoreset mode.
     """
 
+    reward_clip: float | None = None
+
     def __init__(self, env: Any, *, id: str, seed: int | None = None) -> None:
         from gymnasium.vector import AutoresetMode
 
@@ -54,6 +56,7 @@ class NativeVector:
         self._none = np.zeros(self.slots, bool)
         self._over = self._none  # ended in the last step (NEXT_STEP only)
         self._obs: Obs = {}
+        self._info: dict[str, Any] = {}  # of the last reset or step
 
     @property
     def episode_seeds(self) -> list[int | None]:
@@ -70,8 +73,8 @@ class NativeVector:
             result = self.env.reset(seed=int(self._rng.integers(2**31 - self.slots)))
             check_reset(result)
             obs, info = result
-            self._obs = self._read(obs, info, self._over)
-        except Exception as error:
+            self._obs, self._info = self._read(obs, info, self._over), info
+        except (Exception, SystemExit) as error:
             self._blame(error, "reset")
             raise
         return {path: x.copy() for path, x in self._obs.items()}
@@ -100,12 +103,12 @@ class NativeVector:
                 final = self._final(flat, info, ended)
                 if not self._same_step:
                     flat = self._reset_rows(flat, ended)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._blame(error, "step")
             raise
         if self._next_step:
             self._over = ended
-        self._obs = flat
+        self._obs, self._info = flat, info
         return Step(dict(flat), reward, terminated, truncated, valid, final)
 
     def get_state(self) -> dict[str, Any]:
@@ -165,7 +168,7 @@ class NativeVector:
         try:  # whether info holds an action mask shows only in a reset
             result = self.env.reset(seed=0)
             check_reset(result)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._blame(error, "reset")
             raise
         return Spaces(spaces.observation, spaces.action, masked=ACTION_MASK in result[1])
@@ -289,7 +292,7 @@ class NativeVector:
             error.add_note(f"in copy {copy}")
             raise error
 
-    def _blame(self, error: Exception, method: str) -> None:
+    def _blame(self, error: BaseException, method: str) -> None:
         """Say which environment it was and when, and, for a broken contract, in which method."""
         if isinstance(error, ShoalError):
             error.locate(where_is(self.env, method))

@@ -44,6 +44,8 @@ class SerialEnv:
     Raises SpaceError for spaces that are not supported, EnvError if the copies differ.
     """
 
+    reward_clip: float | None = None
+
     def __init__(
         self,
         create: Callable[[], Any],
@@ -114,7 +116,7 @@ class SerialEnv:
                 rewards[slot], terminated[slot], truncated[slot] = reward, terminal, cut_off
                 if over:
                     ended.append(slot)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._blame(error, "step", slot)
         final = None
         if ended:
@@ -167,7 +169,7 @@ class SerialEnv:
         for slot in range(self.slots):
             try:
                 reason = self._resume(slot, state, episodes[slot])
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self._blame(error, "step", slot)
             if reason is not None:
                 lost[slot] = reason
@@ -196,7 +198,7 @@ class SerialEnv:
     def _construct(self, create: Callable[[], Any]) -> Any:
         try:
             return create()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             error.add_note(f"while making copy {len(self.envs)} of environment {self.id!r}")
             raise
 
@@ -222,7 +224,7 @@ class SerialEnv:
         try:
             result = first.reset(seed=0)
             check_reset(result)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._blame(error, "reset", 0, env_steps=0)
         return Spaces(spaces.observation, spaces.action, masked=ACTION_MASK in result[1])
 
@@ -245,7 +247,7 @@ class SerialEnv:
             result = self.envs[slot].reset(seed=seed)
             check_reset(result)
             self._rows.write(slot, *result)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._blame(error, "reset", slot)
 
     def _resume(self, slot: int, state: dict[str, Any], actions: NDArray) -> str | None:
@@ -289,7 +291,7 @@ class SerialEnv:
             self._blame(fault[1], method, slots[fault[0]])
 
     def _blame(
-        self, error: Exception, method: str, slot: int, env_steps: int | None = None
+        self, error: BaseException, method: str, slot: int, env_steps: int | None = None
     ) -> NoReturn:
         """Raise it again, with the copy, the episode and, for a broken contract, the method."""
         if isinstance(error, ShoalError):

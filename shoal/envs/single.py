@@ -31,14 +31,17 @@ class SingleCopy(gymnasium.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """See `gymnasium.Env.step`; on an end, `obs` may be the next episode's."""
+        obs, reward, terminated, truncated, info = self.vector.step(self.batch(action))
+        flags = bool(terminated[0]), bool(truncated[0])
+        return self._first(obs), float(reward[0]), *flags, self._info(info)
+
+    def batch(self, action: Any) -> Any:
+        """The same action for every copy, in the form that the vector environment takes."""
         from gymnasium.vector.utils import concatenate, create_empty_array
 
         copies = self.vector.num_envs
         empty: Any = create_empty_array(self.action_space, n=copies)
-        actions = concatenate(self.action_space, [action] * copies, empty)
-        obs, reward, terminated, truncated, info = self.vector.step(actions)
-        flags = bool(terminated[0]), bool(truncated[0])
-        return self._first(obs), float(reward[0]), *flags, self._info(info)
+        return concatenate(self.action_space, [action] * copies, empty)
 
     def render(self) -> Any:
         """A frame of this copy."""

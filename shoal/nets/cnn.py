@@ -1,4 +1,4 @@
-"""Image encoders: ``[N, C, H, W]`` in [0, 1] to ``[N, size]`` features."""
+"""Image encoders: ``[N, C, H, W]``, uint8 or in [0, 1], to ``[N, size]`` features."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from shoal.nets.init import HIDDEN_GAIN, Param
 from shoal.nets.mlp import linear, relu
-from shoal.ops.kernels import Array, conv2d, max_pool2d
+from shoal.ops.kernels import Array, conv2d, matmul, max_pool2d
 
 
 def conv(name: str, size_in: int, size_out: int, kernel: int) -> Iterator[Param]:
@@ -43,7 +43,7 @@ class Nature:
         for name, stride in self._convs:
             x = relu(xp, conv2d(x, params[f"{name}/w"], params[f"{name}/b"], stride))
         x = xp.reshape(x, (x.shape[0], self._flat))
-        return relu(xp, x @ params[f"{self._fc}/w"] + params[f"{self._fc}/b"])
+        return relu(xp, matmul(x, params[f"{self._fc}/w"]) + params[f"{self._fc}/b"])
 
 
 class Impala:
@@ -91,7 +91,7 @@ class Impala:
             for first, second in blocks:
                 x = x + same(second, relu(xp, same(first, relu(xp, x))))
         x = relu(xp, xp.reshape(x, (x.shape[0], self._flat)))
-        return relu(xp, x @ params[f"{self._fc}/w"] + params[f"{self._fc}/b"])
+        return relu(xp, matmul(x, params[f"{self._fc}/w"]) + params[f"{self._fc}/b"])
 
 
 ENCODERS: dict[str, type[Nature] | type[Impala]] = {"nature": Nature, "impala": Impala}

@@ -71,7 +71,7 @@ def vector(leaf: Leaf) -> Floats | OneHot:
 
 
 class Image:
-    """An image as float32 ``[N, C, H, W]`` in [0, 1] (PPO detail 22).
+    """An image as ``[N, C, H, W]``: uint8, which the first convolution scales (PPO detail 22).
 
     Of the first and the last axis the smaller one is the channels; a tie is HWC, as Gymnasium
     renders.
@@ -79,11 +79,9 @@ class Image:
 
     def __init__(self, leaf: Leaf) -> None:
         self.path = leaf.path
-        self._floats = Floats(leaf, 255.0)
         first, middle, last = leaf.shape
         self._channels_last = last <= first
         self.shape = (last, first, middle) if self._channels_last else leaf.shape
 
     def __call__(self, xp: Any, params: Any, x: Array) -> Array:
-        x = self._floats(xp, params, x)
         return xp.permute_dims(x, (0, 3, 1, 2)) if self._channels_last else x

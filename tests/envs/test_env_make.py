@@ -102,7 +102,6 @@ def test_own_vector_form_keeps_the_time_limit(name: str, limit: int) -> None:
 def test_a_vector_form_that_is_another_environment_is_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """ALE's, for one, resizes and stacks its frames, which the single environment does not."""
     from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 
     class Other(CartPoleVectorEnv):

@@ -13,6 +13,7 @@ from shoal.ops.kernels import (
     arange,
     constant,
     conv2d,
+    matmul,
     max_pool2d,
     namespace,
     scan,
@@ -62,6 +63,31 @@ def test_conv2d(lib: Any, channels_last: bool, stride: int, padding: int) -> Non
     x = images(2, 3, 9, 8, channels_last)
     y = lib.run(lambda x, w, b: conv2d(x, w, b, stride, padding), x, w, b)
     np.testing.assert_allclose(y, conv2d_oracle(x, w, b, stride, padding), rtol=1e-4, atol=1e-4)
+
+
+@layouts
+@pytest.mark.parametrize(("kernel", "stride"), [(8, 4), (4, 2), (6, 2), (5, 3)])
+def test_conv2d_of_pixels_divides_them(
+    lib: Any, channels_last: bool, kernel: int, stride: int
+) -> None:
+    """uint8, with strides that tile the kernel and one that does not, and a rest of pixels."""
+    rng = np.random.default_rng(5)
+    w = rng.normal(size=(3, 4, kernel, kernel)).astype(np.float32)
+    b = rng.normal(size=3).astype(np.float32)
+    x = (images(3, 4, 21, 18, channels_last) * 60 + 128).clip(0, 255).astype(np.uint8)
+    y = lib.run(lambda x, w, b: conv2d(x, w, b, stride), x, w, b)
+    expected = conv2d_oracle(x / 255, w, b, stride, 0)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 8, 16, 17])
+@pytest.mark.parametrize("shape", [(3136, 512), (3137, 512), (60, 7)])
+def test_matmul_of_few_rows(lib: Any, rows: int, shape: tuple[int, int]) -> None:
+    """3136 terms are summed in pieces; 3137 is a prime number."""
+    rng = np.random.default_rng(6)
+    x, w = rng.normal(size=(rows, shape[0])), rng.normal(size=shape)
+    y = lib.run(matmul, x.astype(np.float32), w.astype(np.float32))
+    np.testing.assert_allclose(y, x @ w, rtol=1e-3, atol=1e-3)
 
 
 @layouts

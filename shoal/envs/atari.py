@@ -1,0 +1,227 @@
+"""Atari games through ale-py's own vector environment, with the preprocessing of the literature.
+
+That is (Mnih et al. 2015, Nature 518, Methods): up to 30 no-ops at the start, each action repeated
+for 4 frames, the maximum over the last 2 of them in grey and 84x84, the newest 4 stacked, rewards
+clipped for training, a lost life as an ending for training, and 108,000 raw frames at most.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from shoal.envs.base import NDArray, Obs, Step
+from shoal.envs.native import NativeVector
+from shoal.envs.single import SingleCopy
+from shoal.errors import EnvError, cut
+from shoal.spaces import Spaces
+
+ENTRY = "ale_py.env:AtariEnv"  # what Gymnasium's ids of Atari games stand for
+_SKIP = 4  # raw frames of one env step, where the id says 1 and leaves them to the preprocessing
+_FPS = 60.0  # raw frames a second
+_OWN = {  # arguments of the vector environment that are set here -> what to do instead
+    "game": "name the game by the id",
+    "num_envs": "set rollout.envs_per_worker",
+    "batch_size": "leave it out: all copies are stepped together",
+    "num_threads": "leave it out: it follows from the number of workers",
+    "thread_affinity_offset": "leave it out: it follows from the number of workers",
+    "autoreset_mode": "leave it out: an ended game is followed by the next in the same step",
+    "reward_clipping": "set rollout.clip_reward: returns are reported unclipped",
+}
+
+
+def settings(name: str, spec: Any, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Arguments of ale-py's vector environment for a Gymnasium id and the user's arguments.
+
+    None where these ask for the raw single environment (arguments that only that one has, such as
+    `obs_type="ram"`), where the id's action repeat is random, and for what is no Atari id. An id
+    with an action repeat of 1 leaves that to the preprocessing, and gets 4.
+
+    Raises EnvError for an argument that there is not, that is set by Shoal itself, or that does not
+    go together with the others. Imports ale-py for an Atari id.
+    """
+    if spec.entry_point != ENTRY or spec.additional_wrappers:
+        return None
+    from ale_py.env import AtariEnv
+    from ale_py.vector_env import AtariVectorEnv
+
+    single, vector = _arguments(AtariEnv), _arguments(AtariVectorEnv)
+    taken = dict(kwargs)
+    limit = taken.pop("max_episode_steps", None)  # Gymnasium's, of every id
+    raw = [key for key in taken if key in single - vector - set(_OWN)]
+    if isinstance(taken.get("frameskip"), list | tuple):
+        raw.append("frameskip")
+    for key in taken:
+        if key in _OWN:
+            raise _refused(name, f"the argument {key!r} is set by Shoal", _OWN[key])
+        if key not in single | vector:
+            known = sorted((single | vector | {"max_episode_steps"}) - set(_OWN))
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"its arguments: {', '.join(known)}"
+            raise _refused(name, f"there is no argument {key!r}", hint)
+        if raw and key in vector - single:
+            what = f"the argument {raw[0]!r} is one of raw frames, and {key!r} of preprocessed ones"
+            raise _refused(name, what, f"leave out {key!r} or {raw[0]!r}")
+    skip = taken.get("frameskip", spec.kwargs.get("frameskip", _SKIP))
+    if raw or not isinstance(skip, int):
+        return None
+    if "frameskip" not in taken and skip == 1:
+        skip = _SKIP
+    found = {**spec.kwargs, **taken, "frameskip": skip}
+    if limit is not None:
+        found["max_num_frames_per_episode"] = limit * skip
+    return found
+
+
+def make_vector(
+    name: str, settings: Mapping[str, Any], slots: int, *, seed: int | None, threads: int
+) -> Atari:
+    """`slots` copies, stepped by so many threads, for training. Raises EnvError for bad values."""
+    taken = dict(settings)
+    # Episodes that really end with a life (`episodic_life`) need no ending besides.
+    life_loss = bool(taken.pop("life_loss_info", not taken.get("episodic_life", False)))
+    vector = _vector(name, taken, slots, min(threads, slots))
+    return Atari(vector, id=name, seed=seed, life_loss=life_loss)
+
+
+def make_copy(name: str, settings: Mapping[str, Any], render_mode: str | None) -> AtariCopy:
+    """One copy for evaluation: the same preprocessing, and whole games. Raises EnvError."""
+    ours = {"life_loss_info": False, "episodic_life": False}
+    whole = {**settings, **ours}
+    screen = None
+    if render_mode == "rgb_array":
+        import ale_py
+        from ale_py import roms
+
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # else it tells all it loads
+        game = ale_py.ALEInterface()
+        game.loadROM(str(roms.get_rom_path(settings["game"])))
+        height, width = game.getScreenDims()
+        seen = {"img_height": height, "img_width": width, "grayscale": False, "stack_num": 1}
+        screen = _vector(name, {**whole, **seen}, 1, 1)
+    return AtariCopy(_vector(name, whole, 1, 1), screen)
+
+
+class Atari(NativeVector):
+    """A vector of Atari games: rewards are the game's own, lost lives are endings that go on.
+
+    A life is lost where the game says fewer lives than before and more than none: with none left,
+    some games show a few frames more, and then their real end. What follows a lost life is the same
+    game, with its frames still stacked.
+    """
+
+    reward_clip: float | None = 1.0
+
+    def __init__(self, env: Any, *, id: str, seed: int | None = None, life_loss: bool) -> None:
+        super().__init__(env, id=id, seed=seed)
+        self._life_loss = life_loss
+        self._lives: NDArray = np.zeros(self.slots, np.int32)
+
+    def reset(self, seed: int | None = None) -> Obs:
+        """Begin a new game in every copy; see `VectorEnv.reset`."""
+        obs = super().reset(seed)
+        self._lives = self._info["lives"].copy()
+        return obs
+
+    def step(self, action: NDArray) -> Step:
+        """Step every copy once; see `VectorEnv.step`."""
+        step = super().step(action)
+        if not self._life_loss:
+            return step
+        before, self._lives = self._lives, self._info["lives"].copy()
+        fewer = (self._lives < before) & (self._lives > 0)
+        lost = fewer & ~(step.terminated | step.truncated)
+        return step._replace(terminated=step.terminated | lost, goes_on=lost)
+
+    def render(self) -> NDArray:
+        """The newest frame that the first copy observed, enlarged: uint8 [4 H, 4 W, 3]."""
+        frame = self._obs[self.spaces.leaves[0].path][0, -1]
+        if frame.ndim == 2:
+            frame = np.repeat(frame[:, :, None], 3, axis=2)
+        return np.repeat(np.repeat(frame, 4, axis=0), 4, axis=1)
+
+    def _find_spaces(self) -> Spaces:
+        # No mask is to be looked for, and a reset with a seed takes 0.1 s of each copy.
+        return Spaces(self.env.single_observation_space, self.env.single_action_space)
+
+    def _resume(self, state: dict[str, Any]) -> str | None:
+        return "ale-py's vector environment cannot save the games that it plays"
+
+
+class AtariCopy(SingleCopy):
+    """One game for evaluation and video.
+
+    What is filmed is a second copy in full colour: it has the same seed and is given the same
+    actions, so it plays the same game.
+    """
+
+    def __init__(self, vector: Any, screen: Any = None) -> None:
+        super().__init__(vector)
+        self.render_mode = None if screen is None else "rgb_array"
+        self._screen, self._frame = screen, None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """See `gymnasium.Env.reset`."""
+        if self._screen is not None:
+            if seed is None:
+                seed = int(np.random.default_rng().integers(2**31))
+            self._frame = self._screen.reset(seed=seed)[0][0, -1]
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """See `gymnasium.Env.step`; on an end, `obs` is the next game's."""
+        if self._screen is not None:
+            self._frame = self._screen.step(self.batch(action))[0][0, -1]
+        return super().step(action)
+
+    def render(self) -> Any:
+        """The screen, uint8 [H, W, 3]."""
+        return self._frame
+
+    def close(self) -> None:
+        """Close the game, and its screen."""
+        super().close()
+        if self._screen is not None:
+            self._screen.close()
+
+
+def _vector(name: str, settings: Mapping[str, Any], slots: int, threads: int) -> Any:
+    import gymnasium
+    from gymnasium.vector import AutoresetMode
+
+    given = {"reward_clipping": False, "autoreset_mode": AutoresetMode.SAME_STEP}
+    try:
+        vector = _vector_class()(num_envs=slots, num_threads=threads, **{**settings, **given})
+    except (gymnasium.error.Error, TypeError, ValueError, RuntimeError) as error:
+        user = {k: x for k, x in settings.items() if k != "game"}
+        raise _refused(name, f"{cut(str(error), 200)}", f"it was given {user}") from error
+    vector.metadata["render_fps"] = _FPS / settings["frameskip"]
+    return vector
+
+
+@cache
+def _vector_class() -> Any:
+    """ale-py's, with metadata of its own: it writes into what all vector environments share."""
+    from ale_py.vector_env import AtariVectorEnv
+
+    class Vector(AtariVectorEnv):
+        def __init__(self, **kwargs: Any) -> None:
+            self.metadata = {"render_modes": ["rgb_array"]}
+            super().__init__(**kwargs)
+
+    return Vector
+
+
+def _arguments(kind: type) -> set[str]:
+    return set(inspect.signature(kind).parameters)
+
+
+def _refused(name: str, why: str, fix: str) -> EnvError:
+    return EnvError(f"the environment {name!r} cannot be made: {why}", fix=fix)
