@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import os
+import re
 import sys
 import sysconfig
 import traceback
@@ -13,6 +14,11 @@ from typing import Any
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _MAX_FRAMES = 6
+_CARRIED = "_shoal_frames"  # where an exception from another process keeps its traceback
+_COMMAND = "_shoal_command"  # where it keeps the command that reproduces it
+_COPIED = re.compile(r".*/working_dir_files/_ray_pkg_\w+/")
+_ADVICE = "_shoal_advice"  # and what to do about it
+IN_PROCESS = "to see it in one process: Trainer(..., in_process=True)"  # a note for Python
 
 
 class ShoalError(Exception):
@@ -77,15 +83,18 @@ def describe(exc: BaseException, command: str | None = None) -> str:
     """Tells an error in at most 25 lines; the first three are what is wrong, where, what to do.
 
     "Where" is the user's own line: the innermost frame outside Shoal, site-packages and the
-    standard library. Notes (`exc.add_note`) follow, then `command`, which reproduces the error in
-    one process, then the user's frames of the traceback.
+    standard library. Notes (`exc.add_note`) follow, then `command` (or that of `reproducible`),
+    which shows the error in one process, then the user's frames of the traceback.
     """
     frames = _frames(exc)
     users = [frame for frame in frames if is_user_code(frame.filename)]
+    command = command or getattr(exc, _COMMAND, None)
     notes = [cut(str(note)) for note in getattr(exc, "__notes__", [])]
+    known = ("JAX_TRACEBACK_FILTERING", *([IN_PROCESS] if command else []))  # of no use here
+    notes = [note for note in notes if not any(text in note for text in known)]
     lines = [cut(f"{type(exc).__name__}: {_message(exc)}".removesuffix(": "))]
     lines.append(f"  where: {_where(exc, users, frames)}")
-    lines.append(f"  to do: {_to_do(exc, notes, users)}")
+    lines.append(f"  to do: {_to_do(exc, users, notes)}")  # it takes the note that it tells
     lines += [f"  note: {note}" for note in notes[:4]]
     if command is not None:
         lines.append(f"  reproduce: {command}")
@@ -105,6 +114,40 @@ def place_of(function: Callable[..., Any]) -> str | None:
     """`file:line` where a function is defined; None for one that is not written in Python."""
     code = getattr(getattr(function, "__func__", function), "__code__", None)
     return None if code is None else _place(code.co_filename, code.co_firstlineno)
+
+
+def frames_of(exc: BaseException) -> list[tuple[str, int, str, str]]:
+    """(file, line, function, source) of an error's calls: what `carry` takes over a border."""
+    return [(f.filename, f.lineno or 0, f.name, f.line or "") for f in _frames(exc)]
+
+
+def carry(exc: BaseException, frames: list[tuple[str, int, str, str]]) -> None:
+    """Let an error of another process be told with the traceback that it had there."""
+    summaries = [
+        traceback.FrameSummary(here(name), line, function, line=source)
+        for name, line, function, source in frames
+    ]
+    setattr(exc, _CARRIED, summaries)
+
+
+def here(filename: str) -> str:
+    """The file of this folder that another node was sent a copy of, where it is one."""
+    own = os.path.abspath(_COPIED.sub("", filename))
+    return own if _COPIED.match(filename) and os.path.exists(own) else filename
+
+
+def advise(exc: BaseException, fix: str) -> None:
+    """Say what to do about an error, whatever its type."""
+    if isinstance(exc, ShoalError):
+        exc.fix = fix
+        exc.args = (exc.what, exc.where, fix)
+    else:
+        setattr(exc, _ADVICE, fix)
+
+
+def reproducible(exc: BaseException, command: str) -> None:
+    """Let an error be told with the command that shows it in one process."""
+    setattr(exc, _COMMAND, command)
 
 
 def is_user_code(filename: str) -> bool:
@@ -129,6 +172,9 @@ def _frames(exc: BaseException, depth: int = 0) -> list[traceback.FrameSummary]:
 
     That is the cause, but for an error that the user's own line raised: there it is that line.
     """
+    carried: list[traceback.FrameSummary] | None = getattr(exc, _CARRIED, None)
+    if carried is not None:
+        return carried
     own = list(traceback.extract_tb(exc.__traceback__))
     if isinstance(exc, SyntaxError) and exc.filename and exc.lineno:
         text = linecache.getline(exc.filename, exc.lineno)
@@ -164,19 +210,24 @@ def _where(
     if not candidates:
         return "unknown (the error carries no traceback)"
     frame = candidates[-1]
-    source = f": {frame.line}" if frame.line else ""
-    return cut(f"{_place(frame.filename, frame.lineno)} in {frame.name}{source}")
+    return spot(frame.filename, frame.lineno, frame.name, frame.line)
 
 
-def _to_do(exc: BaseException, notes: list[str], users: list[traceback.FrameSummary]) -> str:
-    if isinstance(exc, ShoalError) and exc.fix is not None:
-        return cut(exc.fix)
+def _to_do(exc: BaseException, users: list[traceback.FrameSummary], notes: list[str]) -> str:
+    fix: str | None = exc.fix if isinstance(exc, ShoalError) else getattr(exc, _ADVICE, None)
+    if fix is not None:
+        return cut(fix)
     if isinstance(exc, ModuleNotFoundError) and exc.name:
         return f"{sys.executable} -m pip install {exc.name.partition('.')[0]}"
     if users or isinstance(exc, ShoalError):
-        hint = f" ({notes[0]})" if notes else ""
-        return f"correct the line above{hint}"
+        return f"correct the line above ({notes.pop(0)})" if notes else "correct the line above"
     return "this looks like a fault of Shoal: please report it together with this text"
+
+
+def spot(filename: str, line: int | None, function: str, source: str | None = None) -> str:
+    """A line of a stack as `file:line in function: source`; a source not given is looked up."""
+    source = source or linecache.getline(filename, line or 0).strip()
+    return cut(f"{_place(filename, line)} in {function}" + (f": {source}" if source else ""))
 
 
 def _place(filename: str, line: int | None) -> str:

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from shoal.plans.base import Counters, Update
+from shoal.fleet.base import Health
+from shoal.plans.base import Counters, Update, Work
 
 Report = dict[str, Any]
 WINDOW = 100  # episodes that return_mean and its like look back on
-PARTS = ("env", "act", "postprocess", "wait", "transfer", "learn", "broadcast")
+WORKER_PARTS = ("env", "act", "postprocess", "gradient", "idle")
+PARTS = ("wait", "transfer", "learn", "broadcast")
 
 
 @dataclass
@@ -43,15 +45,22 @@ class Recorder:
         n = len(self.episodes)
         return sum(r for r, _ in self.episodes) / n if n else None
 
-    def report(self, counters: Counters, env_steps: int, seconds: float) -> Report:
+    def report(self, counters: Counters, env_steps: int, seconds: float, health: Health) -> Report:
         """Everything since the last report, and the counters; ``env_steps`` and ``seconds`` of it.
 
-        Times are shares of the seconds that passed, so that they add up to at most 1.
+        Times are shares of the seconds that passed. Of workers in processes of their own they are
+        means over the workers, and add up to 1 (``WORKER_PARTS``), as do those of the learner's
+        process (``PARTS``). Where all take turns in one process (``concurrency`` 0) both together
+        do, and nobody is idle. What was sampled long before it came is counted when it came, so a
+        single report may exceed that.
         """
         updates, self._updates = self._updates, []
+        done = [work for update in updates for work in update.work]
         self.wall_s += seconds
         returns = [r for r, _ in self.episodes]
         lengths = [n for _, n in self.episodes]
+        lags = [work.lag for work in done if work.lag is not None]  # of what was trained on
+        concurrency = updates[-1].concurrency if updates else 0
         report: Report = {
             "env_steps": counters.env_steps,
             "agent_steps": counters.agent_steps,
@@ -65,14 +74,23 @@ class Recorder:
             "return_max": max(returns, default=None),
             "length_mean": sum(lengths) / len(lengths) if lengths else None,
             "steps_per_s": env_steps / max(seconds, 1e-9),
-            "policy_lag_mean": sum(u.lag for u in updates) / max(len(updates), 1),
-            "policy_lag_max": max((u.lag for u in updates), default=0.0),
-            "worker_restarts": 0,
+            "policy_lag_mean": sum(lags) / max(len(lags), 1),
+            "policy_lag_max": max(lags, default=0),
+            "queue_depth_mean": sum(u.queue for u in updates) / max(len(updates), 1),
+            "queue_depth_max": max((u.queue for u in updates), default=0),
+            "worker_restarts": sum(health.restarts.values()),
+            "lost_calls": health.lost_calls,
+            "concurrency": concurrency,
             "wall_s": self.wall_s,
         }
+        for part in WORKER_PARTS:
+            spent = sum(w.times.get(part, 0.0) for w in done) / max(concurrency, 1)
+            idle = part == "idle" and not concurrency  # whoever waits then waits for this process
+            report[f"time/{part}"] = 0.0 if idle else spent / max(seconds, 1e-9)
         for part in PARTS:
             spent = sum(u.times.get(part, 0.0) for u in updates)
             report[f"time/{part}"] = spent / max(seconds, 1e-9)
+        report |= _by_worker(done, seconds, health)
         return report | _means([u.metrics for u in updates])
 
     def get_state(self) -> dict[str, Any]:
@@ -87,6 +105,21 @@ class Recorder:
         self.episodes = deque(pairs, maxlen=WINDOW)
         self.wall_s = state["wall_s"]
         self._updates = []
+
+
+def _by_worker(done: list[Work], seconds: float, health: Health) -> Report:
+    """What each worker did: env steps per second, lag, restarts, and shares of the time."""
+    report: Report = {}
+    for worker in sorted({work.worker for work in done}):
+        own = [work for work in done if work.worker == worker]
+        name = f"worker/{worker}"
+        report[f"{name}/steps_per_s"] = sum(w.env_steps for w in own) / max(seconds, 1e-9)
+        report[f"{name}/lag_max"] = max((w.lag for w in own if w.lag is not None), default=0)
+        report[f"{name}/restarts"] = health.restarts.get(worker, 0)
+        for part in WORKER_PARTS:
+            spent = sum(w.times.get(part, 0.0) for w in own)
+            report[f"{name}/{part}"] = spent / max(seconds, 1e-9)
+    return report
 
 
 def _means(metrics: list[dict[str, float]]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
@@ -15,11 +15,10 @@ from shoal import checkpoint
 from shoal.config import Config, route, to_dict
 from shoal.errors import CheckpointError, ConfigError, ShoalError
 from shoal.evaluation import evaluate
-from shoal.fleet.local import LocalFleet
-from shoal.fleet.worker import Worker
+from shoal.fleet.create import create as create_fleet
 from shoal.learners.base import choose, create, threads
 from shoal.metrics import Recorder, Report
-from shoal.plans.base import Run
+from shoal.plans.base import Run, Update
 from shoal.policy import Policy, saved_config
 from shoal.spaces import Spaces
 from shoal.systems import configure
@@ -67,26 +66,38 @@ class Trainer:
 
     def _setup(self) -> None:
         config = self.config
-        self.fleet = LocalFleet(
-            lambda index: Worker(config, index, self._env), max(config.rollout.workers, 1)
-        )
+        self.fleet, self._close = create_fleet(config, self._env)
+        try:
+            self._join()
+        except BaseException:
+            self._close()
+            raise
+
+    def _join(self) -> None:
+        """What the workers' environments decide: spaces, model, learner."""
+        config = self.config
         spaces: Spaces = self.fleet.map("get_spaces")[0]
         algorithm = config.algorithm
         self.spaces, self.model = spaces, algorithm.model(spaces)
         self.run = Run(algorithm, np.random.default_rng([config.seed, 0]), config.stop.env_steps)
         self.recorder = Recorder()
         params = algorithm.init(self.model, self.run.rng)
-        self.framework = choose(config.learner, self.model, algorithm.network)
+        self.framework = choose(config.learner, self.model, algorithm.network, config.precision)
         rows = getattr(algorithm, "minibatch_size", 0) or (
             config.rollout.fragment_length * config.rollout.envs_per_worker * self.fleet.size
         )
         self.learner = create(
-            self.framework, algorithm, self.model, params, threads(self.model, rows)
+            self.framework,
+            algorithm,
+            self.model,
+            params,
+            threads(self.model, rows),
+            config.precision,
         )
-        self._updates: Iterator[Any] | None = None
+        self._updates: Generator[Update] | None = None
         self._mark()
 
-    def _start(self) -> Iterator[Any]:
+    def _start(self) -> Generator[Update]:
         """The plan's updates; before them, the first moments where normalisation has none yet."""
         rollout = self.config.rollout
         if (rollout.normalise_obs or rollout.scale_reward) and not self.run.moments:
@@ -98,7 +109,7 @@ class Trainer:
             self.run.fragments += 1
         self.learner.set_aux(self.run.normalisation())
         self._mark()
-        updates: Iterator[Any] = self.config.plan.run(self.fleet, self.learner, self.run)
+        updates: Generator[Update] = self.config.plan.run(self.fleet, self.learner, self.run)
         return updates
 
     def train(self) -> Report:
@@ -120,7 +131,9 @@ class Trainer:
             sampled = self.run.counters.env_steps - before
             if sampled >= REPORT_STEPS or self.stopped_by() is not None:
                 break
-        return self.recorder.report(self.run.counters, sampled, perf_counter() - start)
+        return self.recorder.report(
+            self.run.counters, sampled, perf_counter() - start, self.fleet.health
+        )
 
     def _mark(self) -> None:
         """Remember this moment between two updates, as the one to fall back to."""
@@ -135,7 +148,9 @@ class Trainer:
         state, version = self._boundary
         self.run.set_state(state)
         self.learner.rollback(version)
-        self.fleet.map("rollback", self.run.fragments)
+        if self.config.plan.exact:
+            self.fleet.settle()
+            self.fleet.map("rollback", self.run.fragments)
 
     def stopped_by(self) -> str | None:
         """Which stop condition holds now: "return", "steps", "seconds", or None.
@@ -179,10 +194,11 @@ class Trainer:
             "learner": self.learner.get_state(),
             "run": self.run.get_state(),
             "recorder": self.recorder.get_state(),
-            "workers": self.fleet.map("get_state"),
+            "workers": self.fleet.map("get_state") if self.config.plan.exact else [],
         }
         meta = {
             "system": self.config.system,
+            "algorithm": to_dict(type(self.config.algorithm)),
             "config": to_dict(self.config),
             "spaces": self.spaces.to_json(),
             "counters": asdict(self.run.counters),
@@ -197,18 +213,20 @@ class Trainer:
         env: str | Callable[..., Any] | None = None,
         *,
         network: Any = None,
+        algorithm: Any = None,
         **fields: Any,
     ) -> Self:
         """Go on from a checkpoint or run folder, as if training had never stopped.
 
-        ``env`` and ``network`` are needed where they were objects rather than names. ``fields``
-        change the configuration: ``stop_steps=1_000_000``, say.
+        ``env`` and ``network`` are needed where they were objects rather than names, and
+        ``algorithm`` where it was of a class of your own. ``fields`` change the configuration:
+        ``stop_steps=1_000_000``, say.
 
         Raises CheckpointError when it is damaged, of another version, or of other spaces, and
         ConfigError where ``env`` or ``network`` is missing.
         """
         state, meta = checkpoint.load(Path(path))
-        config = saved_config(path, meta, env=env, network=network)
+        config = saved_config(path, meta, env=env, network=network, algorithm=algorithm)
         with checkpoint.blame(path):
             learner, spaces = meta["learner"], meta["spaces"]
         fields = {STOPS.get(k, k): x for k, x in fields.items()}
@@ -243,9 +261,29 @@ class Trainer:
         self._mark()
         self._updates = None
 
+    def resize(self, workers: int) -> None:
+        """Go on with so many workers: new ones join, or the last ones leave.
+
+        What those who leave had sampled and nobody had taken is not counted. Raises ConfigError
+        for a trainer whose only worker is this process, and where there is no place for more.
+        """
+        if workers < 1 or self.config.rollout.workers == 0:
+            raise ConfigError(
+                f"cannot go on with {workers} workers: this trainer has "
+                f"{self.config.rollout.workers or 'none besides itself'}",
+                None,
+                "begin with rollout.workers >= 1, and keep at least one",
+            )
+        self.fleet.resize(workers)
+        rollout = replace(self.config.rollout, workers=workers)
+        self.config = replace(self.config, rollout=rollout)  # what is saved goes on with so many
+
     def stop(self) -> None:
-        """End the workers and their environments."""
-        self.fleet.close()
+        """End the workers and their environments, and Ray where this trainer started it."""
+        if self._updates is not None:
+            self._updates.close()  # its calls are not waited for any more
+            self._updates = None
+        self._close()
 
     def __enter__(self) -> Self:
         return self

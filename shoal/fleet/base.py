@@ -1,41 +1,145 @@
-"""The contract of a fleet: what plans are written against, wherever workers live."""
+"""The contract of a fleet: what plans are written against, wherever its members live."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
 
+from shoal.errors import ShoalError
 from shoal.trajectory import ndarray
+
+Make = Callable[[int, int], Any]  # (index, restart) -> a member; its randomness depends on both
+
+
+def no_args() -> tuple[Any, ...]:
+    """The arguments of a verb that takes none."""
+    return ()
+
+
+@dataclass
+class Health:
+    """What went wrong in a fleet so far, and was mended."""
+
+    restarts: dict[int, int] = field(default_factory=dict)  # by member: how often it was replaced
+    lost_calls: int = 0  # calls whose result died with a member; nothing of them was counted
+    refill_s: list[float] = field(default_factory=list)  # seconds until replacements were ready
+
+
+class Lost(ShoalError):
+    """What was to come from another member died with it."""
+
+
+class Parcel:
+    """A value on its way from one member to another, that does not pass through the plan's process.
+
+    What a plan gets, and hands on, is a reference. Between processes the value lies in Ray's object
+    store, from where whoever opens it reads it; within a process it is just held.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self._value, self._ref = value, cast(Any, None)
+
+    def open(self, timeout: float = 60.0) -> Any:
+        """The value. Raises Lost when it died with the process that made it."""
+        if self._ref is None:
+            return self._value
+        import ray
+
+        try:
+            return ray.get(self._ref, timeout=timeout)
+        except ray.exceptions.RayError as error:
+            what = f"a value could not be fetched from the process that made it: {error}"
+            raise Lost(what) from error
+
+    def __getstate__(self) -> Any:
+        if self._ref is None:
+            import ray
+
+            self._ref, self._value = ray.put(self._value), None
+        return self._ref
+
+    def __setstate__(self, ref: Any) -> None:
+        self._ref, self._value = ref, None
 
 
 class Fleet(Protocol):
-    """N copies of a stateful worker, wherever they live. What plans are written against."""
+    """N stateful members of one kind (workers, shards), wherever they live.
+
+    A member that dies, or that is stuck, is replaced by a new one, with randomness of its own and
+    the newest weights. An exception in a member is raised here as what it is.
+    """
 
     @property
     def size(self) -> int:
-        """Workers that it has now."""
+        """Members that it is meant to have now."""
 
     @property
     def concurrency(self) -> int:
-        """Workers that are busy at the same time."""
+        """Members that are busy at the same time; 0: they take turns with the plan's process."""
+
+    @property
+    def queued(self) -> int:
+        """Results of ``stream`` that had come, and waited, when the newest was taken."""
+
+    @property
+    def health(self) -> Health:
+        """What was mended so far."""
 
     def map(self, verb: str, *args: Any) -> list[Any]:
-        """Call the verb on every worker and wait for all; results in the order of the workers."""
+        """Call the verb on every member and wait for all; results in the order of the members.
 
-    def stream(self, verb: str, *args: Any, in_flight: int = 1) -> Iterator[tuple[int, Any]]:
-        """Call the verb again and again; ``(worker, result)`` as they finish, without an end.
+        A member that dies meanwhile is replaced and asked again. One that cannot be replaced in
+        time (its node is gone) is left out.
+        """
 
-        At most ``in_flight`` calls wait at each worker; the next is made when its result is taken.
+    def attempt(self, verb: str, args: Sequence[tuple[Any, ...]] | None = None) -> list[Any]:
+        """As ``map``, but all at once, member i with ``args[i]``, and None for one that died.
+
+        For verbs in which the members wait for each other: asking one again would not help.
+        """
+
+    def stream(
+        self, verb: str, args: Callable[[], tuple[Any, ...]] = no_args, in_flight: int = 1
+    ) -> Iterator[tuple[int, Any]]:
+        """Call the verb again and again; ``(member, result)`` as they finish, without an end.
+
+        At most ``in_flight`` calls wait at each member; the next is made, with ``args()`` of that
+        moment, when its result was taken and the caller comes back for another.
         """
 
     def broadcast(self, weights: Mapping[str, ndarray], version: int) -> None:
-        """Give every worker these weights."""
+        """Publish these weights and give them to every member."""
+
+    def publish(self, weights: Mapping[str, ndarray], version: int) -> None:
+        """Put these weights, once, where members can have them; new members begin with them."""
+
+    def send(self, member: int) -> None:
+        """Give a member the weights published last, from its next call on."""
+
+    def spawn(self, make: Make, size: int, name: str) -> Fleet:
+        """Another fleet in the same place, closed with this one; its members are parts of a whole.
+
+        None of them is ever left out: ``map`` and ``attempt`` wait until all are there.
+        """
+
+    def collective(self) -> Any:
+        """What members ``join`` to reduce arrays among themselves; of the present size."""
 
     def restore(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Give each worker its state back, in the order of ``map``."""
+        """Give each member its state back, in the order of ``map``."""
+
+    def settle(self) -> None:
+        """Let calls that nobody waits for any more come to their end; not for long.
+
+        A member that takes longer is replaced.
+        """
 
     def resize(self, size: int) -> None:
-        """Grow with new workers or let the last ones go."""
+        """Grow with new members or let the last ones go.
+
+        Raises ConfigError where there is no place for more.
+        """
 
     def close(self) -> None:
-        """End every worker."""
+        """End every member."""

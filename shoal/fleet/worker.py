@@ -6,6 +6,7 @@ set_state. It acts in NumPy and imports no learning framework, unless the networ
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -35,7 +36,7 @@ class Sample:
     version: int  # of the weights that acted
     episodes: list[tuple[float, int]]  # (return, length in env steps) of those that ended here
     moments: dict[str, Moments]  # of observations and returns, where the run normalises them
-    times: dict[str, float] = field(default_factory=dict)  # seconds: env, act, postprocess
+    times: dict[str, float] = field(default_factory=dict)  # seconds: env, act, postprocess, idle
 
 
 class Recording:
@@ -48,9 +49,13 @@ class Recording:
         self._final_t: list[ndarray] = [np.zeros(0, np.int64)]
         self._final_b: list[ndarray] = [np.zeros(0, np.int64)]
         self._final: dict[str, list[ndarray]] = {p: [x[:0]] for p, x in self.latest.items()}
+        self._extras: dict[str, list[ndarray]] = {}
+        self._goes_on: list[ndarray] = []  # of every step, or of none
 
-    def add(self, action: ndarray, step: Step, valid: ndarray) -> None:
-        """One env step of every slot."""
+    def add(
+        self, action: ndarray, step: Step, valid: ndarray, extras: Mapping[str, ndarray]
+    ) -> None:
+        """One env step of every slot; ``extras`` are what the policy said besides the action."""
         actions, rewards, terminated, truncated, valids = self._columns
         if step.final is not None:
             slots, last = step.final
@@ -63,6 +68,10 @@ class Recording:
         terminated.append(step.terminated.copy())
         truncated.append(step.truncated.copy())
         valids.append(valid)
+        if step.goes_on is not None:
+            self._goes_on.append(step.goes_on.copy())
+        for name, x in extras.items():
+            self._extras.setdefault(name, []).append(x)
         self.latest = {path: x.copy() for path, x in step.obs.items()}
         for path, x in self.latest.items():
             self._obs[path].append(x)
@@ -81,22 +90,35 @@ class Recording:
             final_b=np.concatenate(self._final_b),
             final={path: np.concatenate(x) for path, x in self._final.items()},
             version=version,
+            extras={name: np.stack(x) for name, x in self._extras.items()},
+            goes_on=np.stack(self._goes_on) if self._goes_on else None,
         )
 
 
 class Worker:
-    """Steps its slots and postprocesses what it saw. ``index`` makes its randomness its own."""
+    """Steps its slots and postprocesses what it saw.
 
-    def __init__(self, config: Config, index: int, env: Any = None) -> None:
+    ``index`` makes its randomness its own, ``restart`` that of each of its replacements.
+    """
+
+    def __init__(self, config: Config, index: int, env: Any = None, restart: int = 0) -> None:
         rollout = config.rollout
         self.config, self.index = config, index
-        self.rng = np.random.default_rng([config.seed, 1 + index])
+        own = [1 + index, restart] if restart else [1 + index]
+        self.rng = np.random.default_rng([config.seed, *own])
+        self.beat = 0  # env steps of all slots together so far: tells from outside that it is alive
+        self._idle_since = perf_counter()
         self.env: VectorEnv = make(
             config.env if env is None else env,
             rollout.envs_per_worker,
             kwargs=rollout.env_kwargs,
             seed=int(self.rng.integers(2**31)),
+            threads=len(os.sched_getaffinity(0)) if rollout.workers == 0 else 1,
         )
+        clip: Any = rollout.clip_reward
+        if clip == "auto":
+            clip = None if rollout.scale_reward else self.env.reward_clip
+        self.reward_clip: float | None = clip
         self.model: Model = config.algorithm.model(self.env.spaces)
         self.weights: dict[str, ndarray] = {}
         self.version = 0
@@ -121,9 +143,14 @@ class Worker:
         """Act with these from the next env step on."""
         self.weights, self.version = dict(weights), version
 
-    def sample(self) -> Sample:
-        """Sample one fragment with the current weights and postprocess it."""
-        self._begin()
+    def sample(self, number: int | None = None) -> Sample:
+        """Sample one fragment with the current weights and postprocess it.
+
+        ``number`` of the fragment, in the plans that wait for all workers; by it ``rollback`` knows
+        what to undo, in workers that joined later too.
+        """
+        idle = perf_counter() - self._idle_since
+        self._begin(number)
         algorithm, rollout = self.config.algorithm, self.config.rollout
         if algorithm.whole_episodes:
             self._start()
@@ -136,9 +163,13 @@ class Worker:
         if rollout.scale_reward:
             std = self.weights["norm/reward/std"]
             trajectory.reward = np.clip(trajectory.reward / std, -REWARD_CLIP, REWARD_CLIP)
+        elif self.reward_clip is not None:
+            trajectory.reward = np.clip(trajectory.reward, -self.reward_clip, self.reward_clip)
         batch = algorithm.postprocess(self.model, self.weights, trajectory)
         times["postprocess"] = perf_counter() - start
+        times["idle"] = idle
         trained = int(np.count_nonzero(batch["mask"]))
+        self._idle_since = perf_counter()
         return Sample(batch, env_steps, trained, self.version, episodes, moments, times)
 
     def probe(self, env_steps: int) -> Sample:
@@ -146,16 +177,18 @@ class Worker:
 
         Without them the first fragment would be seen through a normalisation that knows nothing.
         """
-        self._begin()
+        self._begin(None)
         trajectory, sampled, times = self._collect(env_steps, False, policy=False)
         moments = self._moments(trajectory)
         self._start()
         return Sample({}, sampled, 0, self.version, [], moments, times)
 
-    def _begin(self) -> None:
+    def _begin(self, number: int | None) -> None:
         """A new fragment: what ``rollback`` returns to is what is now."""
         if self._restore is not None:
             self.set_state(self._restore)
+        if number is not None:
+            self.fragments = number
         self._before = self._state()
         self.fragments += 1
 
@@ -176,9 +209,9 @@ class Worker:
             now = perf_counter()
             if t % length == 0:
                 noise = model.dist.noise(self.rng, (length, slots))
-            obs = record.latest
+            obs, extras = record.latest, {}
             if policy:
-                action, _, _ = act(model, self.weights, obs, {}, noise[t % length])
+                action, extras, _ = act(model, self.weights, obs, {}, noise[t % length])
             else:
                 flat = np.zeros((slots, model.dist.n_out), np.float32)
                 action = model.dist.sample(flat, noise[t % length], obs.get("action_mask"))
@@ -187,8 +220,9 @@ class Worker:
             env_time += perf_counter() - then
             act_time += then - now
             valid = running.copy() if step.valid is None else step.valid & running
-            record.add(action, step, valid)
+            record.add(action, step, valid, extras)
             t += 1
+            self.beat += slots
             if t == length + ENDLESS and whole_episodes:
                 raise EnvError(
                     f"{type(self.config.algorithm).__name__} learns from whole episodes, but one "
@@ -199,7 +233,7 @@ class Worker:
             if whole_episodes and t >= length:
                 happened = slots if step.valid is None else np.count_nonzero(step.valid)
                 beyond += int(happened - np.count_nonzero(valid))
-                running &= ~(step.terminated | step.truncated)
+                running &= ~step.over
         self.obs = record.latest
         trajectory = record.trajectory(self.version)
         happened = int(np.count_nonzero(trajectory.valid)) + beyond
@@ -209,7 +243,7 @@ class Worker:
         """Returns and lengths of the episodes that ended in this fragment, in order of time."""
         reward = np.where(trajectory.valid, trajectory.reward, 0.0).cumsum(0, dtype=np.float64)
         length = trajectory.valid.cumsum(0)
-        ended = trajectory.last & trajectory.valid
+        ended = trajectory.over & trajectory.valid
         from_return, from_length = -self.returns, -self.lengths
         episodes = []
         for t, b in zip(*np.nonzero(ended), strict=True):

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
 
 from shoal.algorithms.base import Algorithm
+from shoal.fleet.base import Fleet
+from shoal.fleet.worker import Sample
+from shoal.learners.base import Learner
 from shoal.ops.moments import Moments
 from shoal.trajectory import ndarray
 
 
 @dataclass
 class Counters:
-    """What a run has done so far. Always: sampled = trained + dropped + in flight."""
+    """What a run has done so far. Always: sampled = trained + dropped + in flight (the rest)."""
 
     env_steps: int = 0  # sampled
     agent_steps: int = 0  # the same, times the agents that acted in each
@@ -55,6 +60,29 @@ class Run:
                 out[f"norm/{name}/mean"] = np.asarray(moments.mean, np.float32)
         return out
 
+    def take(self, sample: Sample) -> None:
+        """Count what a worker sampled; from now on it is in flight."""
+        self.observe(sample.moments)
+        self.counters.env_steps += sample.env_steps
+        self.counters.agent_steps += sample.env_steps
+        self.counters.episodes += len(sample.episodes)
+
+    def trained(self, samples: Sequence[Sample], gradient_steps: int) -> None:
+        """Count what an update has trained on; rows that the batch did not hold were dropped."""
+        for sample in samples:
+            self.counters.trained_steps += sample.trained_steps
+            self.counters.dropped_steps += sample.env_steps - sample.trained_steps
+        self.counters.gradient_steps = gradient_steps
+
+    def drop(self, sample: Sample) -> None:
+        """Count what will not be trained on: it is too old, or its worker died."""
+        self.counters.dropped_steps += sample.env_steps
+
+    def abandon(self) -> None:
+        """What was in flight when the plan last ended is gone."""
+        counters = self.counters
+        counters.dropped_steps = counters.env_steps - counters.trained_steps
+
     def get_state(self) -> dict[str, Any]:
         return {
             "rng": self.rng.bit_generator.state,
@@ -71,20 +99,89 @@ class Run:
 
 
 @dataclass
+class Work:
+    """What one worker did for one sample."""
+
+    worker: int
+    env_steps: int
+    lag: int | None  # versions from the weights that sampled to those updated; None: dropped
+    times: dict[str, float]  # seconds it spent: env, act, postprocess, idle, gradient
+
+    @property
+    def busy(self) -> float:
+        """Seconds that it was not idle."""
+        return sum(seconds for name, seconds in self.times.items() if name != "idle")
+
+
+@dataclass
 class Update:
     """What a plan yields after every update of the weights."""
 
     metrics: dict[str, float]
     episodes: list[tuple[float, int]]
-    times: dict[str, float]  # seconds spent, by what for
-    lag: float = 0.0  # versions between the weights that sampled and those that were updated
+    times: dict[str, float]  # seconds of this process: wait, transfer, learn, broadcast
+    work: list[Work]  # of the workers, in samples that came since the last update
+    concurrency: int = 0  # workers busy at the same time; 0: all take turns with this process
+    queue: int = 0  # samples that had come and waited while the learner took this one
+
+
+class Clock:
+    """Where the time of a loop goes: each call ends a part of it, and begins the next."""
+
+    def __init__(self) -> None:
+        self._since = perf_counter()
+        self._spent: dict[str, float] = {}
+
+    def __call__(self, part: str, busy: float = 0.0) -> None:
+        """What passed since the last call was for this, but for the seconds told apart."""
+        now = perf_counter()
+        spent = max(now - self._since - busy, 0.0)
+        self._spent[part] = self._spent.get(part, 0.0) + spent
+        self._since = now
+
+    def waited(self, done: Sequence[Work], concurrency: int) -> None:
+        """What passed was spent waiting for this work; but not where it was done right here."""
+        self("wait", busy=0.0 if concurrency else sum(each.busy for each in done))
+
+    def take(self) -> dict[str, float]:
+        """Seconds by part since the last time."""
+        spent, self._spent = self._spent, {}
+        return spent
+
+
+def work(worker: int, sample: Sample, lag: int | None) -> Work:
+    """What a sample tells of its worker; with its lag, or None where it was dropped."""
+    return Work(worker, sample.env_steps, lag, sample.times)
+
+
+def metrics_of(metrics: Mapping[str, float], hyper: Mapping[str, float]) -> dict[str, float]:
+    """An update's metrics and the hyperparameters it was made with."""
+    return {**metrics, **{f"hyper/{name}": x for name, x in hyper.items()}}
 
 
 class Plan(Protocol):
     """A frozen dataclass of options whose ``run`` is the plan's generator."""
 
+    @property
+    def name(self) -> str:
+        """By which it is chosen and saved."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether all wait for all, so that a run can be resumed bit for bit."""
+
+    @property
+    def learns_on_workers(self) -> bool:
+        """Whether workers differentiate, and so need a learner of their own."""
+
     def refuses(self, algorithm: type) -> str | None:
         """Why this plan cannot run the algorithm; None when it can."""
 
-    def run(self, fleet: Any, learner: Any, run: Run) -> Any:
+    def run(self, fleet: Fleet, learner: Learner, run: Run) -> Generator[Update]:
         """Yield an ``Update`` after every update of the weights, without an end."""
+
+
+def needs(algorithm: type) -> frozenset[str]:
+    """What an algorithm asks of a plan; see ``Algorithm.needs``."""
+    found: frozenset[str] = getattr(algorithm, "needs", frozenset())
+    return found

@@ -184,6 +184,28 @@ def test_a_fragment_that_was_never_used_is_sampled_again() -> None:
     assert not difference(what(made.sample()), unused)
 
 
+def test_a_worker_that_joined_later_goes_back_by_the_number_of_the_fragment() -> None:
+    """It has sampled one fragment when the others are at their sixth."""
+    made = worker(settings("ppo", Scripts()))
+    made.sample(4)
+    unused = what(made.sample(5))
+    made.rollback(6)  # the sixth was used: nothing to undo
+    assert made.fragments == 6
+    made.rollback(5)
+    assert made.fragments == 5
+    assert not difference(what(made.sample(5)), unused)
+
+
+def test_a_replacement_has_randomness_of_its_own() -> None:
+    """Not that of the worker that died, nor of any other."""
+    seeds = set()
+    for index in range(3):
+        for restart in range(3):
+            made = Worker(settings("ppo", Scripts()), index, restart=restart)
+            seeds |= set(made.env.episode_seeds)
+    assert len(seeds) == 3 * 3 * 2
+
+
 # ---------------------------------------------------------------------- normalisation
 
 
@@ -246,7 +268,7 @@ def test_a_probe_acts_at_random_and_then_begins_anew() -> None:
 
 
 def fleet(size: int = 2) -> LocalFleet:
-    return LocalFleet(lambda index: Worker(settings("ppo", Scripts()), index), size)
+    return LocalFleet(lambda index, restart: Worker(settings("ppo", Scripts()), index), size)
 
 
 def weights(value: float) -> dict[str, np.ndarray]:
@@ -267,7 +289,7 @@ def test_new_workers_get_the_newest_weights() -> None:
     made.broadcast(weights(0.2), 7)
     made.resize(3)
     assert [s.version for s in made.map("sample")] == [7, 7, 7]
-    assert not any(difference(w.weights, weights(0.2)) for w in made._workers)
+    assert not any(difference(w.weights, weights(0.2)) for w in made._members)
 
 
 def test_resizing_ends_the_last_workers_and_keeps_the_others() -> None:
@@ -278,10 +300,10 @@ def test_resizing_ends_the_last_workers_and_keeps_the_others() -> None:
             ended.append(self.index)
             super().close()
 
-    made = LocalFleet(lambda index: Closing(settings("ppo", Scripts()), index), 3)
-    kept = made._workers[0]
+    made = LocalFleet(lambda index, restart: Closing(settings("ppo", Scripts()), index), 3)
+    kept = made._members[0]
     made.resize(1)
-    assert (ended, made.size, made._workers) == ([2, 1], 1, [kept])
+    assert (ended, made.size, made._members) == ([2, 1], 1, [kept])
     made.close()
     assert ended == [2, 1, 0]
 
@@ -289,7 +311,7 @@ def test_resizing_ends_the_last_workers_and_keeps_the_others() -> None:
 class Counting:
     """A worker whose verb counts its calls."""
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, restart: int) -> None:
         self.index, self.calls = index, 0
 
     def count(self, step: int) -> int:
@@ -301,33 +323,33 @@ class Counting:
 
 
 def counting(size: int) -> LocalFleet:
-    return LocalFleet(Counting, size)  # type: ignore[arg-type]
+    return LocalFleet(Counting, size)
 
 
 def test_a_map_is_in_the_order_of_the_workers_with_its_arguments() -> None:
     made = counting(3)
-    made._workers[1].calls = 100  # type: ignore[attr-defined]
+    made._members[1].calls = 100
     assert made.map("count", 2) == [2, 102, 2]
 
 
 @pytest.mark.parametrize("in_flight", [1, 3])
 def test_a_stream_gives_every_worker_its_turn(in_flight: int) -> None:
-    stream = counting(2).stream("count", 1, in_flight=in_flight)
+    stream = counting(2).stream("count", lambda: (1,), in_flight=in_flight)
     assert list(islice(stream, 6)) == [(0, 1), (1, 1), (0, 2), (1, 2), (0, 3), (1, 3)]
 
 
 @pytest.mark.parametrize("in_flight", [1, 3])
 def test_a_stream_never_calls_more_than_its_results_were_taken(in_flight: int) -> None:
     made = counting(2)
-    stream = made.stream("count", 1, in_flight=in_flight)
+    stream = made.stream("count", lambda: (1,), in_flight=in_flight)
     taken = [next(stream) for _ in range(5)]
-    calls = sum(w.calls for w in made._workers)  # type: ignore[attr-defined]
+    calls = sum(w.calls for w in made._members)
     assert calls <= len(taken) + in_flight * made.size
 
 
 def test_a_stream_follows_the_fleets_size() -> None:
     made = counting(1)
-    stream = made.stream("count", 1)
+    stream = made.stream("count", lambda: (1,))
     next(stream)
     made.resize(3)
     assert {index for index, _ in islice(stream, 3)} == {0, 1, 2}

@@ -1,0 +1,153 @@
+"""A worker that differentiates too: it holds a learner beside its environments.
+
+For the plans in which gradients travel instead of samples. Unlike a worker that only samples it
+imports a learning framework, so it is a class of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from shoal.config import Config
+from shoal.fleet.base import Parcel
+from shoal.fleet.collective import Broken, Reduce, open_store, own_address
+from shoal.fleet.shard import Piece, bounds
+from shoal.fleet.worker import Sample, Worker
+from shoal.learners.base import choose, create, pack, unpack
+from shoal.ops.optimisers import global_norm
+from shoal.trajectory import Batch, ndarray
+
+
+@dataclass
+class Gradient:
+    """What a worker found on one fragment of its own; ``sample`` is without its batch."""
+
+    values: Any  # {name: array}, or a Piece for each shard
+    metrics: dict[str, float]
+    sample: Sample
+
+
+@dataclass
+class Trained:
+    """What a rank did in one update that all took together."""
+
+    times: dict[str, float]  # seconds: gradient, idle
+    metrics: dict[str, float] = field(default_factory=dict)
+    state: dict[str, Any] | None = None  # of the learner, from rank 0: it is the same on all
+    broken: str = ""  # why nothing was learned: another rank is gone
+
+
+class LearningWorker(Worker):
+    """A worker with a learner of its own. Takes what ``Worker`` takes."""
+
+    def __init__(self, config: Config, index: int, env: Any = None, restart: int = 0) -> None:
+        super().__init__(config, index, env, restart)
+        algorithm = config.algorithm
+        params = algorithm.init(self.model, np.random.default_rng([config.seed, 0]))
+        kind = choose(config.learner, self.model, algorithm.network, config.precision)
+        self.learner = create(kind, algorithm, self.model, params, 1, config.precision)
+        self._rank = 0
+        self._group: Any = None
+        self._store: Any = None  # the meeting point of all ranks, if it is here
+        self._reduce: Reduce | None = None
+        self._batch: Batch = {}  # gathered, and not yet trained on
+
+    def set_weights(self, weights: Mapping[str, ndarray], version: int) -> None:
+        super().set_weights(weights, version)
+        self.learner.set_weights(weights, version)
+
+    def gradient(self, hyper: Mapping[str, float]) -> Gradient:
+        """Sample a fragment, and differentiate the loss on it."""
+        sample = self.sample()
+        start = perf_counter()
+        values, metrics = self.learner.gradients(sample.batch, hyper)
+        return Gradient(values, metrics, self._without_batch(sample, start))
+
+    def gradient_of(
+        self,
+        hyper: Mapping[str, float],
+        normalisation: Mapping[str, ndarray],
+        pieces: Sequence[Piece],
+        version: int,
+    ) -> Gradient:
+        """The same, with the weights pulled from shards; the gradient in slices for them.
+
+        It is clipped here, where all of it is at hand.
+        """
+        now = self.learner.get_state()
+        vector = np.concatenate([piece.vector.open() for piece in pieces])
+        weights = {**now["aux"], **normalisation, **unpack(vector, now["params"])}
+        self.set_weights(weights, version)
+        found = self.gradient(hyper)
+        clip_norm = self.config.algorithm.optimiser.clip_norm
+        norm = float(global_norm(found.values))
+        gradient = pack({name: found.values[name] for name in now["params"]})
+        if clip_norm is not None:
+            gradient = gradient * np.float32(min(clip_norm / (norm + 1e-6), 1.0))
+        found.values = [
+            replace(piece, vector=Parcel(gradient[begin:end]))
+            for piece, (begin, end) in zip(pieces, bounds(len(gradient), len(pieces)), strict=True)
+        ]
+        found.metrics["grad_norm"] = norm
+        return found
+
+    def open_meeting(self, peer: str) -> tuple[str, int]:
+        """Where ranks in other processes can find each other: a host that they reach, and a port.
+
+        ``peer`` is the address of one of them.
+        """
+        host = own_address(peer)
+        self._store, port = open_store(host)
+        return host, port
+
+    def join(self, group: Any, rank: int, state: Mapping[str, Any]) -> str:
+        """Begin from this state, and update together with the others from now on.
+
+        Returns "", or why the others could not be found.
+        """
+        self.learner.set_state(state)
+        super().set_weights(self.learner.weights(), self.learner.version)
+        self._rank, self._group = rank, group
+        try:
+            self._reduce = group.join(rank)
+        except Broken as error:
+            return str(error)
+        return ""
+
+    def gather(self, number: int, normalisation: Mapping[str, ndarray]) -> Sample:
+        """Sample a fragment, whose batch stays here for ``train``."""
+        self.learner.set_aux(normalisation)
+        super().set_weights(self.learner.weights(), self.learner.version)
+        sample = self.sample(number)
+        self._batch = sample.batch
+        return replace(sample, batch={})
+
+    def train(self, hyper: Mapping[str, float], ranks: int) -> Trained:
+        """Update on what was gathered, every gradient step averaged over all ranks."""
+        start = perf_counter()
+        times = {"idle": start - self._idle_since}
+        batch, self._batch = self._batch, {}
+        try:
+            indices = self.config.algorithm.indices(self.rng, batch["mask"].size)
+            reduce = self._reduce if ranks > 1 else None
+            metrics = self.learner.update(batch, indices, hyper, reduce)
+        except Broken as error:
+            self._group.leave(self._rank)
+            return Trained(times, broken=str(error))
+        except BaseException:
+            self._group.leave(self._rank)  # so that the others do not wait for this rank
+            raise
+        self._idle_since = perf_counter()
+        times["gradient"] = self._idle_since - start
+        return Trained(times, metrics, self.learner.get_state() if self._rank == 0 else None)
+
+    def _without_batch(self, sample: Sample, start: float) -> Sample:
+        """What the plan needs to know of a sample that stays here; times the work on it."""
+        sample.times["gradient"] = perf_counter() - start
+        self._idle_since = perf_counter()
+        return replace(sample, batch={})

@@ -1,0 +1,130 @@
+"""A shard of a parameter server: a slice of the weights, and the optimiser that moves it.
+
+Nair et al. 2015 (arXiv:1507.04296), section 4: shards are independent of each other; each applies
+the gradients that reach it at once, unless they are too old. Optimisers work entry by entry, so
+that K shards given the same gradients hold what one would.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from shoal.fleet.base import Parcel
+from shoal.learners.base import ALL, pack, pack_slots, unpack, unpack_slots
+from shoal.ops.optimisers import Optimiser
+from shoal.trajectory import ndarray
+
+
+@dataclass
+class Piece:
+    """A slice of weights, or of a gradient with respect to them."""
+
+    vector: Parcel  # float32 [slice]
+    version: int  # of the shard's slice
+    restart: int  # of the shard: versions of one that died mean nothing to the next
+
+
+class Shard:
+    """Holds a slice; ``pull`` gives it out, ``push`` moves it along a gradient."""
+
+    def __init__(
+        self,
+        optimiser: Optimiser,
+        params: Mapping[str, ndarray],
+        slots: Mapping[str, ndarray],
+        max_lag: int,
+        restart: int = 0,
+    ) -> None:
+        self._optimiser, self._max_lag, self._restart = optimiser, max_lag, restart
+        self._params, self._slots = dict(params), dict(slots)
+        self.version = 0  # updates so far
+
+    def pull(self) -> Piece:
+        """The slice as it is now."""
+        return Piece(Parcel(self._params[ALL]), self.version, self._restart)
+
+    def push(self, piece: Piece, lr: float) -> bool:
+        """Take a gradient step, unless the gradient is too old; whether it was taken."""
+        if piece.restart != self._restart or self.version - piece.version > self._max_lag:
+            return False
+        gradient = {ALL: piece.vector.open()}
+        self._params, self._slots, _ = self._optimiser.update(
+            self._params, gradient, self._slots, np.float32(lr)
+        )
+        self.version += 1
+        return True
+
+    def get_state(self) -> tuple[ndarray, dict[str, ndarray]]:
+        """The slice and its optimiser's state."""
+        return self._params[ALL], self._slots
+
+    def close(self) -> None:
+        """Nothing is held outside of memory."""
+
+
+def bounds(size: int, shards: int) -> list[tuple[int, int]]:
+    """Where each shard's slice of a vector begins and ends; as equal as can be."""
+    ends = [size * k // shards for k in range(shards + 1)]
+    return list(pairwise(ends))
+
+
+def cut(
+    state: Mapping[str, Any], index: int, shards: int
+) -> tuple[dict[str, ndarray], dict[str, ndarray]]:
+    """A learner's parameters and optimiser state, packed, and of these a shard's slice."""
+    vector = pack(state["params"])
+    begin, end = bounds(len(vector), shards)[index]
+    slots = pack_slots(state["optimiser"])
+    return {ALL: vector[begin:end]}, {
+        name: x[begin:end] if name.endswith(f"/{ALL}") else x for name, x in slots.items()
+    }
+
+
+def joined(
+    state: Mapping[str, Any], parts: Sequence[tuple[ndarray, Mapping[str, ndarray]]], updates: int
+) -> dict[str, Any]:
+    """A learner's state with what the shards hold, so many gradients later."""
+    params, slots = state["params"], dict(parts[0][1])
+    for name in slots:
+        if name.endswith(f"/{ALL}"):
+            slots[name] = np.concatenate([part[name] for _, part in parts])
+    return {
+        **state,
+        "params": unpack(np.concatenate([vector for vector, _ in parts]), params),
+        "optimiser": unpack_slots(slots, params),
+        "version": state["version"] + 1,
+        "gradient_steps": state["gradient_steps"] + updates,
+    }
+
+
+@dataclass
+class Outliers:
+    """Refuses gradients whose loss is far above what losses were so far (section 4.2).
+
+    Only what was let through counts, else the outliers themselves would widen the gate.
+    """
+
+    std: float | None  # standard deviations of the absolute loss above its mean; None: never
+    warmup: int  # losses before any is refused
+    _count: int = field(default=0, init=False)
+    _mean: float = field(default=0.0, init=False)
+    _m2: float = field(default=0.0, init=False)
+
+    def reject(self, loss: float) -> bool:
+        """Whether this loss is an outlier; if not, it is remembered."""
+        size = abs(loss)
+        if self.std is not None and self._count >= self.warmup:
+            spread = math.sqrt(self._m2 / (self._count - 1))
+            if size > self._mean + self.std * spread:
+                return True
+        self._count += 1  # Welford's update
+        delta = size - self._mean
+        self._mean += delta / self._count
+        self._m2 += delta * (size - self._mean)
+        return False

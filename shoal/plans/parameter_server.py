@@ -1,0 +1,111 @@
+"""A parameter server: the weights lie in shards, workers pull them and push gradients.
+
+Gorila's plan (Nair et al. 2015, arXiv:1507.04296, section 4), after DistBelief. Slices travel from
+shard to worker and back without passing through this process, which holds references only. A shard
+applies what comes in the order in which it comes, each at its own version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from shoal.config import check, is_number, is_whole
+from shoal.fleet.base import Fleet
+from shoal.fleet.shard import Outliers, Shard, cut, joined
+from shoal.learners.base import Learner
+from shoal.plans.async_gradients import one_gradient
+from shoal.plans.base import Clock, Run, Update, Work, metrics_of, work
+
+
+@dataclass(frozen=True)
+class ParameterServer:
+    """How many shards there are, and which gradients they refuse."""
+
+    name: Literal["parameter_server"] = "parameter_server"  # of the plan
+    shards: int = 2  # slices of the weights, each with a member of its own
+    max_lag: int = 20  # updates of a shard; a gradient of older weights than that is dropped
+    outlier_std: float | None = None  # deviations of |loss| above its mean; what is more is dropped
+    outlier_warmup: int = 100  # gradients before outliers are looked for
+    sync_every: int = 10  # gradients between two copies to the plan's learner, and reports
+
+    exact = False
+    learns_on_workers = True
+
+    def __post_init__(self) -> None:
+        wholes = (("shards", 1), ("max_lag", 0), ("outlier_warmup", 2), ("sync_every", 1))
+        for name, least in wholes:
+            value = getattr(self, name)
+            check(is_whole(value, least), f"plan.{name}", value, f"a whole number >= {least}")
+        std = self.outlier_std
+        ok = std is None or (is_number(std) and std > 0)
+        check(ok, "plan.outlier_std", std, "a finite number above 0, or none")
+
+    def refuses(self, algorithm: type) -> str | None:
+        """Whatever goes through a batch several times."""
+        return one_gradient(algorithm)
+
+    def run(self, fleet: Fleet, learner: Learner, run: Run) -> Generator[Update]:
+        return parameter_server(fleet, learner, run, self)
+
+
+def parameter_server(
+    fleet: Fleet, learner: Learner, run: Run, options: ParameterServer
+) -> Generator[Update]:
+    """Hand slices to and fro; one ``Update`` for every ``sync_every`` gradients.
+
+    A shard that dies is replaced by one that begins at the last copy.
+    """
+    run.abandon()
+    state = learner.get_state()
+    optimiser = replace(run.algorithm.optimiser, clip_norm=None)  # workers clip: they see it whole
+
+    def shard(index: int, restart: int) -> Shard:
+        return Shard(optimiser, *cut(state, index, options.shards), options.max_lag, restart)
+
+    outliers = Outliers(options.outlier_std, options.outlier_warmup)
+    done: list[Work] = []
+    episodes: list[tuple[float, int]] = []
+    told: list[dict[str, float]] = []
+    clock, applied = Clock(), 0
+
+    def pulled() -> tuple[object, ...]:  # the weight edge: shards -> the worker that samples next
+        return run.hyper(), run.normalisation(), shards.map("pull"), applied
+
+    with closing(fleet.spawn(shard, options.shards, "shard")) as shards:
+        for worker, gradient in fleet.stream("gradient_of", pulled):
+            sample = gradient.sample
+            done.append(work(worker, sample, applied - sample.version))
+            clock.waited(done[-1:], fleet.concurrency)
+            run.take(sample)
+            episodes += sample.episodes
+            hyper = run.hyper()
+            taken = []
+            if not outliers.reject(gradient.metrics["loss"]):
+                taken = shards.attempt("push", [(piece, hyper["lr"]) for piece in gradient.values])
+            clock("learn")
+            if True not in taken:
+                run.drop(sample)
+                done[-1].lag = None
+                continue
+            applied += 1
+            run.trained([sample], learner.gradient_steps + len(told) + 1)
+            told.append({**gradient.metrics, "accepted_shards": taken.count(True) / len(taken)})
+            if len(told) == options.sync_every:
+                state = joined(state, shards.map("get_state"), len(told))
+                learner.adopt(state)
+                learner.set_aux(run.normalisation())
+                clock("broadcast")
+                means = {name: sum(m[name] for m in told) / len(told) for name in told[0]}
+                yield Update(
+                    metrics_of(means, hyper),
+                    episodes,
+                    clock.take(),
+                    done,
+                    fleet.concurrency,
+                    fleet.queued,
+                )
+                done, episodes, told = [], [], []
+                clock = Clock()  # whoever looked at the update took his own time

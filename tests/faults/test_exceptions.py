@@ -1,0 +1,156 @@
+"""Does an exception of the user's code reach the user as what it is, wherever it was raised?"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from shoal.errors import IN_PROCESS, EnvError, describe
+from shoal.plans.allreduce import Allreduce
+from shoal.plans.async_gradients import AsyncGradients
+from shoal.plans.async_samples import AsyncSamples
+from shoal.plans.sync_samples import SyncSamples
+from shoal.systems import PLANS
+from shoal.trainer import Trainer
+from tests.faults.broken import Broken, Engine, LostA2C, LostVTrace
+from tests.faults.conftest import keeps_the_form, place_of
+
+ENV = "tests.faults.broken:Broken"
+SMALL = [
+    *("--rollout.envs-per-worker", "2"),
+    *("--rollout.fragment-length", "8"),
+    *("--algorithm.network.hidden", "4"),
+    *("--stop-steps", "4000"),
+]
+PLACES = {
+    "alone": ["--workers", "0"],
+    "in one process": ["--workers", "2", "--cluster.in-process", "true"],
+    "on Ray": ["--workers", "2"],
+}
+FAULTS: dict[str, tuple[type[BaseException], str, str]] = {  # type, message, where
+    "init": (ValueError, "no level file", "init"),
+    "reset": (KeyError, "spawn point", "reset"),
+    "step": (RuntimeError, "the physics exploded", "step"),
+    "dtype": (EnvError, "the observation is complex64", "contract"),
+    "shape": (EnvError, "the observation has shape [3]", "contract"),
+    "nan observation": (EnvError, "the observation is nan", "contract"),
+    "nan reward": (EnvError, "the reward is nan", "contract"),
+    "memory": (MemoryError, "Unable to allocate 909. TiB", "memory"),
+    "sys.exit": (SystemExit, "bye", "sys.exit"),
+    "odd": (Engine, "the gear broke", "odd"),
+}
+
+
+def broken(fault: str) -> list[str]:
+    return ["--rollout.env-kwargs", f'{{"fault": "{fault}"}}']
+
+
+ASYNC = ("init", "step", "odd", "nan reward")  # what breaks on Ray under a second plan
+CASES = [
+    (place, system, fault)
+    for place in PLACES
+    for system in ("a2c", "impala")
+    for fault in FAULTS
+    if place != "on Ray" or system == "a2c" or fault in ASYNC
+]
+
+
+@pytest.mark.usefixtures("one_ray")
+@pytest.mark.parametrize(("place", "system", "fault"), CASES)
+def test_what_where_and_what_to_do(
+    place: str, system: str, fault: str, shoal: Callable[..., Any]
+) -> None:
+    """Type, message, file and line, copy, episode and worker, and the command to see it again."""
+    kind, message, line = FAULTS[fault]
+    given = ["train", ENV, "--system", system, *SMALL, *PLACES[place], *broken(fault)]
+    code, _, text, error = shoal(*given)
+    lines = keeps_the_form(text)
+    assert code == 1 and isinstance(error, kind)
+    assert message in lines[0] and place_of(line) in lines[1]
+    assert re.search(r"copy [01] of environment", text)
+    assert fault == "init" or re.search(r"episode seed \d+, env step \d of the episode", text)
+    if place != "alone":
+        assert re.search(r"in worker [01]\b", text)
+    command = next(shlex.split(x)[1:] for x in lines if x.startswith("  reproduce: "))
+    assert command[:3] == ["shoal", "train", ENV]
+    assert ("--cluster.in-process" in command) == (place != "alone")
+
+
+@pytest.mark.usefixtures("one_ray")
+def test_the_command_that_is_given_shows_the_same(shoal: Callable[..., Any]) -> None:
+    """In one process: the same worker, copy and episode break at the same env step."""
+    out = ["--out", "elsewhere"]
+    _, _, text, _ = shoal(
+        "train", ENV, "--system", "a2c", *SMALL, *broken("step"), *out, "--workers=1"
+    )
+    apart = keeps_the_form(text)
+    command = next(shlex.split(x)[2:] for x in apart if x.startswith("  reproduce: "))
+    _, _, text, _ = shoal(*command)
+    assert keeps_the_form(text)[:3] == apart[:3]
+    assert "--out" not in command
+
+
+@pytest.mark.usefixtures("one_ray")
+def test_a_package_that_is_missing_is_named(shoal: Callable[..., Any]) -> None:
+    code, _, text, error = shoal(
+        "train", "tests.faults.needy:Env", "--system", "a2c", "--workers=1"
+    )
+    lines = keeps_the_form(text)
+    assert code == 1 and type(error) is EnvError
+    assert "the package 'a_simulator_that_nobody_has' is not installed" in lines[0]
+    assert "needy.py:3" in lines[1] and "pip install a_simulator" in lines[2]
+
+
+def test_in_python_a_note_says_how_to_see_it(one_ray: None) -> None:
+    with (
+        pytest.raises(RuntimeError, match="the physics exploded") as caught,
+        Trainer("a2c", Broken, workers=1, env_kwargs={"fault": "step"}) as trainer,
+    ):
+        trainer.train()
+    assert IN_PROCESS in caught.value.__notes__
+    assert place_of("step") in describe(caught.value).split("\n")[1]
+
+
+HERE = [(plan(), True) for plan in PLANS]
+REMOTE = [(AsyncGradients(), False), (Allreduce(), False)]  # elsewhere the loss is not there
+
+
+@pytest.mark.usefixtures("one_ray")
+@pytest.mark.parametrize(("plan", "in_process"), HERE + REMOTE, ids=str)
+def test_a_loss_that_raises(plan: Any, in_process: bool) -> None:
+    """A user's own algorithm, on whichever process the plan differentiates."""
+    ours = type(plan) is AsyncSamples
+    small: dict[str, Any] = {"workers": 2, "envs_per_worker": 2, "fragment_length": 4}
+    with (
+        pytest.raises(LookupError, match="no such column") as caught,
+        Trainer(
+            LostVTrace() if ours else LostA2C(), Broken, plan=plan, in_process=in_process, **small
+        ) as trainer,
+    ):
+        trainer.train()
+    lines = describe(caught.value).split("\n")
+    assert place_of(f"loss of {'VTrace' if ours else 'A2C'}") in lines[1]
+    if plan.learns_on_workers:
+        assert re.search(r"in worker [01]\b", lines[2])
+
+
+@pytest.mark.usefixtures("one_ray")
+@pytest.mark.parametrize("in_process", [True, False])
+@pytest.mark.parametrize("plan", [SyncSamples(), Allreduce()], ids=lambda p: type(p).__name__)
+def test_a_network_that_raises(plan: Any, in_process: bool) -> None:
+    from shoal.algorithms.a2c import A2C
+    from tests.faults.networks import Net, line
+
+    small: dict[str, Any] = {"workers": 2, "envs_per_worker": 2, "fragment_length": 4}
+    with (
+        pytest.raises(ZeroDivisionError, match="an empty layer") as caught,
+        Trainer(A2C(network=Net(9)), Broken, plan=plan, in_process=in_process, **small) as trainer,
+    ):
+        trainer.train()
+    lines = describe(caught.value).split("\n")
+    assert f"networks.py:{line()}" in lines[1]
+    assert re.search(r"in worker [01]\b", lines[2])

@@ -1,0 +1,405 @@
+"""Does a fleet of processes keep its contract, and does a death in it stay a small matter?"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shoal.config import Cluster
+from shoal.errors import ConfigError
+from shoal.fleet import ray as module
+from shoal.fleet.ray import Died, RayFleet
+from tests.fleet.members import DEATHS, Member, Slice
+
+Made = Callable[..., RayFleet]
+
+
+@pytest.fixture
+def fleet(one_ray: None) -> Iterator[Made]:
+    """``fleet(size, make)``: a fleet that is closed afterwards."""
+    made: list[RayFleet] = []
+
+    def make(size: int = 2, kind: Any = Member, **settings: Any) -> RayFleet:
+        whole = settings.pop("whole", False)
+        made.append(RayFleet(kind, size, Cluster(**settings), 0.0, whole=whole))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def pid_of(fleet: RayFleet, index: int) -> int:
+    import ray
+
+    actor = fleet._members[index].actor
+    return int(ray._private.state.actors(actor._actor_id.hex())["Pid"])
+
+
+def weights(version: int) -> dict[str, np.ndarray]:
+    return {"x": np.full(3, version, np.float32)}
+
+
+# ---------------------------------------------------------------- the contract
+
+
+def test_map_keeps_the_order_of_the_members_whoever_is_first(fleet: Made) -> None:
+    members = fleet(3)
+    assert members.map("nap", 0.3) == [0, 1, 2]
+    assert [index for index, _, _ in members.map("who")] == [0, 1, 2]
+    assert len({pid for _, _, pid in members.map("who")}) == 3
+
+
+@pytest.mark.parametrize("cap", [1, 3])
+def test_no_more_calls_wait_at_a_member_than_the_cap(fleet: Made, cap: int) -> None:
+    members = fleet(2)
+    most = {0: 0, 1: 0}
+    submit = members._submit
+
+    def counted(member: Any, *args: Any) -> None:
+        submit(member, *args)
+        most[member.index] = max(most[member.index], len(member.calls))
+
+    members._submit = counted  # type: ignore[method-assign]
+    for index, _ in members.stream("nap", lambda: (0.1,), cap):
+        if index == 0:  # the slow one; meanwhile the other has done many
+            break
+    assert most == {0: cap, 1: cap}
+
+
+def test_a_stream_asks_for_its_arguments_when_it_makes_the_call(fleet: Made) -> None:
+    members = fleet(1)
+    now = iter(range(100))
+    stream = members.stream("echo", lambda: (next(now),), in_flight=2)
+    assert [value for _, value in islice(stream, 3)] == [0, 1, 2]
+    assert next(now) == 4  # two were in flight when the third result came
+
+
+def test_weights_reach_whom_they_are_sent_to_and_never_go_back(fleet: Made) -> None:
+    members = fleet(2)
+    members.broadcast(weights(1), 1)
+    members.map("who")
+    members.publish(weights(2), 2)
+    members.send(1)
+    members.publish(weights(3), 3)  # what is sent is what was published last
+    assert [versions for _, versions in members.map("seen")] == [[1], [1, 3]]
+    members.broadcast(weights(4), 4)
+    assert [versions for _, versions in members.map("seen")] == [[1, 4], [1, 3, 4]]
+
+
+def test_a_parcel_goes_from_member_to_member_by_itself(fleet: Made) -> None:
+    """What this process gets is a reference: far smaller than what is in it."""
+    from ray import cloudpickle
+
+    members = fleet(2)
+    parcels = members.map("fill", 200_000)
+    assert all(parcel._value is None for parcel in parcels)
+    assert len(cloudpickle.dumps(parcels[1]._ref)) < 10_000
+    assert members.map("total", parcels) == [200_000.0, 200_000.0]
+
+
+def test_an_exception_in_a_member_is_raised_as_what_it_is(fleet: Made) -> None:
+    members = fleet(2)
+    with pytest.raises(ValueError, match="member 1 cannot"):
+        members.map("fail", 1)
+    assert members.map("echo", 5) == [5, 5] and not members.health.restarts
+
+
+def test_an_error_that_nobody_waits_for_any_more_does_not_hide_the_first(
+    fleet: Made, caplog: pytest.LogCaptureFixture
+) -> None:
+    members = fleet(1)
+    stream = members.stream("fail", lambda: (0,), in_flight=3)
+    with pytest.raises(ValueError, match="member 0 cannot"):
+        next(stream)
+    members.settle()
+    assert members.map("echo", 5) == [5]
+    assert "worker 0, when the run had ended: ValueError: member 0 cannot" in caplog.messages
+
+
+def test_learning_libraries_are_not_there_and_arrays_have_one_thread(fleet: Made) -> None:
+    (loaded,) = fleet(1).map("modules", ["jax", "torch", "numpy", "shoal.learners.base"])
+    assert loaded == ["numpy"]
+
+
+# ---------------------------------------------------------------- death
+
+
+@pytest.mark.parametrize("how", DEATHS)
+def test_a_member_that_dies_in_map_is_replaced_and_asked_again(
+    fleet: Made, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    members = fleet(2)
+    members.broadcast(weights(7), 7)
+    assert members.map("die", how) == [1, 0]  # the second life of member 0, the first of 1
+    assert members.map("seen") == [(1, [7]), (0, [7])]
+    health = members.health
+    assert (health.restarts, health.lost_calls, len(health.refill_s)) == ({0: 1}, 1, 1)
+    assert health.refill_s[0] < 10
+    assert caplog.messages[-1].startswith("worker 0 is back after")
+
+
+def test_a_member_that_dies_in_a_stream_is_replaced_and_goes_on(fleet: Made) -> None:
+    members = fleet(2)
+    lives: list[tuple[int, int]] = []
+    for index, restart in members.stream("die", lambda: ("SIGKILL", 1), in_flight=2):
+        lives.append((index, restart))
+        if (1, 1) in lives:
+            break
+    assert (1, 0) not in lives and (0, 0) in lives
+    assert members.health.lost_calls == 2 and members.health.restarts == {1: 1}
+
+
+def test_who_dies_between_two_calls_is_replaced_too(fleet: Made) -> None:
+    members = fleet(2)
+    os.kill(pid_of(members, 1), signal.SIGKILL)
+    assert [restart for _, restart, _ in members.map("who")] == [0, 1]
+
+
+def test_attempt_gives_none_for_whoever_died_and_does_not_ask_again(fleet: Made) -> None:
+    members = fleet(3)
+    given: list[tuple[Any, ...]] = [("os._exit", 1)] * 3
+    assert members.attempt("die", given) == [0, None, 0]
+    assert members.map("seen") == [(0, []), (1, []), (0, [])]
+
+
+def test_no_two_members_are_made_alike(fleet: Made) -> None:
+    """Whether they replace a dead one, or come back after they were let go."""
+    members = fleet(2)
+    members.map("die", "SIGKILL", 1)
+    lives = [tuple(members.map("who")[1][:2])]
+    members.resize(1)
+    members.resize(2)
+    lives.append(tuple(members.map("who")[1][:2]))
+    assert lives == [(1, 1), (1, 2)] and members.health.restarts == {1: 1}
+
+
+def test_deaths_in_a_row_end_the_run_and_nobody_waits_for_the_dead(fleet: Made) -> None:
+    members = fleet(2)
+    with pytest.raises(Died, match="worker . died 3 times in a row"):
+        members.map("always_die")
+    assert len(members.map("echo", 1)) == members.size < 2
+
+
+def test_more_deaths_than_allowed_within_a_minute_end_the_run(fleet: Made) -> None:
+    members = fleet(2, restarts_per_minute=1)
+    members.map("die", "SIGKILL", 0)
+    with pytest.raises(Died, match="the 2th death within a minute"):
+        members.map("die", "SIGKILL", 1)
+
+
+def test_what_was_lost_on_its_way_is_asked_again_with_its_weights(
+    fleet: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call may never have reached the member, and then its weights did not either."""
+    from ray.exceptions import ActorUnavailableError
+
+    members = fleet(1)
+    get, faults = module.ray.get, iter([True])
+
+    def unreliable(ref: Any, **kwargs: Any) -> Any:
+        result = get(ref, **kwargs)
+        if ref in members._members[0].calls or not next(faults, False):
+            return result
+        raise ActorUnavailableError("lost", b"0" * 16)
+
+    members.broadcast(weights(1), 1)
+    monkeypatch.setattr(module.ray, "get", unreliable)
+    assert members.map("seen") == [(0, [1, 1])]
+    assert members.health.lost_calls == 1 and not members.health.restarts
+
+
+def test_a_member_whose_results_never_come_is_replaced(
+    fleet: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.exceptions import ActorUnavailableError
+
+    members = fleet(1)
+    get = module.ray.get
+
+    def unreachable(ref: Any, **kwargs: Any) -> Any:
+        result = get(ref, **kwargs)
+        if isinstance(result, tuple) and result[:1] == (0,) and result[1:] == ([],):
+            raise ActorUnavailableError("lost", b"0" * 16)
+        return result
+
+    monkeypatch.setattr(module.ray, "get", unreachable)
+    assert members.map("seen") == [(1, [])]
+    assert members.health.lost_calls == module.LOSSES and members.health.restarts == {0: 1}
+
+
+# ---------------------------------------------------------------- hanging
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SLICE", 0.2)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_who_is_stuck_in_map_is_replaced_and_it_is_said_where(
+    fleet: Made, caplog: pytest.LogCaptureFixture
+) -> None:
+    members = fleet(2, timeout=1.5)
+    assert members.map("hang") == [1, 0]
+    said = next(text for text in caplog.messages if "stuck" in text)
+    assert said.startswith("worker 0: it has been stuck in 'hang' for")
+    assert "shoal/envs/single.py:2 in <module>; it is replaced" in said
+
+
+@pytest.mark.usefixtures("impatient")
+def test_who_is_stuck_in_a_stream_is_replaced_though_others_deliver(fleet: Made) -> None:
+    members = fleet(2, timeout=1.5)
+    came = members.stream("hang", lambda: (0,))
+    assert next(restart for index, restart in came if index == 0) == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_process_that_is_stopped_is_replaced(fleet: Made) -> None:
+    members = fleet(2, timeout=0.4)  # five times that, as nobody knows where it is
+    pid = pid_of(members, 1)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert [restart for _, restart, _ in members.map("who")] == [0, 1]
+    finally:
+        members.close()
+    assert gone(pid)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_who_is_slow_but_goes_on_is_left_alone(fleet: Made) -> None:
+    members = fleet(1, timeout=0.2)
+    assert members.map("work", 2.5) == [0] and not members.health.restarts
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_pause_of_this_process_is_not_held_against_a_member(
+    fleet: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its clock has jumped by an hour, between two looks, in the middle of a call."""
+    members = fleet(1, timeout=2.0)
+    clock, ahead = module.monotonic, [0.0]
+    monkeypatch.setattr(module, "monotonic", lambda: clock() + ahead[0])
+    stream = members.stream("work", lambda: (0.6,), in_flight=2)
+    next(stream)
+    members._look_after()  # a question is on its way
+    ahead[0] = 3600.0
+    assert [restart for _, restart in islice(stream, 3)] == [0, 0, 0]
+    assert not members.health.restarts
+
+
+def gone(pid: int) -> bool:
+    """Within five seconds."""
+    import psutil
+
+    with_it = [p for p in psutil.process_iter() if p.pid == pid]
+    return not with_it or not psutil.wait_procs(with_it, timeout=5)[1]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_interruption_does_not_wait_for_a_long_call(
+    fleet: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "GRACE", 0.5)
+    members = fleet(2)
+    stream = members.stream("nap", lambda: (600.0,))
+    assert next(stream)[0] == 1
+    stream.close()
+    members.settle()
+    assert [restart for _, restart, _ in members.map("who")] == [1, 0]
+    assert not members.health.restarts  # it was not its fault
+
+
+# ---------------------------------------------------------------- growing, shrinking, closing
+
+
+def test_growing_and_shrinking_amid_a_stream(fleet: Made) -> None:
+    members = fleet(1)
+    members.broadcast(weights(3), 3)
+    stream = members.stream("who", in_flight=2)
+    assert {index for index, _ in islice(stream, 3)} == {0}
+    members.resize(3)
+    assert next(index for index, _ in stream if index == 2) == 2
+    members.resize(1)
+    assert {index for index, _ in islice(stream, 6)} == {0}
+    members.resize(2)  # who left with calls in flight is not thought to have them still
+    assert next(restart for index, (_, restart, _) in stream if index == 1) == 1
+    assert members.map("seen") == [(0, [3]), (1, [3])]
+
+
+def test_more_members_than_there_are_cpus_are_refused(one_ray: None) -> None:
+    members = RayFleet(Member, 1, Cluster(), 1.0)
+    try:
+        with pytest.raises(ConfigError, match="9 workers need 9 CPUs, but there are 4"):
+            members.resize(9)
+        assert members.size == 1
+    finally:
+        members.close()
+
+
+def test_a_closed_fleet_leaves_no_process(fleet: Made) -> None:
+    members = fleet(2)
+    shards = members.spawn(Slice, 2, "shard")
+    pids = [pid for _, _, pid in members.map("who") + shards.map("who")]
+    stream = members.stream("nap", lambda: (600.0,))  # one is in the middle of a call
+    next(stream)
+    members.close()
+    assert all(map(gone, pids))
+
+
+# ---------------------------------------------------------------- parts of a whole
+
+
+def test_parts_of_a_whole_are_never_confused(fleet: Made) -> None:
+    """The next attempt waits for the part that is missing, and gives each its own."""
+    parts = fleet(3, Slice, whole=True)
+    given: list[tuple[Any, ...]] = [("a", True), ("b",), ("c",)]
+    assert parts.attempt("push", given) == [None, (1, "b"), (2, "c")]
+    given = [("d",), ("e",), ("f",)]
+    assert parts.attempt("push", given) == [(0, "d"), (1, "e"), (2, "f")]
+
+
+def test_parts_of_a_whole_are_never_left_out(
+    fleet: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the replacement takes."""
+    monkeypatch.setattr(module, "REFILL", 0.0)
+    parts = fleet(2, Slice, whole=True)
+    os.kill(pid_of(parts, 0), signal.SIGKILL)
+    assert parts.map("echo", 1) == [1, 1]
+
+
+def test_a_barrier_goes_on_without_a_worker_that_does_not_come_back(
+    fleet: Made, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And takes it in again once it is there."""
+    monkeypatch.setattr(module, "REFILL", 0.0)
+    members = fleet(2)
+    os.kill(pid_of(members, 0), signal.SIGKILL)
+    assert members.map("nap", 0.0) == [1]
+    members._until(members._complete)
+    assert members.map("nap", 0.0) == [0, 1]
+
+
+def test_what_collapses_with_a_node_is_one_failure(fleet: Made) -> None:
+    members = fleet(3, restarts_per_minute=1)
+    for member in list(members._members.values()):
+        members._replace(member, "its node was gone during 'sample'")
+    assert members.map("nap", 0.0) == [0, 1, 2]
+
+
+def test_whoever_cannot_be_sent_is_named(fleet: Made, caplog: Any) -> None:
+    lock = logging.Handler().lock
+
+    def make(index: int, restart: int) -> Any:
+        return lock
+
+    with pytest.raises(ConfigError, match="cannot be sent"):
+        fleet(1, make)
