@@ -13,19 +13,21 @@ import re
 import shlex
 import sys
 import time
+import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoal import __version__
-from shoal.errors import ConfigError, ShoalError, describe
+from shoal.errors import CheckpointError, ConfigError, ShoalError, describe, reproducible
 from shoal.options import Pairs, Parser, flag, help_wanted, settings, settings_help, unknown
 
 if TYPE_CHECKING:
     from shoal.config import Config
+    from shoal.console import Console
     from shoal.trainer import Trainer
 
 DEFAULT_STEPS = 1_000_000  # env steps of a run that was given no stop
@@ -110,14 +112,22 @@ def _train_parser() -> Parser:
         "env", metavar="ENV", nargs="?", help="a Gymnasium id, module:Class or module:function"
     )
     parser.option("--system", metavar="NAME", help="what learns: `shoal systems` lists them")
+    parser.option("--plan", metavar="NAME", help="how it is run (default: the system's own)")
     parser.option("--seed", metavar="N", help="of everything random (default 0)")
-    parser.option("--workers", metavar="N", help="workers that sample (default 0: one, alone)")
+    _places(parser)
     parser.option("--learner", metavar="jax|torch|auto", help="what differentiates (default auto)")
     _stops(parser)
     parser.option("--out", metavar="DIR", help="run folder (default runs/SYSTEM-ENV-SEED-TIME)")
     parser.option("--config", metavar="FILE", help="settings in YAML or JSON, as in a config.json")
     parser.option("--tuned", action="store_true", help="start from settings that do well here")
     return parser
+
+
+def _places(parser: Parser) -> None:
+    parser.option("--workers", metavar="N", help="processes that sample (0: this one does, alone)")
+    parser.option(
+        "--address", metavar="HOST:PORT", help="Ray cluster that holds them (RAY_ADDRESS)"
+    )
 
 
 def _stops(parser: Parser) -> None:
@@ -142,15 +152,16 @@ def _train(parser: Parser, argv: list[str]) -> int:
     folder = folders.claim(Path(args.out)) if args.out else folders.claim_new(_default_out(config))
     _quiet()
     console = create()
-    try:
-        trainer = Trainer(config)
-    except BaseException:
-        with suppress(OSError):
-            folder.rmdir()
-        raise
-    with trainer, folders.locked(folder):
-        console.say(run.header(trainer, folder, default_stop))
-        return run.train(trainer, folder, console)
+    with _reproducible("train", argv, config.rollout.workers, console), run.warnings_on(console):
+        try:
+            trainer = Trainer(config)
+        except BaseException:
+            with suppress(OSError):
+                folder.rmdir()
+            raise
+        with trainer, folders.locked(folder):
+            console.say(run.header(trainer, folder, default_stop))
+            return run.train(trainer, folder, console)
 
 
 def _new_config(parser: Parser, args: Any, pairs: Pairs) -> tuple[Config, bool]:
@@ -161,7 +172,7 @@ def _new_config(parser: Parser, args: Any, pairs: Pairs) -> tuple[Config, bool]:
     from dataclasses import replace
 
     from shoal.config import Stop, load_file
-    from shoal.systems import configure, default_config, refuse_impossible
+    from shoal.systems import configure, default_config, refuse_impossible, with_plan
 
     nested = load_file(args.config) if args.config else {}
     named = nested.pop("system", None), nested.pop("env", None)
@@ -172,7 +183,12 @@ def _new_config(parser: Parser, args: Any, pairs: Pairs) -> tuple[Config, bool]:
     if env is None:
         fix = "name one, for example: shoal train CartPole-v1 --system ppo"
         raise ConfigError("no environment was given", args.config, fix)
-    fields = settings(parser, args, pairs, default_config(system, env))
+    plan = args.plan or nested.get("plan")
+    named_plan = plan.get("name") if isinstance(plan, dict) else plan
+    known = default_config(system, env)
+    if named_plan is not None:
+        known = with_plan(known, named_plan)
+    fields = settings(parser, args, pairs, known)
     config = configure(
         system, env, nested, fields, where=args.config, use_tuned=args.tuned, final=False
     )
@@ -200,7 +216,7 @@ def _resume_parser() -> Parser:
     )
     parser.option("folder", metavar="DIR", help="run folder, or one checkpoint in it")
     parser.option("--env", metavar="ENV", help="its environment again, where that is module:name")
-    parser.option("--workers", metavar="N", help="workers that sample; 0: one, alone")
+    _places(parser)
     _stops(parser)
     return parser
 
@@ -220,18 +236,68 @@ def _resume(parser: Parser, argv: list[str]) -> int:
         fix = f'go on in Python: shoal.Trainer.restore("{path}")'
         raise ConfigError("this checkpoint is in no run folder", str(path), fix)
     env = folders.environment(path, meta, args.env, "resume")
-    fields: dict[str, Any] = dict(settings(parser, args, pairs, saved_config(path, meta, env=env)))
+    saved = saved_config(path, meta, env=env)
+    workers = saved.rollout.workers
+    fields: dict[str, Any] = dict(settings(parser, args, pairs, saved))
     for name in fields:
         if name.startswith(_LASTING):
             fix = "start a new run with it: shoal train"
             raise ConfigError(f"--{flag(name)} cannot change when a run goes on", None, fix)
     _quiet()
-    with folders.locked(folder), Trainer.restore(path, env, **fields) as trainer:
+    console = create()
+    with (
+        _reproducible("resume", argv, fields.get("rollout.workers", workers), console),
+        run.warnings_on(console),
+        folders.locked(folder),
+        Trainer.restore(path, env, **fields) as trainer,
+    ):
         _refuse_met(trainer, folder)
-        console = create()
         console.say(run.header(trainer, folder))
         kept = folders.take_up(folder, path, trainer.run.counters.env_steps)
         return run.train(trainer, folder, console, kept)
+
+
+@contextmanager
+def _reproducible(command: str, argv: list[str], workers: Any, console: Console) -> Iterator[None]:
+    """Errors in here are told with the command that shows them in one process.
+
+    What ends this very process tells at least where: a crash of native code, or ``os._exit``.
+    """
+    import faulthandler
+
+    from shoal.fleet.death import user_line
+    from shoal.fleet.host import tell_of_exits
+
+    words, left_out = list(argv), ("--out", "--address", "--cluster.address")
+    for at in reversed(range(len(words))):
+        if words[at] in left_out:
+            del words[at : at + 2]
+        elif words[at].startswith(tuple(f"{name}=" for name in left_out)):
+            del words[at]
+    if str(workers) != "0" and not any("in-process" in word for word in words):
+        words += ["--cluster.in-process", "true"]
+    again = shlex.join(["shoal", command, *words])
+
+    def tell(status: int) -> None:
+        place = user_line(traceback.format_stack())
+        if place:
+            console.end()
+            what = f"os._exit({status}) was called, which ends this process at once"
+            error = ShoalError(what, place, "raise an exception, or end the episode, instead")
+            print(f"error: {describe(error, again)}", file=sys.stderr, flush=True)
+
+    leave = os._exit
+    if sys.stderr is sys.__stderr__:  # a real file
+        faulthandler.enable(all_threads=False)
+    tell_of_exits(tell)
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if not isinstance(error, CheckpointError):
+            reproducible(error, again)
+        raise
+    finally:
+        os._exit = leave
 
 
 def _refuse_met(trainer: Trainer, folder: Path) -> None:
@@ -349,15 +415,20 @@ def _systems(parser: Parser, argv: list[str]) -> int:
         return 0
     parser.read(argv, settings=False)
     rows = [
-        (row.name, type(row.algorithm).__name__, type(row.plan).__name__, row.source)
+        (row.name, type(row.algorithm).__name__, row.plan.name, row.source)
         for row in SYSTEMS.values()
     ]
     print(_table(("system", "algorithm", "plan", "source"), rows))
-    pairs = [
-        (algorithm, plan, f"refused: {reason}" if reason else f"runs: {name}" if name else "runs")
-        for algorithm, plan, name, reason in matrix()
-    ]
-    print("\n" + _table(("algorithm", "under the plan", ""), pairs))
+    pairs = matrix()
+    plans = list(dict.fromkeys(plan for _, plan, _, _ in pairs))
+    reasons = list(dict.fromkeys(reason for *_, reason in pairs if reason))
+    cells: dict[str, list[str]] = {}
+    for algorithm, _, name, reason in pairs:
+        cell = f"no ({reasons.index(reason) + 1})" if reason else name or "yes"
+        cells.setdefault(algorithm, []).append(cell)
+    print("\n" + _table(("under the plan", *plans), [(name, *row) for name, row in cells.items()]))
+    for number, reason in enumerate(reasons, 1):
+        print(f"({number}) {reason}")
     return 0
 
 

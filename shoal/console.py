@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections import deque
@@ -16,19 +17,76 @@ from shoal.values import is_number
 REFRESH = 5.0  # times a second that the live line is drawn
 _FIRST, _SECOND, _LONGEST = 1.0, 5.0, 30.0  # seconds between plain lines: they grow
 _WINDOW = 3.0  # seconds that the rates of the live line look back on
-_BOUND = {"env": "env-bound", "act": "policy-bound", "learn": "learner-bound"}
+_BOUND = {
+    "env": "env-bound",
+    "policy": "policy-bound",
+    "gradient": "gradient-bound",
+    "learn": "learner-bound",
+    "transfer": "transfer-bound",
+}
+_OWN = re.compile(r"worker/(\d+)/(env|act|postprocess|gradient)")  # shares of each worker's time
 
 
-def shares(report: Mapping[str, Any]) -> dict[str, float]:
-    """Where the time of a report went: env, act, learn and other, adding up to 1."""
-    parts = {name: float(report.get(f"time/{name}") or 0.0) for name in _BOUND}
-    return parts | {"other": max(1.0 - sum(parts.values()), 0.0)}
+def sides(report: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Where the time of a report went: of workers, and of the learner's process; each adds up to 1.
+
+    Where they take turns in one process, its time alone, under no name.
+    """
+    if not report.get("concurrency"):
+        return {"": _whole(_sampling(report, "time") | _learning(report))}
+    idle, wait = _share(report, "time/idle"), _share(report, "time/wait")
+    return {
+        "workers": _whole(_sampling(report, "time") | {"idle": idle}),
+        "learner": _whole(_learning(report) | {"wait": wait}),
+    }
 
 
 def bottleneck(report: Mapping[str, Any]) -> str:
     """What the run would gain most from making faster."""
-    parts = shares(report)
-    return _BOUND[max(_BOUND, key=parts.__getitem__)]
+    path = critical(report)
+    return _BOUND[max(path, key=path.__getitem__)]
+
+
+def critical(report: Mapping[str, Any]) -> dict[str, float]:
+    """The learner's time, its waiting put down to what it waited for.
+
+    Where workers run at the same time, that is what the busiest of them did; as far as the learner
+    waited longer than even that one was busy, both waited for data to be moved.
+    """
+    wait, learning = _share(report, "time/wait"), _learning(report)
+    if not report.get("concurrency"):
+        return _sampling(report, "time") | learning
+    own = {name.group(1) for name in map(_OWN.fullmatch, report) if name}
+    workers = [_sampling(report, f"worker/{i}") for i in own] or [_sampling(report, "time")]
+    busiest = max(workers, key=lambda parts: sum(parts.values()))
+    busy = sum(busiest.values())
+    part = min(wait, busy) / max(busy, 1e-9)
+    moved = learning["transfer"] + max(wait - busy, 0.0)
+    return {k: x * part for k, x in busiest.items()} | learning | {"transfer": moved}
+
+
+def _share(report: Mapping[str, Any], name: str) -> float:
+    return float(report.get(name) or 0.0)
+
+
+def _sampling(report: Mapping[str, Any], who: str) -> dict[str, float]:
+    return {
+        "env": _share(report, f"{who}/env"),
+        "policy": _share(report, f"{who}/act") + _share(report, f"{who}/postprocess"),
+        "gradient": _share(report, f"{who}/gradient"),
+    }
+
+
+def _learning(report: Mapping[str, Any]) -> dict[str, float]:
+    moved = _share(report, "time/transfer") + _share(report, "time/broadcast")
+    return {"learn": _share(report, "time/learn"), "transfer": moved}
+
+
+def _whole(parts: dict[str, float]) -> dict[str, float]:
+    """The parts that there are, and "other" up to 1."""
+    total = max(sum(parts.values()), 1.0)
+    parts = {name: x / total for name, x in parts.items() if x > 0.0}
+    return parts | {"other": max(1.0 - sum(parts.values()), 0.0)}
 
 
 def nearest_stop(
@@ -81,14 +139,15 @@ class Recent:
     """Rates over the newest reports together: one alone covers too little not to flicker."""
 
     def __init__(self, wall_s: float, env_steps: int) -> None:
-        zero = dict.fromkeys((*_BOUND, "other"), 0.0)
-        self._sums = deque([(wall_s, env_steps, zero)])  # each up to the end of a report
+        start: dict[str, float] = {}
+        self._sums = deque([(wall_s, env_steps, start)])  # each up to the end of a report
 
     def add(self, report: Mapping[str, Any]) -> None:
-        wall_s, _, parts = self._sums[-1]
+        wall_s, _, sums = self._sums[-1]
         seconds = report["wall_s"] - wall_s
-        parts = {name: parts[name] + x * seconds for name, x in shares(report).items()}
-        self._sums.append((report["wall_s"], report["env_steps"], parts))
+        rates = {k: x * seconds for k, x in report.items() if _is_rate(k)}
+        sums = sums | {k: sums.get(k, 0.0) + x for k, x in rates.items()}
+        self._sums.append((report["wall_s"], report["env_steps"], sums))
 
     def forget(self, seconds: float) -> None:
         """Drop what lies further back than that."""
@@ -100,11 +159,16 @@ class Recent:
         self._sums = deque([self._sums[-1]])
 
     def report(self) -> dict[str, Any]:
-        """Steps per second and time shares, under the names that reports have for them."""
+        """Steps per second, lag and shares of the time, as reports name them."""
         (before, earlier, old), (now, later, new) = self._sums[0], self._sums[-1]
         seconds = max(now - before, 1e-9)
-        times = {f"time/{name}": (new[name] - old[name]) / seconds for name in _BOUND}
-        return {"steps_per_s": (later - earlier) / seconds, **times}
+        rates = {k: (x - old.get(k, 0.0)) / seconds for k, x in new.items()}
+        return {"steps_per_s": (later - earlier) / seconds, **rates}
+
+
+def _is_rate(name: str) -> bool:
+    """Whether a report's value is a mean over its seconds."""
+    return name.startswith("time/") or name == "policy_lag_mean" or bool(_OWN.fullmatch(name))
 
 
 def pieces(
@@ -112,17 +176,24 @@ def pieces(
 ) -> list[str]:
     """The parts of a status line, the most important first."""
     fraction, name = nearest_stop(stop, report, first_return, seconds)
-    parts = " ".join(f"{k} {x:.0%}" for k, x in shares(report).items())
+    lag, restarts = report.get("policy_lag_mean", 0.0), report.get("worker_restarts", 0)
     return [
         f"{fraction:4.0%} of {name}" if name else "",
         f"return {value(report['return_mean'])}",
         f"{count(report['steps_per_s'])} steps/s",
         duration(seconds),
         bottleneck(report),
+        f"{restarts} restart{'s' * (restarts > 1)}" if restarts else "",
+        f"lag {lag:.1f}" if lag or report.get("concurrency") else "",
         f"{count(report['env_steps'])} steps",
         f"{count(report['episodes'])} episodes",
-        parts,
+        *(_shown(name, parts) for name, parts in sides(report).items()),
     ]
+
+
+def _shown(name: str, parts: Mapping[str, float]) -> str:
+    shown = " ".join(f"{part} {x:.0%}" for part, x in parts.items() if x >= 0.005)
+    return f"{name}: {shown}" if name else shown
 
 
 class Console:

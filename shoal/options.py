@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 Pairs = list[tuple[str, str | None]]  # settings as given: [("algorithm.lr", "1e-3")]
 _FIELDS = {  # what the short options mean in the configuration
     "seed": "seed",
+    "plan": "plan.name",
     "workers": "rollout.workers",
+    "address": "cluster.address",
     "learner": "learner",
     "stop_return": "stop.return_mean",
     "stop_steps": "stop.env_steps",

@@ -11,10 +11,10 @@ import numpy as np
 
 from shoal import checkpoint
 from shoal.algorithms.base import Algorithm, Model
-from shoal.config import Config, merge
-from shoal.errors import CheckpointError
+from shoal.config import Config, merge, to_dict
+from shoal.errors import CheckpointError, ConfigError
 from shoal.spaces import Spaces
-from shoal.systems import default_config, system
+from shoal.systems import default_config, system, with_plan
 from shoal.trajectory import ndarray
 
 
@@ -53,15 +53,16 @@ class Policy:
         return self.spaces.to_env(np.asarray(action))
 
 
-def load(path: str | Path, *, network: Any = None) -> Policy:
+def load(path: str | Path, *, network: Any = None, algorithm: Any = None) -> Policy:
     """The policy of a checkpoint or run folder.
 
-    ``network`` is needed where the run trained a user's own module: an instance of the same class.
+    ``network`` is needed where the run trained a user's own module: an instance of the same class;
+    ``algorithm`` likewise.
 
     Raises CheckpointError when the checkpoint is damaged, of another version, or does not fit.
     """
     state, meta = checkpoint.load(Path(path))
-    config = saved_config(path, meta, network=network)
+    config = saved_config(path, meta, network=network, algorithm=algorithm)
     with checkpoint.blame(path):
         spaces = Spaces.from_json(meta["spaces"])
         weights = {**state["learner"]["aux"], **state["learner"]["params"]}
@@ -80,23 +81,42 @@ def load(path: str | Path, *, network: Any = None) -> Policy:
 
 
 def saved_config(
-    path: str | Path, meta: Mapping[str, Any], *, env: Any = None, network: Any = None
+    path: str | Path,
+    meta: Mapping[str, Any],
+    *,
+    env: Any = None,
+    network: Any = None,
+    algorithm: Any = None,
 ) -> Config:
     """The configuration in a checkpoint's ``meta``; ``env`` and ``network`` replace what it names.
 
-    Raises CheckpointError when it is none, and ConfigError for a user's own network or
+    ``algorithm`` is of the class that the run had; its settings are those of the run.
+
+    Raises CheckpointError when it is none, and ConfigError for a user's own algorithm, network or
     environment that only its user can give again.
     """
     with checkpoint.blame(path):
         saved = dict(meta["config"])
         name = str(meta["system"])
+        start = system(name).algorithm
+        own = meta.get("algorithm", {"object": class_name(start)})["object"]
+        if own != class_name(start if algorithm is None else algorithm):
+            raise ConfigError(
+                f"the algorithm was of the class {own}, which no checkpoint holds",
+                str(path),
+                "pass one again in Python: Trainer.restore(path, algorithm=...)",
+            )
+        start = start if algorithm is None else algorithm
         if network is not None:
-            base = system(name)
-            start = replace(base.algorithm, network=network)
+            start = replace(start, network=network)
             saved["algorithm"] = {k: x for k, x in saved["algorithm"].items() if k != "network"}
-        else:
-            start = system(name).algorithm
         config = replace(default_config(name, env or saved["env"]), algorithm=start)
+        config = with_plan(config, saved["plan"]["name"])
         if env is not None:
             saved["env"] = env
         return merge(config, saved, str(path))
+
+
+def class_name(algorithm: Any) -> str:
+    """An algorithm's class, as ``saved_config`` compares it."""
+    return str(to_dict(type(algorithm))["object"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import signal
@@ -16,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from shoal import __version__
-from shoal.config import to_dict
+from shoal.config import Config, to_dict
 from shoal.console import Console, count, duration, value
 from shoal.errors import cut
 from shoal.folder import (
@@ -32,7 +33,7 @@ from shoal.folder import (
 )
 from shoal.trainer import Trainer
 
-_PACKAGES = ("numpy", "gymnasium", "jax", "torch")
+_PACKAGES = ("numpy", "gymnasium", "jax", "torch", "ray")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -84,6 +85,33 @@ class Signals:
         if self._raising:
             self._raising = False
             raise KeyboardInterrupt
+
+
+# ------------------------------------------------------------------ warnings
+
+
+class _Handler(logging.Handler):
+    """Log records as lines of a console."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.say(record.getMessage())
+
+
+@contextmanager
+def warnings_on(console: Console) -> Iterator[None]:
+    """What the fleet warns of is said on this console, also above a live line."""
+    log, handler = logging.getLogger("shoal"), _Handler(console)
+    log.addHandler(handler)
+    before, log.propagate = log.propagate, False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate = before
 
 
 # ------------------------------------------------------------------ the run
@@ -245,6 +273,10 @@ def _farewell(trainer: Trainer, folder: Path, stopped_by: str, checkpoint: bool)
         f"({count(counters.env_steps / max(seconds, 1e-9))} steps/s)",
         f"run folder: {folder}",
     ]
+    health = trainer.fleet.health
+    if health.restarts:
+        lost = f"{health.lost_calls} call{'s' * (health.lost_calls != 1)} lost with them"
+        lines.insert(1, f"workers replaced: {sum(health.restarts.values())} ({lost})")
     if not checkpoint:
         config = shlex.quote(str(folder / CONFIG))
         lines.append("nothing was learned yet, so there is no checkpoint")
@@ -260,19 +292,28 @@ def header(trainer: Trainer, folder: Path, default_stop: bool = False) -> str:
     """What is about to run: one line; what ends it and where it is kept: another."""
     config = trainer.config
     stop = config.stop
-    rollout = config.rollout
-    envs = f"{rollout.envs_per_worker} environments"
-    envs = f"{rollout.workers} workers of {envs}" if rollout.workers else f"{envs} in this process"
     ends = [f"return {stop.return_mean:g}"] if stop.return_mean is not None else []
     ends += [f"{stop.env_steps:,} env steps"] if stop.env_steps is not None else []
     ends += [f"{stop.seconds:g} seconds"] if stop.seconds is not None else []
     default = " (the default: no --stop-... was given)" if default_stop else ""
     return (
         f"{config.system} on {config.env}: {type(config.algorithm).__name__} under "
-        f"{type(config.plan).__name__}, learner {_learner(trainer)}, "
-        f"{envs}, seed {config.seed}\n"
+        f"{config.plan.name}, learner {_learner(trainer)}, "
+        f"{_workers(config)}, seed {config.seed}\n"
         f"until {' or '.join(ends)}{default}; run folder {folder}"
     )
+
+
+def _workers(config: Config) -> str:
+    """How many environments there are, and where."""
+    rollout, cluster = config.rollout, config.cluster
+    workers, envs = rollout.workers, f"{rollout.envs_per_worker} environments"
+    if workers:
+        envs = f"{workers} worker{'s' * (workers > 1)} of {envs}"
+    if not workers or cluster.in_process:
+        return f"{envs} in this process"
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    return f"{envs} on the cluster {address}" if address else f"{envs} on this machine (Ray)"
 
 
 def _learner(trainer: Trainer) -> str:

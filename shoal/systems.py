@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from dataclasses import fields as dataclass_fields
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from shoal.algorithms.a2c import A2C
+from shoal.algorithms.appo import APPO
 from shoal.algorithms.pg import PG
 from shoal.algorithms.ppo import PPO
+from shoal.algorithms.vtrace import VTrace
 from shoal.config import Config, Linear, Rollout, load_file, merge, nearest, route
 from shoal.envs import best_return
 from shoal.errors import ConfigError
+from shoal.plans.allreduce import Allreduce
+from shoal.plans.async_gradients import AsyncGradients
+from shoal.plans.async_samples import AsyncSamples
+from shoal.plans.parameter_server import ParameterServer
 from shoal.plans.sync_samples import SyncSamples
 
 
@@ -46,15 +53,43 @@ SYSTEMS = {
             "Mnih et al. 2016 (arXiv:1602.01783)",
         ),
         System(
+            "a3c",
+            A2C(lr=2e-3),  # within the paper's search range, 1e-4 to 1e-2
+            AsyncGradients(),
+            Rollout(envs_per_worker=8, fragment_length=10),
+            "Mnih et al. 2016 (arXiv:1602.01783)",
+        ),
+        System(
             "ppo",
             PPO(),
             SyncSamples(),
             Rollout(envs_per_worker=16, fragment_length=128),
             "Schulman et al. 2017 (arXiv:1707.06347)",
         ),
+        System(
+            "dd-ppo",
+            PPO(normalise_advantage=False),  # as the paper: each rank would have its own statistics
+            Allreduce(),
+            Rollout(envs_per_worker=8, fragment_length=128),
+            "Wijmans et al. 2020 (arXiv:1911.00357)",
+        ),
+        System(
+            "impala",
+            VTrace(),
+            AsyncSamples(),
+            Rollout(envs_per_worker=8, fragment_length=32),
+            "Espeholt et al. 2018 (arXiv:1802.01561)",
+        ),
+        System(
+            "appo",
+            APPO(epochs=2),
+            AsyncSamples(),
+            Rollout(envs_per_worker=8, fragment_length=128),
+            "Petrenko et al. 2020 (arXiv:2006.11751)",
+        ),
     )
 }
-PLANS = (SyncSamples,)
+PLANS = (SyncSamples, Allreduce, AsyncGradients, AsyncSamples, ParameterServer)
 
 
 def system(name: str) -> System:
@@ -75,19 +110,42 @@ def default_config(name: str, env: Any) -> Config:
     return Config(name, env, row.algorithm, row.plan, row.rollout)
 
 
+def with_plan(config: Config, plan: Any) -> Config:
+    """The configuration under a plan, given as such or by its name with its default options.
+
+    Raises ConfigError, with the nearest name, where there is none of that name.
+    """
+    if isinstance(plan, str):
+        wanted = plan.replace("-", "_")
+        if wanted == config.plan.name:
+            return config
+        plans = {each.name: each for each in PLANS}
+        if wanted not in plans:
+            raise ConfigError(
+                f"there is no plan {plan!r}",
+                None,
+                f"did you mean {nearest(wanted, plans)!r}? There are: {', '.join(plans)}",
+            )
+        plan = plans[wanted]()
+    return replace(config, plan=plan)
+
+
 def tuned(name: str, env: str) -> dict[str, Any]:
     """Settings known to do well for a system on an environment (``tuned.yaml``).
+
+    An entry's name may be a pattern ("ALE/*"); the environment's own name comes first.
 
     Raises ConfigError, with the environments that have some, when there are none.
     """
     known = load_file(Path(__file__).with_name("tuned.yaml")).get(name, {})
-    if env not in known:
+    name_of = env if env in known else next((k for k in known if fnmatchcase(env, k)), None)
+    if name_of is None:
         raise ConfigError(
             f"there are no tuned settings of {name} for {env}",
             None,
             f"leave tuned out, or take one of: {', '.join(known) or '(none)'}",
         )
-    settings: dict[str, Any] = known[env]
+    settings: dict[str, Any] = known[name_of]
     return settings
 
 
@@ -133,23 +191,36 @@ def configure(
     elif isinstance(what, str):
         config = default_config(what, env)
     else:
-        row = next((r for r in SYSTEMS.values() if type(r.algorithm) is type(what)), None)
-        if row is None:
+        rows = [r for r in SYSTEMS.values() if isinstance(what, type(r.algorithm))]
+        if not rows:
             raise ConfigError(
                 f"{type(what).__name__} is no algorithm of Shoal's",
                 None,
-                f"give a system's name ({', '.join(SYSTEMS)}) or one of their algorithms",
+                f"give a system's name ({', '.join(SYSTEMS)}), or one of their algorithms or a "
+                "class derived from it",
             )
+        line = type(what).__mro__  # a user's own class takes the row of what it derives from
+        row = min(rows, key=lambda r: line.index(type(r.algorithm)))
         config = replace(default_config(row.name, env), algorithm=what)
+    fields = dict(fields or {})
+    config = _under_named(config, nested, fields)
     if use_tuned:
         config = merge(config, tuned(config.system, str(env)), "tuned.yaml")
     nested.pop("system", None)
-    config = route(merge(config, nested, where), fields or {})
+    config = route(merge(config, nested, where), fields)
     if plan is not None:
-        config = replace(config, plan=plan)
+        config = with_plan(config, plan)
     if final:
         refuse_impossible(config)
     return config
+
+
+def _under_named(config: Config, nested: dict[str, Any], fields: dict[str, Any]) -> Config:
+    """The configuration under the plan that the changes name, so that its options can be set."""
+    if isinstance(nested.get("plan"), str):
+        nested["plan"] = {"name": nested["plan"]}
+    name = fields.pop("plan.name", None) or dict(nested.get("plan", {})).get("name")
+    return config if name is None else with_plan(config, name)
 
 
 def refuse_impossible(config: Config) -> None:
@@ -157,8 +228,7 @@ def refuse_impossible(config: Config) -> None:
     reason = config.plan.refuses(type(config.algorithm))
     if reason is not None:
         raise ConfigError(
-            f"{type(config.algorithm).__name__} does not run under {type(config.plan).__name__}: "
-            f"{reason}",
+            f"{type(config.algorithm).__name__} does not run under {config.plan.name}: {reason}",
             None,
             "`shoal systems` shows what runs under what",
         )
@@ -197,11 +267,9 @@ def refuse_impossible(config: Config) -> None:
 def matrix() -> list[tuple[str, str, str, str]]:
     """What runs under what: (algorithm, plan, system or "", why not or "") for each pair."""
     named = {(type(row.algorithm), type(row.plan)): row.name for row in SYSTEMS.values()}
-    rows = []
+    rows: list[tuple[str, str, str, str]] = []
     for algorithm in dict.fromkeys(type(row.algorithm) for row in SYSTEMS.values()):
         for plan in PLANS:
             reason = plan().refuses(algorithm) or ""
-            rows.append(
-                (algorithm.__name__, plan.__name__, named.get((algorithm, plan), ""), reason)
-            )
+            rows.append((algorithm.__name__, plan().name, named.get((algorithm, plan), ""), reason))
     return rows

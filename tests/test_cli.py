@@ -196,7 +196,7 @@ def test_help_lists_every_setting_of_the_system(
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line[:1]}
     listed = {line.strip().split()[0]: line for line in lines.values()}
     for argument in arguments(default_config(name, "")):
-        if argument.name.startswith(("algorithm.", "plan.")):
+        if argument.name.startswith(("algorithm.", "plan.")) and argument.name != "plan.name":
             line = listed[f"--{flag(argument.name)}"]
             assert argument.help in line and argument.annotation in line
 
@@ -221,18 +221,32 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_systems_names_all_and_what_runs_under_what(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pairs = [("PPO", "Plain", "ppo", ""), ("PPO", "Odd", "", ""), ("DQN", "Plain", "", "no replay")]
+    pairs = [
+        ("PPO", "Plain", "ppo", ""),
+        ("PPO", "Odd", "", ""),
+        ("PPO", "Late", "", "too old"),
+        ("DQN", "Plain", "", "no replay"),
+        ("DQN", "Odd", "", "no replay"),
+        ("DQN", "Late", "", "too old"),
+    ]
     monkeypatch.setattr("shoal.systems.matrix", lambda: pairs)
     assert main(["systems"]) == 0
     systems, matrix = capsys.readouterr().out.split("\n\n")
     for name, row in SYSTEMS.items():
         assert any(line.split()[0] == name and row.source in line for line in systems.split("\n"))
-    cells = [line.split(maxsplit=2) for line in matrix.splitlines()[2:]]
-    assert cells == [
-        ["PPO", "Plain", "runs: ppo"],
-        ["PPO", "Odd", "runs"],
-        ["DQN", "Plain", "refused: no replay"],
+    head, _, *rows = matrix.splitlines()
+    assert head.split() == ["under", "the", "plan", "Plain", "Odd", "Late"]
+    assert rows == [
+        "PPO             ppo     yes     no (1)",
+        "DQN             no (2)  no (2)  no (1)",
+        "(1) too old",
+        "(2) no replay",
     ]
+
+
+def test_what_runs_under_what_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["systems"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
 
 
 def test_the_header_tells_what_runs_and_until_when(
@@ -243,7 +257,7 @@ def test_the_header_tells_what_runs_and_until_when(
     said = capsys.readouterr().out.splitlines()
     for part in (
         f"ppo on {ENV}",
-        "PPO under SyncSamples",
+        "PPO under sync_samples",
         "jax (auto:",
         "2 environments",
         "seed 3",

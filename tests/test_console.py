@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from shoal.config import Stop
-from shoal.console import Console, Recent, bottleneck, count, duration, nearest_stop, shares
+from shoal.console import (
+    Console,
+    Recent,
+    bottleneck,
+    count,
+    critical,
+    duration,
+    nearest_stop,
+    pieces,
+    sides,
+)
 
 
 def report(**values: Any) -> dict[str, Any]:
@@ -32,11 +42,86 @@ def test_progress_is_towards_the_nearest_stop(stop: Stop, fraction: float, name:
     assert nearest_stop(stop, now, -200.0, 10.0) == (pytest.approx(fraction), name)
 
 
-def test_time_shares_add_up_and_name_the_bottleneck() -> None:
+# ------------------------------------------------------------------- where the time goes
+
+
+def spent(*workers: dict[str, float], **learner: float) -> dict[str, Any]:
+    """A report of workers in processes of their own."""
+    report: dict[str, Any] = {f"time/{name}": x for name, x in learner.items()}
+    for i, parts in enumerate(workers):
+        report |= {f"worker/{i}/{name}": x for name, x in parts.items()}
+        for name, x in parts.items():
+            mean = report.get(f"time/{name}", 0.0) + x / len(workers)
+            report[f"time/{name}"] = mean
+    return report | {"concurrency": len(workers)}
+
+
+def test_the_time_of_one_process_adds_up_and_names_its_bottleneck() -> None:
     now = {"time/env": 0.5, "time/act": 0.1, "time/learn": 0.3, "time/wait": 0.05}
-    assert sum(shares(now).values()) == pytest.approx(1.0)
+    (parts,) = sides(now).values()
+    assert sum(parts.values()) == pytest.approx(1.0)
+    assert parts["other"] == pytest.approx(0.1)
     assert bottleneck(now) == "env-bound"
     assert bottleneck({"time/learn": 0.4, "time/env": 0.3}) == "learner-bound"
+    assert bottleneck({"time/act": 0.2, "time/postprocess": 0.2, "time/env": 0.3}) == "policy-bound"
+
+
+@pytest.mark.parametrize("idle", [0.3, 0.35, 0.9])
+def test_workers_and_learner_each_add_up(idle: float) -> None:
+    """Where a report has more than its seconds (a sample that began before it), too."""
+    busy = {"env": 0.4, "act": 0.2, "postprocess": 0.05, "idle": idle}
+    both = sides(spent(busy, busy, learn=0.5, wait=0.3, transfer=0.05, broadcast=0.05))
+    assert list(both) == ["workers", "learner"]
+    assert [sum(parts.values()) for parts in both.values()] == pytest.approx([1.0, 1.0])
+    assert both["learner"]["transfer"] == pytest.approx(0.1)
+    assert both["workers"]["env"] == pytest.approx(0.4 / max(1.0, 0.65 + idle))
+
+
+ENV = {"env": 0.7, "act": 0.2, "idle": 0.1}
+POLICY = {"env": 0.2, "act": 0.4, "postprocess": 0.3, "idle": 0.1}
+IDLE = {"env": 0.1, "act": 0.05, "idle": 0.85}
+
+
+@pytest.mark.parametrize(
+    ("report", "name"),
+    [
+        # At the same time: the learner hardly waits, and workers wait for it.
+        (spent(IDLE, IDLE, learn=0.9, wait=0.05), "learner-bound"),
+        # The learner waits for workers that are busy.
+        (spent(ENV, ENV, learn=0.2, wait=0.75), "env-bound"),
+        (spent(POLICY, POLICY, learn=0.2, wait=0.75), "policy-bound"),
+        (spent({"gradient": 0.8, "env": 0.1}, learn=0.1, wait=0.85), "gradient-bound"),
+        # Both are busy all the time: only the learner can be what the run waits for.
+        (spent(ENV, ENV, learn=0.97, wait=0.01), "learner-bound"),
+        # Both wait: for data on its way.
+        (spent(IDLE, IDLE, learn=0.2, wait=0.75), "transfer-bound"),
+        (spent(IDLE, IDLE, learn=0.2, transfer=0.4, broadcast=0.3, wait=0.05), "transfer-bound"),
+        # Seven of eight workers wait for the one with a slow environment: nothing is on its way.
+        (spent(ENV, *[IDLE] * 7, learn=0.1, wait=0.85), "env-bound"),
+        # In turn: all sample, then the learner learns.
+        (spent({"env": 0.3, "act": 0.1, "idle": 0.6}, learn=0.5, wait=0.42), "learner-bound"),
+        (spent({"env": 0.5, "act": 0.1, "idle": 0.4}, learn=0.35, wait=0.62), "env-bound"),
+    ],
+)
+def test_the_bottleneck_is_what_the_run_waits_for(report: dict[str, Any], name: str) -> None:
+    assert bottleneck(report) == name
+    assert sum(critical(report).values()) <= 1.0 + 1e-9
+
+
+def line(**values: Any) -> str:
+    return "  ".join(pieces(Stop(), report(**values), None, 1.0))
+
+
+def test_a_line_tells_of_deaths_and_lag_where_there_can_be_any() -> None:
+    alone = line(**{"time/env": 0.5})
+    assert "lag" not in alone and "restart" not in alone and "workers:" not in alone
+    several = spent(ENV, ENV, learn=0.2, wait=0.75)
+    assert "  lag 0.0  " in line(**several)
+    assert "  lag 2.6  " in line(**several, policy_lag_mean=2.6)
+    assert "restart" not in line(**several, worker_restarts=0)
+    assert "  1 restart  " in line(**several, worker_restarts=1)
+    assert "  3 restarts  " in line(**several, worker_restarts=3)
+    assert "workers: env 70% policy 20% idle 10%  learner: learn 20%" in line(**several)
 
 
 def test_rates_are_over_all_recent_reports() -> None:
@@ -50,6 +135,16 @@ def test_rates_are_over_all_recent_reports() -> None:
     assert recent.report()["steps_per_s"] == pytest.approx(1000 / 3)
     recent.clear()
     assert recent.report()["steps_per_s"] == 0.0
+
+
+def test_a_worker_that_comes_later_has_its_share_of_all_the_time() -> None:
+    recent = Recent(0.0, 0)
+    recent.add({"wall_s": 1.0, "env_steps": 1, "worker/0/env": 0.5, "policy_lag_mean": 1.0})
+    recent.add({"wall_s": 4.0, "env_steps": 2, "worker/1/env": 0.8, "policy_lag_mean": 5.0})
+    now = recent.report()
+    assert now["worker/0/env"] == pytest.approx(0.5 / 4)
+    assert now["worker/1/env"] == pytest.approx(0.8 * 3 / 4)
+    assert now["policy_lag_mean"] == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,13 @@ ARROWS: dict[str, set[str]] = {
     "nets": {"ops", "spaces", "errors"},
     "algorithms": {"nets", "ops", "config", "spaces", "trajectory", "errors"},
     "learners": {"algorithms", "nets", "ops", "config", "trajectory", "errors"},
-    "fleet": {"algorithms", "envs", "nets", "ops", "config", "spaces", "trajectory", "errors"},
+    "fleet": {
+        *("learners", "algorithms", "envs", "nets", "ops", "config", "spaces", "trajectory"),
+        "errors",
+    },
     "plans": {"fleet", "learners", "algorithms", "ops", "config", "trajectory", "errors"},
     "systems": {"plans", "algorithms", "envs", "config", "errors"},
-    "metrics": {"plans"},
+    "metrics": {"plans", "fleet"},
     "tree": {"errors"},
     "checkpoint": {"tree", "errors", "__init__"},  # of the front door only the version number
     "policy": {"systems", "checkpoint", "algorithms", "config", "spaces", "trajectory", "errors"},
@@ -49,6 +52,7 @@ FRONT = {"trainer", "cli", "__init__"}  # the only rooms that know all the other
 FRAMEWORK_FILES = {
     "shoal.learners.jax",
     "shoal.learners.torch",
+    "shoal.fleet.collective",  # torch.distributed's Gloo
     "shoal.ops.kernels",
     "shoal.nets.modules",
 }

@@ -164,7 +164,7 @@ def test_a_loaded_policy_acts_as_the_trained_one(run: tuple[Trainer, Path]) -> N
 def test_a_policy_acts_as_the_worker_that_trained_it(run: tuple[Trainer, Path]) -> None:
     """The same noise gives the same actions, from the observation to what env.step takes."""
     trainer, path = run
-    worker = trainer.fleet._workers[0]
+    worker = trainer.fleet._members[0]
     noise = worker.model.dist.noise(np.random.default_rng(trainer.config.seed), (40,))
     act = trainer.config.algorithm.act
     sampled, _, _ = act(worker.model, worker.weights, {"obs": OBS}, {}, noise)

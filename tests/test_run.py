@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,13 @@ import shoal
 from shoal import folder as folders
 from shoal.checkpoint import load as load_checkpoint
 from shoal.cli import main
+from shoal.config import Cluster
 from shoal.console import Console
 from shoal.errors import CheckpointError, ShoalError
-from shoal.run import Signals
+from shoal.fleet.base import Health
+from shoal.run import Signals, header
 from shoal.run import train as run_train
+from shoal.trainer import Trainer
 
 ENV = f"{__name__.replace('.', '_')}:Walk"
 ROOT = Path(__file__).parents[1]
@@ -166,7 +170,7 @@ def test_config_of_a_run_is_a_config_file(finished: Path, tmp_path: Path) -> Non
     assert main(["train", "--config", config, "--out", str(tmp_path / "again")]) == 0
     again = tmp_path / "again"
     assert (again / "config.json").read_text() == (finished / "config.json").read_text()
-    timeless = ("wall_s", "steps_per_s", "time/")
+    timeless = ("wall_s", "steps_per_s", "time/", "worker/")
     first, second = (
         [{k: v for k, v in r.items() if not k.startswith(timeless)} for r in progress(out)]
         for out in (finished, again)
@@ -187,6 +191,39 @@ def test_a_value_that_json_lacks_is_null(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------ going on
+
+
+@pytest.mark.parametrize(
+    ("cluster", "workers", "where"),
+    [
+        ({}, 0, " 8 environments in this process,"),
+        ({"in_process": True}, 2, " 2 workers of 8 environments in this process,"),
+        ({}, 1, " 1 worker of 8 environments on this machine (Ray),"),
+        ({}, 2, " 2 workers of 8 environments on this machine (Ray),"),
+        ({"address": "10.0.0.7:6379"}, 2, " environments on the cluster 10.0.0.7:6379,"),
+    ],
+)
+def test_the_header_says_where_the_workers_are(
+    cluster: Any, workers: int, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with Trainer("a2c", "CartPole-v1", learner="torch", seconds=1) as made:
+        rollout = replace(made.config.rollout, workers=workers)
+        made.config = replace(made.config, rollout=rollout, cluster=Cluster(**cluster))
+        assert where in header(made, tmp_path).splitlines()[0]
+        if workers and not cluster:
+            monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+            assert " on the cluster head:6379," in header(made, tmp_path)
+
+
+def test_the_farewell_tells_of_workers_that_were_replaced(
+    as_module: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    assert train(tmp_path / "whole", "--stop-steps", "100") == 0
+    assert "replaced" not in capsys.readouterr().out
+    monkeypatch.setattr("shoal.fleet.local.Health", lambda: Health({0: 2, 1: 1}, 1))
+    assert train(tmp_path / "mended", "--stop-steps", "100") == 0
+    assert "\nworkers replaced: 3 (1 call lost with them)\n" in capsys.readouterr().out
 
 
 def test_resume_continues_the_counters(run: Path) -> None:

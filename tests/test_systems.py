@@ -14,31 +14,79 @@ from shoal.config import Config, Linear, load_file
 from shoal.errors import ConfigError
 from shoal.plans.sync_samples import SyncSamples
 from shoal.systems import PLANS, SYSTEMS, configure, default_config, matrix, system, tuned
+from shoal.trainer import Trainer
+from tests.worlds import TINY, Scripts
 
 TUNED = load_file(Path(__file__).parents[1] / "shoal" / "tuned.yaml")
 
 
 @pytest.mark.parametrize(
     ("name", "algorithm", "plan"),
-    [("pg", "PG", "SyncSamples"), ("a2c", "A2C", "SyncSamples"), ("ppo", "PPO", "SyncSamples")],
+    [
+        ("pg", "PG", "sync_samples"),
+        ("a2c", "A2C", "sync_samples"),
+        ("a3c", "A2C", "async_gradients"),
+        ("ppo", "PPO", "sync_samples"),
+        ("dd-ppo", "PPO", "allreduce"),
+        ("impala", "VTrace", "async_samples"),
+        ("appo", "APPO", "async_samples"),
+    ],
 )
 def test_a_name_is_an_algorithm_under_a_plan(name: str, algorithm: str, plan: str) -> None:
     config = default_config(name, "CartPole-v1")
     assert type(config.algorithm).__name__ == algorithm
-    assert type(config.plan).__name__ == plan
+    assert config.plan.name == plan
     assert config == configure(name, "CartPole-v1")
 
 
 def test_every_plan_is_in_the_matrix_with_every_algorithm() -> None:
     pairs = {(algorithm, plan) for algorithm, plan, _, _ in matrix()}
     kinds = {type(row.algorithm).__name__ for row in SYSTEMS.values()}
-    assert pairs == {(algorithm, plan.__name__) for algorithm in kinds for plan in PLANS}
+    assert pairs == {(algorithm, plan().name) for algorithm in kinds for plan in PLANS}
 
 
 def test_the_matrix_names_each_system_once_and_says_why_not_elsewhere() -> None:
     named = [name for _, _, name, _ in matrix() if name]
     assert sorted(named) == sorted(SYSTEMS)
     assert all(bool(name) != bool(reason) or not name for _, _, name, reason in matrix())
+
+
+OLD, ONCE = "what older weights sampled", "one gradient"
+REFUSED = {
+    ("PG", "async_samples"): OLD,
+    ("A2C", "async_samples"): OLD,
+    ("PPO", "async_samples"): OLD,
+    ("PPO", "async_gradients"): ONCE,
+    ("PPO", "parameter_server"): ONCE,
+    ("APPO", "async_gradients"): ONCE,
+    ("APPO", "parameter_server"): ONCE,
+}
+ALGORITHMS = {type(row.algorithm).__name__: row.algorithm for row in SYSTEMS.values()}
+
+
+def test_the_matrix_refuses_these_and_no_others() -> None:
+    assert len(matrix()) == 25
+    reasons = {(algorithm, plan): why for algorithm, plan, _, why in matrix() if why}
+    assert reasons.keys() == REFUSED.keys()
+    assert all(REFUSED[pair] in why for pair, why in reasons.items())
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
+@pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=list(ALGORITHMS))
+def test_what_cannot_be_is_refused_before_anything_starts(algorithm: Any, plan: Any) -> None:
+    """And what can be begins, in one process with a worker that fits the plan."""
+    scripts = Scripts()
+    pair = type(algorithm).__name__, plan().name
+    small = {"envs_per_worker": 2, "fragment_length": 128, "network": TINY, "learner": "torch"}
+    if pair in REFUSED:
+        with pytest.raises(ConfigError, match=REFUSED[pair]) as caught:
+            Trainer(algorithm, scripts, plan=plan(), workers=2, **small)
+        assert f"{pair[0]} does not run under {pair[1]}" in caught.value.what
+        assert not scripts.logs
+    else:
+        with Trainer(algorithm, scripts, plan=plan(), workers=2, in_process=True, **small) as made:
+            assert made.train()["gradient_steps"] > 0
+            assert len(scripts.logs) == 4
 
 
 # ----------------------------------------------------------------------------- precedence
@@ -145,8 +193,10 @@ def test_tuned_settings_that_do_not_exist_are_refused_with_those_that_do() -> No
 
 def test_a_plan_refuses_an_algorithm_by_name() -> None:
     class Elsewhere:
+        name = "elsewhere"
+
         def refuses(self, algorithm: type) -> str:
             return "it needs importance weights"
 
     error = refusal("ppo", "CartPole-v1", plan=Elsewhere())
-    assert "PPO does not run under Elsewhere: it needs importance weights" in error.what
+    assert "PPO does not run under elsewhere: it needs importance weights" in error.what

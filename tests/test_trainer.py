@@ -15,7 +15,9 @@ from gymnasium.spaces import Box, Discrete
 from shoal import checkpoint
 from shoal.algorithms.ppo import PPO
 from shoal.errors import CheckpointError, ConfigError, NetworkError, ShoalError
-from shoal.metrics import PARTS
+from shoal.metrics import PARTS, WORKER_PARTS
+from shoal.plans.async_samples import AsyncSamples
+from shoal.plans.parameter_server import ParameterServer
 from shoal.systems import default_config
 from shoal.trainer import Trainer
 from tests.envs.micro import Bandit
@@ -24,7 +26,9 @@ from tests.worlds import TINY, Script, Scripts, difference, episodes
 VOCABULARY = """
 env_steps agent_steps gradient_steps trained_steps dropped_steps in_flight_steps episodes
 return_mean return_min return_max length_mean steps_per_s policy_lag_mean policy_lag_max
-worker_restarts wall_s learn/loss learn/grad_norm learn/policy_loss learn/value_loss
+queue_depth_mean queue_depth_max worker_restarts lost_calls concurrency wall_s
+worker/0/steps_per_s worker/0/lag_max worker/0/restarts
+learn/loss learn/grad_norm learn/policy_loss learn/value_loss
 learn/entropy learn/kl learn/clip_fraction hyper/lr hyper/clip hyper/entropy_coef
 """
 SMALL: dict[str, Any] = {
@@ -32,6 +36,7 @@ SMALL: dict[str, Any] = {
     "envs_per_worker": 2,
     "fragment_length": 16,
     "learner": "torch",
+    "in_process": True,
 }
 
 
@@ -62,6 +67,56 @@ def test_every_report_counts_what_the_environments_saw(
         if system != "pg":
             assert report["dropped_steps"] == 0
             assert report["episodes"] == sum(len(episodes(log)) for log in scripts.logs)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+@pytest.mark.parametrize(
+    ("system", "plan"),
+    [
+        ("a3c", None),
+        ("impala", None),
+        ("impala", AsyncSamples(fragments=2, max_lag=1)),
+        ("appo", None),
+        ("dd-ppo", None),
+        ("a2c", ParameterServer(sync_every=3)),
+        ("a2c", ParameterServer(sync_every=3, max_lag=0)),
+    ],
+)
+def test_every_plan_counts_what_the_environments_saw(
+    system: str, plan: Any, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it is interrupted in between: what was not taken by then is not counted."""
+    monkeypatch.setattr("shoal.trainer.REPORT_STEPS", 400)
+    scripts = Scripts()
+    several = {"epochs": 1, "minibatch_size": 16} if system in ("dd-ppo", "appo") else {}
+    trainer = Trainer(system, scripts, plan=plan, workers=workers, **{**SMALL, **several})
+    uncounted, before = 0, 0
+    for turn in range(4):
+        report = trainer.train()
+        assert report["env_steps"] == scripts.steps() - uncounted >= before + 400
+        assert report["in_flight_steps"] == 0
+        assert report["env_steps"] == report["trained_steps"] + report["dropped_steps"]
+        assert report["policy_lag_max"] <= getattr(trainer.config.plan, "max_lag", 0)
+        before = report["env_steps"]
+        if turn == 1 and not trainer.config.plan.exact:  # the others replay: see determinism
+            last = trainer.fleet._members[-1]
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(last.env, "step", interrupted(last.env.step, 40))
+                trainer.train()
+            uncounted = scripts.steps() - trainer.run.counters.env_steps
+            assert trainer.run.counters.env_steps >= before
+
+
+def interrupted(step: Any, at: int) -> Any:
+    """The same call, but KeyboardInterrupt from the ``at``-th time on."""
+    left = iter(range(at))
+
+    def call(action: Any) -> Any:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return step(action)
+
+    return call
 
 
 @pytest.mark.parametrize("system", ["a2c", "ppo"])
@@ -98,16 +153,20 @@ def test_what_normalisation_tries_out_first_is_sampled_and_dropped() -> None:
 
 def test_a_report_has_the_whole_vocabulary_and_only_numbers() -> None:
     report = make("ppo", Scripts()).train()
-    wanted = {f"time/{part}" for part in PARTS} | set(VOCABULARY.split())
-    assert set(report) == wanted
+    wanted = {f"time/{part}" for part in (*PARTS, *WORKER_PARTS)} | set(VOCABULARY.split())
+    assert set(report) == wanted | {f"worker/0/{part}" for part in WORKER_PARTS}
     assert all(type(x) in (int, float) and math.isfinite(x) for x in report.values())
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_shares_of_time_are_shares(workers: int) -> None:
     report = make("ppo", Scripts(), workers=workers).train()
-    shares = [report[f"time/{part}"] for part in PARTS]
+    shares = [report[f"time/{part}"] for part in (*PARTS, *WORKER_PARTS)]
     assert min(shares) >= 0 and sum(shares) <= 1
+    assert sum(report[f"time/{part}"] for part in ("env", "act", "learn")) > 0.1
+    for i in range(workers):
+        own = [report[f"worker/{i}/{part}"] for part in WORKER_PARTS]
+        assert min(own) >= 0 and 0.5 < sum(own) <= 1
 
 
 def test_metrics_are_means_over_the_updates_of_a_report() -> None:
@@ -142,7 +201,7 @@ def test_a_report_after_an_interruption_is_of_what_came_after_it(
     report = made.train()
     assert report["env_steps"] == (40 + 63) * 32
     assert report["learn/loss"] == pytest.approx(np.mean(losses[40:]), rel=1e-4)
-    assert sum(report[f"time/{part}"] for part in PARTS) <= 1
+    assert sum(report[f"time/{part}"] for part in (*PARTS, *WORKER_PARTS)) <= 1
 
 
 # ------------------------------------------------------------------------------- ends
@@ -283,7 +342,7 @@ def test_an_evaluation_takes_the_likeliest_actions_from_its_own_seeds() -> None:
 
 def test_an_evaluation_does_not_see_the_training_episodes() -> None:
     trainer = make("ppo", Scripts())
-    seeds = trainer.fleet._workers[0].env.episode_seeds
+    seeds = trainer.fleet._members[0].env.episode_seeds
     assert trainer.config.seed + 1_000_003 not in seeds
     assert trainer.evaluate(2) == trainer.evaluate(2)
 

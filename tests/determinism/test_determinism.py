@@ -37,13 +37,13 @@ def one_update_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make(system: str, env: Any, learner: str = "torch", seed: int = 0, **fields: Any) -> Trainer:
     small = {"envs_per_worker": 2, "fragment_length": 24, "network": TINY, "seed": seed}
+    small["in_process"] = True
     return Trainer(system, env, learner=learner, **{**small, **SEVERAL.get(system, {}), **fields})
 
 
 def untimed(report: dict[str, Any]) -> dict[str, Any]:
-    return {k: x for k, x in report.items() if k not in ("wall_s", "steps_per_s")} | {
-        k: None for k in report if k.startswith("time/")
-    }
+    timed = ("wall_s", "steps_per_s", "time/", "worker/")
+    return {k: None if k.startswith(timed) else x for k, x in report.items()}
 
 
 def state(trainer: Trainer) -> dict[str, Any]:
@@ -225,7 +225,7 @@ class Interrupted:
 
 
 def in_env(trainer: Trainer, monkeypatch: Any, at: int) -> None:
-    env = trainer.fleet._workers[1].env
+    env = trainer.fleet._members[1].env
     monkeypatch.setattr(env, "step", Interrupted(env.step, at))
 
 
@@ -241,7 +241,7 @@ def behind_learner(trainer: Trainer, monkeypatch: Any, at: int) -> None:
 
 
 def in_broadcast(trainer: Trainer, monkeypatch: Any, at: int) -> None:
-    worker = trainer.fleet._workers[1]
+    worker = trainer.fleet._members[1]
     monkeypatch.setattr(worker, "set_weights", Interrupted(worker.set_weights, 1))
 
 
@@ -286,7 +286,7 @@ def test_an_interruption_of_gymnasiums_environments_changes_nothing(
     straight, made = (make("ppo", env, **WORLDS[env]) for _ in range(2))
     train(straight, 5)
     train(made, 2)
-    inner = made.fleet._workers[0].env
+    inner = made.fleet._members[0].env
     monkeypatch.setattr(inner, "step", Interrupted(inner.step, 13, after=True))
     with pytest.raises(KeyboardInterrupt):
         made.train()
@@ -337,7 +337,7 @@ def test_an_error_in_the_environment_leaves_the_last_whole_update(
         raise ZeroDivisionError("in the user's own code")
 
     with monkeypatch.context() as patch:
-        env: Any = made.fleet._workers[0].env
+        env: Any = made.fleet._members[0].env
         patch.setattr(env, "_step", [broken] * env.slots)
         with pytest.raises(ZeroDivisionError, match="own code"):
             made.train()

@@ -1,0 +1,223 @@
+"""Does a run in every plan survive what can happen to its processes, with its accounts exact?"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shoal.fleet import ray as module
+from shoal.fleet.worker import Sample
+from shoal.plans.base import Run
+from shoal.trainer import Trainer
+from tests.chaos.mortal import Ledger, Mortal
+from tests.fleet.test_ray_fleet import pid_of
+from tests.worlds import TINY
+
+PLANS = {
+    "sync_samples": "a2c",
+    "async_samples": "vtrace",
+    "async_gradients": "a2c",
+    "parameter_server": "a2c",
+    "allreduce": "a2c",
+}
+FRAGMENT = 16
+COUNTERS = ("env_steps", "trained_steps", "dropped_steps", "gradient_steps", "episodes")
+
+
+@pytest.fixture(autouse=True)
+def small_reports(one_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.trainer.REPORT_STEPS", 1)
+
+
+def make(plan: str, ledger: Ledger, workers: int = 2, **fields: Any) -> Trainer:
+    fate = {key: fields.pop(key) for key in ("how", "at", "times") if key in fields}
+    config: dict[str, Any] = {"cluster": {"cpus_per_worker": 0.0}}
+    if plan == "parameter_server":
+        config["plan"] = {"sync_every": 2}
+    small = {"envs_per_worker": 1, "fragment_length": FRAGMENT, "network": TINY, "learner": "torch"}
+    kwargs = ledger.kwargs(**fate)
+    fields = {**small, "env_kwargs": kwargs, "workers": workers, **fields}
+    return Trainer(PLANS[plan], Mortal, plan=plan, config=config, **fields)
+
+
+class Books:
+    """What the plan told the run, sample by sample, beside the run's own counters."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.taken: list[Sample] = []
+        self.trained: list[Sample] = []
+        self.dropped: list[Sample] = []
+        self.rows: list[tuple[float, ...]] = []  # that the learner was given
+        self.before = dict.fromkeys(COUNTERS, 0)
+        take, trained, drop = Run.take, Run.trained, Run.drop
+
+        def taking(run: Run, sample: Sample) -> None:
+            self.taken.append(sample)
+            take(run, sample)
+
+        def training(run: Run, samples: Any, steps: int) -> None:
+            self.trained += samples
+            for sample in samples:
+                if sample.batch:  # where workers differentiate, batches stay with them
+                    obs = sample.batch["obs"]["obs"].reshape(-1, 2)
+                    self.rows += map(tuple, obs.tolist())
+            trained(run, samples, steps)
+
+        def dropping(run: Run, sample: Sample) -> None:
+            self.dropped.append(sample)
+            drop(run, sample)
+
+        monkeypatch.setattr(Run, "take", taking)
+        monkeypatch.setattr(Run, "trained", training)
+        monkeypatch.setattr(Run, "drop", dropping)
+
+    def check(self, report: dict[str, Any]) -> None:
+        """Nothing was counted twice, nothing was lost, and no counter went back."""
+        steps = [sum(s.env_steps for s in samples) for samples in (self.taken, self.dropped)]
+        used = sum(sample.trained_steps for sample in self.trained)
+        left_out = sum(s.env_steps - s.trained_steps for s in self.trained)
+        assert report["env_steps"] == steps[0]
+        assert report["trained_steps"] == used
+        assert report["dropped_steps"] == steps[1] + left_out
+        total = sum(report[f"{kind}_steps"] for kind in ("trained", "dropped", "in_flight"))
+        assert report["env_steps"] == total and report["in_flight_steps"] >= 0
+        ids = [id(sample) for sample in self.trained + self.dropped]
+        assert len(ids) == len(set(ids)) and set(ids) <= {id(sample) for sample in self.taken}
+        assert len(self.rows) == len(set(self.rows))  # each observation is of its own
+        assert all(report[name] >= self.before[name] for name in COUNTERS)
+        self.before = {name: report[name] for name in COUNTERS}
+
+
+@pytest.fixture
+def books(monkeypatch: pytest.MonkeyPatch) -> Books:
+    return Books(monkeypatch)
+
+
+def until(trainer: Trainer, books: Books, condition: Callable[[dict[str, Any]], bool]) -> Any:
+    """Train, checking every report, until one is as wanted."""
+    for _ in range(2000):
+        report = trainer.train()
+        books.check(report)
+        if condition(report):
+            return report
+    raise AssertionError(f"it never came: {report}")
+
+
+def goes_on(trainer: Trainer, books: Books, report: dict[str, Any]) -> None:
+    """Both workers take part in what is learned from here on."""
+    done = report["gradient_steps"]
+    seen: set[str] = set()
+    for _ in range(2000):
+        report = trainer.train()
+        books.check(report)
+        seen |= {name.split("/")[1] for name in report if name.startswith("worker/")}
+        if seen >= {"0", "1"} and report["gradient_steps"] >= done + 10:
+            return
+    raise AssertionError(f"only workers {seen} went on: {report}")
+
+
+# ------------------------------------------------------------------------ workers
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("how", ["os._exit", "SIGSEGV"])
+def test_a_worker_that_dies_amid_a_step_costs_its_call_and_nothing_else(
+    plan: str, how: str, books: Books, tmp_path: Path
+) -> None:
+    """In the ninth step of its third fragment: those nine are counted nowhere."""
+    if how == "SIGSEGV" and plan != "async_samples":
+        pytest.skip("how a process ends is one matter for all plans")
+    ledger = Ledger(tmp_path)
+    with make(plan, ledger, how=how, at=2 * FRAGMENT + 9) as trainer:
+        report = until(trainer, books, lambda report: report["worker_restarts"] == 1)
+        goes_on(trainer, books, report)
+        assert 1 <= report["lost_calls"] <= 2 and trainer.fleet.health.refill_s[0] < 10
+        if trainer.config.plan.exact:  # nothing is in flight now
+            assert ledger.steps - trainer.run.counters.env_steps == 9
+        state = trainer.learner.get_state()
+        assert all(np.isfinite(x).all() for x in state["params"].values())
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_worker_that_is_killed_at_any_time_is_replaced(
+    plan: str, index: int, books: Books, tmp_path: Path
+) -> None:
+    if index == 1 and plan not in ("allreduce", "sync_samples"):
+        pytest.skip("where nobody waits for all, workers differ in nothing")
+    with make(plan, Ledger(tmp_path)) as trainer:
+        until(trainer, books, lambda report: report["gradient_steps"] >= 4)
+        os.kill(pid_of(trainer.fleet, index), signal.SIGKILL)
+        report = until(trainer, books, lambda report: report["worker_restarts"] == 1)
+        goes_on(trainer, books, report)
+        assert trainer.fleet.health.restarts == {index: 1}
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_worker_that_hangs_is_replaced(
+    plan: str, books: Books, tmp_path: Path, monkeypatch: Any, caplog: Any
+) -> None:
+    monkeypatch.setattr(module, "SLICE", 0.2)
+    with make(plan, Ledger(tmp_path), how="hang", at=2 * FRAGMENT + 9, timeout=2.0) as trainer:
+        report = until(trainer, books, lambda report: report["worker_restarts"] == 1)
+        goes_on(trainer, books, report)
+    said = next(text for text in caplog.messages if "stuck" in text)
+    assert "mortal.py" in said and "time.sleep(600)" in said
+
+
+@pytest.mark.parametrize("plan", ["sync_samples", "async_samples", "allreduce"])
+def test_all_workers_may_die_at_once(plan: str, books: Books, tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    with make(plan, ledger, how="SIGKILL", at=FRAGMENT + 3, times=2) as trainer:
+        report = until(trainer, books, lambda report: report["worker_restarts"] == 2)
+        goes_on(trainer, books, report)
+        assert trainer.fleet.health.restarts == {0: 1, 1: 1}
+        if trainer.config.plan.exact:
+            lost = ledger.steps - trainer.run.counters.env_steps
+            assert lost == 2 * 3 or lost == 2 * 3  # of each the three steps before it died
+
+
+# ------------------------------------------------------------------------ shards
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_shard_that_is_killed_goes_on_from_the_last_copy(
+    index: int, books: Books, tmp_path: Path
+) -> None:
+    with make("parameter_server", Ledger(tmp_path)) as trainer:
+        until(trainer, books, lambda report: report["gradient_steps"] >= 6)
+        shards = trainer.fleet._spawned[0]
+        os.kill(pid_of(shards, index), signal.SIGKILL)
+        report = trainer.train()
+        books.check(report)
+        goes_on(trainer, books, report)
+        assert shards.health.restarts == {index: 1} and not trainer.fleet.health.restarts
+
+
+# ------------------------------------------------------------------------ resizing
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("place", ["ray", "in_process"])
+def test_workers_come_and_go_while_it_trains(
+    plan: str, place: str, books: Books, tmp_path: Path
+) -> None:
+    fields = {"in_process": True} if place == "in_process" else {}
+    with make(plan, Ledger(tmp_path), 1, **fields) as trainer:
+        until(trainer, books, lambda report: report["gradient_steps"] >= 2)
+        trainer.resize(4)
+        report = until(trainer, books, lambda report: "worker/3/lag_max" in report)
+        trainer.resize(1)
+        until(trainer, books, lambda r: r["gradient_steps"] >= report["gradient_steps"] + 4)
+        report = trainer.train()
+        books.check(report)
+        assert {name.split("/")[1] for name in report if name.startswith("worker/")} == {"0"}
+        trainer.resize(2)
+        goes_on(trainer, books, report)
+        assert not trainer.fleet.health.restarts and trainer.config.rollout.workers == 2
