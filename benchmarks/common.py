@@ -26,6 +26,7 @@ SETTINGS: dict[str, Any] = {
     "entropy_coef": 0.0,
     "max_grad_norm": 0.5,
 }
+DEADLINE = 300.0  # seconds until a first update must have sampled something
 ROWS: int = SETTINGS["envs"] * SETTINGS["steps"]  # env steps of one update
 
 
@@ -36,14 +37,24 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(update: Callable[[], int], seconds: float, packages: tuple[str, ...]) -> None:
-    """Time whole updates after a first one that is not counted; print the result as JSON.
+def measure(
+    update: Callable[[], int], seconds: float, packages: tuple[str, ...], warmup: float = 0.0
+) -> None:
+    """Time whole updates after those that are not counted; print the result as JSON.
+
+    Not counted are the first that has sampled anything, and those of ``warmup`` seconds after it.
 
     ``update`` samples and learns once and returns the env steps that it sampled. The first update
     compiles, and fills whatever caches there are. ``packages``: distributions whose versions
     belong to the result, the library itself first.
     """
-    update()
+    begun = perf_counter()
+    while not update():
+        if perf_counter() - begun > DEADLINE:
+            raise TimeoutError(f"no env step within {DEADLINE:.0f} s")
+    begun = perf_counter()
+    while perf_counter() - begun < warmup:
+        update()
     steps = 0
     times: list[float] = []
     while sum(times) < seconds or not times:

@@ -1,9 +1,10 @@
 """Shoal against other libraries: ``python benchmarks/run.py [--only NAME] [--repeat 3]``.
 
 Each pair is measured alternately in one run, every figure in a process of its own, so that what
-one reads is a ratio and not a machine. All use one process. Shoal gets one thread; a peer gets one
-thread or all of them, whichever is better for it. Env steps per second are sampled *and* learned
-from, after a first update that is not counted (see common.py for the settings).
+one reads is a ratio and not a machine. Shoal gets one thread where it is one process; a peer gets
+one thread or all of them, whichever is better for it. Env steps per second are sampled *and*
+learned from, after a first update that is not counted (see common.py for the settings).
+Figures of workers themselves, startup to memory, are in workers.py.
 
 The peers live in ``.bench-venv``, which is made at need from peers-constraints.txt. Results go to
 ``benchmarks/results/NAME.json`` and, as a table, to the console.
@@ -25,11 +26,15 @@ from typing import Any, NamedTuple
 
 from common import SETTINGS
 from startup import TARGETS, measure_startup
+from workers import MEASURES, table
 
 HERE = Path(__file__).resolve().parent
 VENV = HERE.parent / ".bench-venv"
 PINS = HERE / "peers-constraints.txt"
-PEERS = ("stable-baselines3", "sbx-rl", "ray[rllib]", "gymnasium[classic-control,mujoco]", "torch")
+PEERS = (
+    *("stable-baselines3", "sbx-rl", "ray[rllib]", "sample-factory", "torch"),
+    *("gymnasium[classic-control,mujoco]", "ale-py", "opencv-python-headless"),
+)
 
 
 class Pair(NamedTuple):
@@ -37,18 +42,30 @@ class Pair(NamedTuple):
 
     name: str
     env: str
-    peer: str
+    peer: str  # peer_NAME.py
     target: float
+    shoal: tuple[str, ...] = ("shoal_ppo.py",)  # script and its arguments
+    shoal_threads: int | None = 1  # None: what Shoal takes by itself
 
 
+PONG = "ALE/Pong-v5"
+IMPALA = ("shoal_distributed.py", "--system", "impala")
+PPO_PONG = ("shoal_distributed.py", "--system", "ppo")
+BF16 = ("--precision", "bfloat16")
 PAIRS = (
     Pair("cartpole-sb3", "CartPole-v1", "sb3", 12.0),
     Pair("cartpole-sbx", "CartPole-v1", "sbx", 5.0),
     Pair("cartpole-rllib", "CartPole-v1", "rllib", 25.0),
     Pair("halfcheetah-sb3", "HalfCheetah-v5", "sb3", 3.5),
     Pair("halfcheetah-sbx", "HalfCheetah-v5", "sbx", 2.2),
+    Pair("impala-cartpole-rllib", "CartPole-v1", "rllib_impala", 10.0, IMPALA, None),
+    Pair("impala-cartpole-samplefactory", "CartPole-v1", "samplefactory", 5.0, IMPALA, None),
+    Pair("impala-pong-rllib", PONG, "rllib_impala", 2.8, IMPALA, None),
+    Pair("impala-pong-rllib-bf16", PONG, "rllib_impala", 2.8, (*IMPALA, *BF16), None),
+    Pair("ppo-pong-sb3", PONG, "sb3_pong", 1.5, PPO_PONG, None),
+    Pair("ppo-pong-sb3-bf16", PONG, "sb3_pong", 1.5, (*PPO_PONG, *BF16), None),
 )
-NAMES = ("startup", *(pair.name for pair in PAIRS))
+NAMES = ("startup", *(pair.name for pair in PAIRS), *MEASURES)
 
 
 def main() -> None:
@@ -74,6 +91,13 @@ def main() -> None:
             results.append(measure_pair(pair, args, peers))
             write(args, pair.name, results[-1])
         tables.append(pairs_table(results))
+    for name in [name for name in MEASURES if name in names]:
+        log(name)
+        result, rows = MEASURES[name](
+            lambda: args.peers or peers_python(), args.repeat, args.seconds
+        )
+        write(args, name, {"name": name, **result})
+        tables.append(table(rows))
     print("\n\n".join(tables))
 
 
@@ -108,9 +132,10 @@ def measure_pair(pair: Pair, args: argparse.Namespace, peers: Path) -> dict[str,
     peer: dict[str, list[dict[str, Any]]] = {str(count): [] for count in counts}
     for turn in range(args.repeat):
         log(f"{pair.name}: {turn + 1} of {args.repeat}")
-        shoal.append(run(Path(sys.executable), "shoal_ppo.py", pair.env, args.seconds, 1))
+        own = Path(sys.executable)
+        shoal.append(run(own, pair.shoal, pair.env, args.seconds, pair.shoal_threads))
         for count in counts:
-            script = f"peer_{pair.peer}.py"
+            script = (f"peer_{pair.peer}.py",)
             peer[str(count)].append(run(peers, script, pair.env, args.seconds, count))
         medians = {count: steps_per_s(runs) for count, runs in peer.items()}
         best = max(medians, key=lambda count: medians[count])
@@ -119,7 +144,7 @@ def measure_pair(pair: Pair, args: argparse.Namespace, peers: Path) -> dict[str,
     return {
         "name": pair.name,
         "env": pair.env,
-        "settings": SETTINGS,
+        "settings": SETTINGS if pair.shoal == ("shoal_ppo.py",) else " ".join(pair.shoal),
         "shoal": {"median_steps_per_s": steps_per_s(shoal), "runs": shoal},
         "peer": {
             "median_steps_per_s": medians[best],
@@ -133,19 +158,22 @@ def measure_pair(pair: Pair, args: argparse.Namespace, peers: Path) -> dict[str,
     }
 
 
-def run(python: Path, script: str, env: str, seconds: float, count: int) -> dict[str, Any]:
+def run(
+    python: Path, script: Sequence[str], env: str, seconds: float, count: int | None
+) -> dict[str, Any]:
     """What a script measured: the line of JSON that it prints last."""
+    name, *arguments = script
     done = subprocess.run(
-        [python, HERE / script, env, "--seconds", str(seconds)],
-        env={**os.environ, **threads(count)},
+        [python, HERE / name, env, *arguments, "--seconds", str(seconds)],
+        env={**os.environ, **({} if count is None else threads(count))},
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        sys.exit(f"{script} failed with exit code {done.returncode}:\n{done.stderr[-3000:]}")
+        sys.exit(f"{name} failed with exit code {done.returncode}:\n{done.stderr[-3000:]}")
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    log(f"  {script}, {count} threads: {result['steps_per_s']:,.0f} env steps/s")
+    log(f"  {name}, {count or 'its own'} threads: {result['steps_per_s']:,.0f} env steps/s")
     return result
 
 
