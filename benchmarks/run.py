@@ -6,7 +6,8 @@ one thread or all of them, whichever is better for it. Env steps per second are 
 learned from, after a first update that is not counted (see common.py for the settings).
 Figures of workers themselves, startup to memory, are in workers.py.
 
-The peers live in ``.bench-venv``, which is made at need from peers-constraints.txt. Results go to
+The peers live in ``.bench-venv``, which is made at need from peers-constraints.txt (Sample Factory,
+which needs older libraries than the others, in a second one below it). Results go to
 ``benchmarks/results/NAME.json`` and, as a table, to the console.
 """
 
@@ -30,11 +31,11 @@ from workers import MEASURES, table
 
 HERE = Path(__file__).resolve().parent
 VENV = HERE.parent / ".bench-venv"
-PINS = HERE / "peers-constraints.txt"
 PEERS = (
-    *("stable-baselines3", "sbx-rl", "ray[rllib]", "sample-factory", "torch"),
+    *("stable-baselines3", "sbx-rl", "ray[rllib]", "torch"),
     *("gymnasium[classic-control,mujoco]", "ale-py", "opencv-python-headless"),
 )
+ALONE = {"samplefactory": ("sample-factory", "gymnasium[classic-control]", "torch")}
 
 
 class Pair(NamedTuple):
@@ -73,7 +74,9 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=NAMES, help="may be given repeatedly")
     parser.add_argument("--repeat", type=int, default=3, help="times that each is measured")
     parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement, at least")
-    parser.add_argument("--peers", type=Path, help="interpreter of an environment with the peers")
+    parser.add_argument(
+        "--peers", type=Path, help="interpreter that has the peers (all but Sample Factory)"
+    )
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the results")
     args = parser.parse_args()
     names = args.only or NAMES
@@ -85,9 +88,10 @@ def main() -> None:
         tables.append(startup_table(result))
     pairs = [pair for pair in PAIRS if pair.name in names]
     if pairs:
-        peers = args.peers or peers_python()
         results = []
         for pair in pairs:
+            alone = pair.peer in ALONE
+            peers = peers_python(pair.peer) if alone else args.peers or peers_python()
             results.append(measure_pair(pair, args, peers))
             write(args, pair.name, results[-1])
         tables.append(pairs_table(results))
@@ -101,14 +105,21 @@ def main() -> None:
     print("\n\n".join(tables))
 
 
-def peers_python() -> Path:
-    """The interpreter of the peers' environment, made anew when their versions have changed."""
-    python, stamp = VENV / "bin" / "python", VENV / "installed"
-    wanted = PINS.read_text()
+def peers_python(peer: str = "") -> Path:
+    """The interpreter of a peer's environment, made anew when its versions have changed.
+
+    It is one for all but those that stand ``ALONE``.
+    """
+    alone = peer in ALONE
+    venv = VENV / peer if alone else VENV
+    pins = HERE / (f"peers-constraints-{peer}.txt" if alone else "peers-constraints.txt")
+    python, stamp = venv / "bin" / "python", venv / "installed"
+    wanted = pins.read_text()
     if not stamp.exists() or stamp.read_text() != wanted:
-        log(f"installing the peers into {VENV.name}")
-        subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True)
-        install = [str(python), "-m", "pip", "install", "-q", "-c", str(PINS), *PEERS]
+        log(f"installing peers into {venv.relative_to(HERE.parent)}")
+        subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
+        packages = ALONE[peer] if alone else PEERS
+        install = [str(python), "-m", "pip", "install", "-q", "-c", str(pins), *packages]
         subprocess.run(install, check=True)
         stamp.write_text(wanted)
     return python
@@ -173,6 +184,8 @@ def run(
     if done.returncode:
         sys.exit(f"{name} failed with exit code {done.returncode}:\n{done.stderr[-3000:]}")
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    if not result["steps_per_s"]:
+        sys.exit(f"{name} took no env step while it was measured: longer --seconds may help")
     log(f"  {name}, {count or 'its own'} threads: {result['steps_per_s']:,.0f} env steps/s")
     return result
 

@@ -77,7 +77,7 @@ SYSTEMS = {
             "impala",
             VTrace(),
             AsyncSamples(),
-            Rollout(envs_per_worker=8, fragment_length=32),
+            Rollout(envs_per_worker=8, fragment_length=64),
             "Espeholt et al. 2018 (arXiv:1802.01561)",
         ),
         System(
