@@ -15,7 +15,7 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 def main() -> None:
     args = arguments()
     native = gymnasium.spec(args.env).vector_entry_point is not None
-    ray.init(include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
     config = (
         PPOConfig()
         .environment(args.env)

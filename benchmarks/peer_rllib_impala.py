@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--first", action="store_true", help="end after a first result")
     args = parser.parse_args()
     images = args.env.startswith("ALE/")
-    ray.init(include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
     register_env("atari", atari)
     if images:
         native = False

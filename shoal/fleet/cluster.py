@@ -20,6 +20,7 @@ from shoal.config import Cluster
 from shoal.errors import ConfigError, cut
 from shoal.fleet import death
 from shoal.fleet.host import THREADS
+from shoal.fleet.reaper import Reaper
 
 WORKER_BYTES = 200 * 2**20  # memory of a process that samples, without its environments
 LEARNER_BYTES = 450 * 2**20  # of one that differentiates too
@@ -39,12 +40,16 @@ class Connection:
     """A Ray cluster that this process is connected to."""
 
     owned: bool  # whether this process connected, and so disconnects
+    reaper: Reaper | None = None  # of a cluster that this process started
 
     def close(self) -> None:
         if self.owned:
             import ray
 
             ray.shutdown()
+        if self.reaper is not None:
+            self.reaper.dismiss()
+            self.reaper = None
 
 
 def connect(cluster: Cluster, workers: int, learns: bool, own_code: bool) -> Connection:
@@ -66,6 +71,7 @@ def connect(cluster: Cluster, workers: int, learns: bool, own_code: bool) -> Con
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
     import ray
 
+    reaper = None
     if not inside:
         silence: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": True}
         if address is None:
@@ -78,18 +84,19 @@ def connect(cluster: Cluster, workers: int, learns: bool, own_code: bool) -> Con
                     _node_ip_address=_loopback(),
                     **silence,
                 )
+                reaper = Reaper()
         else:
             runtime = {"working_dir": os.getcwd(), "excludes": EXCLUDES} if own_code else {}
             with _joining(address):
                 ray.init(address=address, runtime_env=runtime, **silence)
         _relay_output()
+    connection = Connection(not inside, reaper)
     try:
         _check_cluster(cluster, workers)
     except BaseException:
-        if not inside:
-            ray.shutdown()
+        connection.close()
         raise
-    return Connection(not inside)
+    return connection
 
 
 _OF_RAY = re.compile(r"\[[\d: ,.-]+ [A-Z] \d+ \d+\] ")  # a line of Ray's own log

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import socket
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from shoal.errors import ConfigError, ShoalError, cut, here, is_user_code, spot
 
 _FATAL = ("Fatal", "*** SIG")  # how the last words of a process begin
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+),? in (?P<name>[^\n]+)')
+REACH = 1.0  # seconds for a process to be reached over the network
 _KEPT = 200  # lines of them
 
 _heard: dict[int, deque[str]] = {}  # by process: last words that came from any node
@@ -73,6 +75,30 @@ def refusal(error: BaseException) -> BaseException | None:
         fix = "go on from the last checkpoint: shoal resume"
         return ShoalError("Ray on this machine has ended", None, fix)
     return None
+
+
+def address_of(actor: Any) -> tuple[str, int]:
+    """Where an actor's process listens."""
+    import ray
+
+    found = ray._private.state.actors(actor._actor_id.hex())["Address"]
+    return found["IPAddress"], found["Port"]
+
+
+def reachable(address: tuple[str, int]) -> bool:
+    """Whether a process listens there: it is the kernel that answers, however busy the process is.
+
+    A cluster takes much longer to find out that a node is gone.
+    """
+    for _ in range(2):
+        try:
+            socket.create_connection(address, timeout=REACH).close()
+        except ConnectionRefusedError:
+            return False
+        except OSError:  # lost on its way, perhaps
+            continue
+        return True
+    return False
 
 
 def user_line(stack: Sequence[str], innermost_first: bool = False) -> str:

@@ -69,6 +69,7 @@ class Member:
     born: float
     mends: bool  # it stands in for one that died
     ready: bool = False
+    address: tuple[str, int] = ("", 0)  # at which its process listens
     fresh: bool = False  # it is to have the published weights with its next call
     beat: int = 0  # env steps it had taken when last asked
     beat_at: float = 0.0  # when that number last changed
@@ -76,6 +77,7 @@ class Member:
     probe: Any = None  # an unanswered question for these
     asked: float = 0.0  # when that was asked
     heard: float = 0.0  # when the last one that was answered had been asked
+    deaf: bool = False  # the last of these questions failed
     lost: int = 0  # results in a row that did not reach this process, though it lives
     calls: dict[Any, Call] = field(default_factory=dict)  # by the reference to their results
 
@@ -381,7 +383,7 @@ class RayFleet:
             return
         member.beat_at, member.lost = now, 0
         if call.verb == "start":
-            member.ready = True
+            member.ready, member.address = True, death.address_of(member.actor)
             if member.mends:
                 self.health.refill_s.append(now - member.born)
                 log.warning(
@@ -434,6 +436,10 @@ class RayFleet:
             call = next(iter(member.calls.values()))
             self._ask(member)
             silent = self._silence(member, now)
+            unheard = member.ready and (member.deaf or self._mute(member, now))
+            if unheard and not death.reachable(member.address):
+                self._replace(member, f"its process or its node was gone during {call.verb!r}")
+                continue
             starting = call.verb == "start"
             stuck_in_env = any("shoal/envs/" in line for line in member.stack)
             limit = self._cluster.timeout * (1 if stuck_in_env and not starting else PATIENCE)
@@ -471,8 +477,11 @@ class RayFleet:
         Up to when it was last asked, for this process may have been busy or asleep since; up to now
         where it does not even answer.
         """
-        mute = now - member.asked > 3 * SLICE
-        return max((now if mute else member.heard) - max(member.beat_at, member.born), 0.0)
+        until = now if self._mute(member, now) else member.heard
+        return max(until - max(member.beat_at, member.born), 0.0)
+
+    def _mute(self, member: Member, now: float) -> bool:
+        return now - member.asked > 3 * SLICE
 
     def _unplaced(self, member: Member) -> bool:
         """Whether the member has no process yet: it never answered."""
@@ -484,9 +493,10 @@ class RayFleet:
             answered, _ = ray.wait([member.probe], timeout=0)
             if not answered:
                 return
+            member.deaf = True
             with suppress(RayError):  # its death is told by its calls
                 beat, member.stack = ray.get(member.probe, timeout=SLICE)
-                member.heard = member.asked
+                member.heard, member.deaf = member.asked, False
                 if beat != member.beat:
                     member.beat, member.beat_at = beat, monotonic()
         member.probe, member.asked = member.actor.progress.remote(), monotonic()

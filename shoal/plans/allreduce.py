@@ -49,7 +49,7 @@ def allreduce(fleet: Fleet, learner: Learner, run: Run) -> Generator[Update]:
     episodes: list[tuple[float, int]] = []
     clock = Clock()
     while True:
-        if ranks != fleet.size:
+        if ranks != fleet.size or not ranks:
             fleet.broadcast(learner.weights(), learner.version)
             ranks, broken = meet(fleet, learner)
             failures = _failures(failures, broken)

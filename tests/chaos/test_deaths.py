@@ -14,6 +14,7 @@ import pytest
 from shoal.fleet import ray as module
 from shoal.fleet.worker import Sample
 from shoal.plans.base import Run
+from shoal.plans.parameter_server import ParameterServer
 from shoal.trainer import Trainer
 from tests.chaos.mortal import Ledger, Mortal
 from tests.fleet.test_ray_fleet import pid_of
@@ -21,7 +22,7 @@ from tests.worlds import TINY
 
 PLANS = {
     "sync_samples": "a2c",
-    "async_samples": "vtrace",
+    "async_samples": "impala",
     "async_gradients": "a2c",
     "parameter_server": "a2c",
     "allreduce": "a2c",
@@ -37,13 +38,11 @@ def small_reports(one_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make(plan: str, ledger: Ledger, workers: int = 2, **fields: Any) -> Trainer:
     fate = {key: fields.pop(key) for key in ("how", "at", "times") if key in fields}
-    config: dict[str, Any] = {"cluster": {"cpus_per_worker": 0.0}}
-    if plan == "parameter_server":
-        config["plan"] = {"sync_every": 2}
     small = {"envs_per_worker": 1, "fragment_length": FRAGMENT, "network": TINY, "learner": "torch"}
     kwargs = ledger.kwargs(**fate)
     fields = {**small, "env_kwargs": kwargs, "workers": workers, **fields}
-    return Trainer(PLANS[plan], Mortal, plan=plan, config=config, **fields)
+    options = ParameterServer(sync_every=2) if plan == "parameter_server" else plan
+    return Trainer(PLANS[plan], Mortal, plan=options, cpus_per_worker=0.0, **fields)
 
 
 class Books:
@@ -65,7 +64,9 @@ class Books:
             self.trained += samples
             for sample in samples:
                 if sample.batch:  # where workers differentiate, batches stay with them
-                    obs = sample.batch["obs"]["obs"].reshape(-1, 2)
+                    obs = sample.batch["obs"]["obs"]
+                    if obs.ndim == 3:  # sequences, whose last observation begins the next one
+                        obs = obs[:, :-1].reshape(-1, 2)
                     self.rows += map(tuple, obs.tolist())
             trained(run, samples, steps)
 
@@ -179,8 +180,7 @@ def test_all_workers_may_die_at_once(plan: str, books: Books, tmp_path: Path) ->
         goes_on(trainer, books, report)
         assert trainer.fleet.health.restarts == {0: 1, 1: 1}
         if trainer.config.plan.exact:
-            lost = ledger.steps - trainer.run.counters.env_steps
-            assert lost == 2 * 3 or lost == 2 * 3  # of each the three steps before it died
+            assert ledger.steps - trainer.run.counters.env_steps == 2 * 3
 
 
 # ------------------------------------------------------------------------ shards

@@ -183,7 +183,7 @@ def test_no_two_members_are_made_alike(fleet: Made) -> None:
 
 def test_deaths_in_a_row_end_the_run_and_nobody_waits_for_the_dead(fleet: Made) -> None:
     members = fleet(2)
-    with pytest.raises(Died, match="worker . died 3 times in a row"):
+    with pytest.raises(Died, match=r"worker . died 3 times in a row"):
         members.map("always_die")
     assert len(members.map("echo", 1)) == members.size < 2
 
@@ -366,9 +366,7 @@ def test_parts_of_a_whole_are_never_confused(fleet: Made) -> None:
     assert parts.attempt("push", given) == [(0, "d"), (1, "e"), (2, "f")]
 
 
-def test_parts_of_a_whole_are_never_left_out(
-    fleet: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parts_of_a_whole_are_never_left_out(fleet: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the replacement takes."""
     monkeypatch.setattr(module, "REFILL", 0.0)
     parts = fleet(2, Slice, whole=True)
