@@ -37,9 +37,11 @@ train: install
 	$(BIN)/shoal plot "$$out" -o "$$out/returns.png"; \
 	echo "The run is in $$out, its returns are drawn in $$out/returns.png"
 
-# Small arrays: a second BLAS thread would only compete with the process that tests.
+# Small arrays: a second BLAS thread would only compete with the process that tests. The tests that
+# wait for processes of their own (tests/conftest.py) run beside those that compute.
 test: install
-	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest \
+		-n logical --maxprocesses 4 --dist loadgroup $(ARGS)
 
 check: install
 	$(BIN)/ruff format --check .

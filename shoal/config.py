@@ -8,6 +8,7 @@ says what it accepts.
 from __future__ import annotations
 
 import math
+import os
 import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -141,6 +142,11 @@ class Cluster:
         check(ok, "cluster.cpus_per_worker", cpus, "a finite number >= 0, or none")
         check(is_number(timeout) and timeout > 0, "cluster.timeout", timeout, "seconds above 0")
         check(is_whole(restarts, 0), "cluster.restarts_per_minute", restarts, "a whole number >= 0")
+
+    @property
+    def joined(self) -> str | None:
+        """Address of the cluster that workers live on; None: they live on this machine."""
+        return None if self.in_process else self.address or os.environ.get("RAY_ADDRESS")
 
 
 @dataclass(frozen=True)

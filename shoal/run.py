@@ -312,8 +312,8 @@ def _workers(config: Config) -> str:
         envs = f"{workers} worker{'s' * (workers > 1)} of {envs}"
     if not workers or cluster.in_process:
         return f"{envs} in this process"
-    address = cluster.address or os.environ.get("RAY_ADDRESS")
-    return f"{envs} on the cluster {address}" if address else f"{envs} on this machine (Ray)"
+    where = f"the cluster {cluster.joined}" if cluster.joined else "this machine (Ray)"
+    return f"{envs} on {where}"
 
 
 def _learner(trainer: Trainer) -> str:

@@ -86,12 +86,14 @@ class Trainer:
         rows = getattr(algorithm, "minibatch_size", 0) or (
             config.rollout.fragment_length * config.rollout.envs_per_worker * self.fleet.size
         )
+        cluster = config.cluster
+        alone = config.plan.exact or cluster.in_process or cluster.joined is not None
         self.learner = create(
             self.framework,
             algorithm,
             self.model,
             params,
-            threads(self.model, rows),
+            threads(self.model, rows, 0 if alone else config.rollout.workers),
             config.precision,
         )
         self._updates: Generator[Update] | None = None

@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+FOLDERS = {"chaos", "fleet", "faults"}  # of tests that start processes, and wait for them
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run side by side, those with processes of their own run one after the other."""
+    for item in items:
+        below = Path(item.path).relative_to(Path(__file__).parent).parts[0]
+        if below in FOLDERS or "one_ray" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("processes"))
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,7 @@ def connect(cluster: Cluster, workers: int, learns: bool, own_code: bool) -> Con
 
     Raises ConfigError, before anything starts, with what is needed and what is there.
     """
-    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    address = cluster.joined
     address = None if address == "local" else address
     inside = "ray" in sys.modules and sys.modules["ray"].is_initialized()
     if not inside and address is None:

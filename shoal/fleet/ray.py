@@ -41,6 +41,8 @@ SPEAK = 10.0  # seconds of silence after which it is said what is waited for
 REFILL = 10.0  # seconds that a barrier waits for the replacement of a member
 PATIENCE = 5  # times the timeout that a member may take to start, or to compile
 GRACE = 4.0  # seconds that an interrupted run waits for calls that are still running
+INLINE = 65536  # bytes of weights up to which they are not put into the object store (Ray's own
+# bound for arguments that travel with their call is 100 KB)
 DEATHS = 3  # of one member in a row, without a result in between, that end the run
 LOSSES = 10  # results of one member in a row that were lost on their way, before it is replaced
 
@@ -116,7 +118,7 @@ class RayFleet:
         self._in_a_row: dict[int, int] = {}
         self._lives: dict[int, int] = {}  # members of each index so far: no two draw the same
         self._looked = 0.0  # when it was last seen after all members
-        self._refs: tuple[Any, int] | None = None  # published weights
+        self._published: tuple[Any, int] | None = None  # weights, or the reference to them
         self._spawned: list[RayFleet] = []
         self._over = False  # deaths have ended the run: nobody is replaced any more
         self.health = Health()
@@ -210,10 +212,13 @@ class RayFleet:
             self.send(index)
 
     def publish(self, weights: Mapping[str, ndarray], version: int) -> None:
-        self._refs = ray.put(dict(weights)), version
+        # What is small travels inside of the calls: an object of its own in the store costs more,
+        # 2 ms of the CPU for each (put, pinned, looked up, fetched, freed).
+        small = sum(x.nbytes for x in weights.values()) <= INLINE
+        self._published = dict(weights) if small else ray.put(dict(weights)), version
 
     def send(self, member: int) -> None:
-        if self._refs is not None and member in self._members:
+        if self._published is not None and member in self._members:
             self._members[member].fresh = True
 
     def spawn(self, make: Make, size: int, name: str) -> Fleet:
@@ -285,7 +290,7 @@ class RayFleet:
         options = {"num_cpus": self._cpus, "max_restarts": 0, "max_task_retries": 0}
         actor = _HOST.options(**options).remote(f"{self._name} {index}", list(sys.path))
         now = monotonic()
-        member = Member(index, actor, now, mends, fresh=self._refs is not None, beat_at=now)
+        member = Member(index, actor, now, mends, fresh=self._published is not None, beat_at=now)
         self._members[index] = member
         ref = actor.start.remote(self._pickled(), index, restart)
         member.calls[ref] = Call("start", now, deque())
@@ -306,8 +311,8 @@ class RayFleet:
         self, member: Member, verb: str, args: tuple[Any, ...], into: deque[tuple[int, Any]]
     ) -> None:
         weights, version = None, 0
-        if member.fresh and self._refs is not None:
-            weights, version = self._refs
+        if member.fresh and self._published is not None:
+            weights, version = self._published
             member.fresh = False
         now = monotonic()
         if not member.calls:
@@ -366,7 +371,7 @@ class RayFleet:
             alive = isinstance(error, lost)
             call.into.append((member.index, GONE))
             self.health.lost_calls += call.wanted and call.verb != "start"
-            member.fresh = self._refs is not None  # weights may have been lost with the call
+            member.fresh = self._published is not None  # weights may have been lost with the call
             member.lost += 1
             if not alive or call.verb == "start" or member.lost >= LOSSES:
                 self._replace(member, death.cause(call.verb, error))
@@ -443,7 +448,9 @@ class RayFleet:
             starting = call.verb == "start"
             stuck_in_env = any("shoal/envs/" in line for line in member.stack)
             limit = self._cluster.timeout * (1 if stuck_in_env and not starting else PATIENCE)
-            if silent > limit and not (starting and self._unplaced(member)):
+            if silent > limit and starting and self._unplaced(member):
+                self._give_up(member, call, silent)
+            elif silent > limit:
                 stack = "".join(member.stack[-2:]) or "it does not even answer"
                 place = death.user_line(member.stack)
                 self._replace(
@@ -451,9 +458,21 @@ class RayFleet:
                     f"it has been stuck in {call.verb!r} for {silent:.0f} s, at "
                     f"{place or ' '.join(stack.split())}\n{place}".rstrip("\n"),
                 )
-            elif now - max(call.since, call.spoken, member.beat_at) > SPEAK:
+                continue
+            if now - max(call.since, call.spoken, member.beat_at) > SPEAK:
                 call.spoken = now
                 log.warning("%s", self._waiting_for(member, call, silent))
+
+    def _give_up(self, member: Member, call: Call, silent: float) -> None:
+        """There is no place for a member: the others go on without it, if there are any."""
+        if member.mends and self.size:  # a node may come back
+            return
+        self._over = True
+        raise Died(
+            f"{self._name} {member.index} could not be started",
+            self._waiting_for(member, call, silent) + f", since {silent:.0f} s",
+            "see whether the nodes of the cluster are up; cluster.timeout bounds the wait",
+        )
 
     def _waiting_for(self, member: Member, call: Call, silent: float) -> str:
         if call.verb == "start" and self._unplaced(member):

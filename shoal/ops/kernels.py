@@ -129,8 +129,12 @@ def conv2d(x: Array, w: Array, b: Array, stride: int, padding: int = 0) -> Array
     if compat.is_torch_namespace(xp):
         import torch
 
-        if x.dtype == torch.uint8:  # channels innermost in memory: a seventh faster on a CPU
-            x = x.contiguous(memory_format=torch.channels_last).to(w.dtype)
+        if x.dtype == torch.uint8:
+            # Channels innermost in memory are a seventh faster on a CPU; and what is to be rounded
+            # is rounded at once: the largest of all arrays is copied twice and not three times.
+            low = torch.is_autocast_enabled(x.device.type)
+            x = x.to(torch.get_autocast_dtype(x.device.type) if low else w.dtype)
+            x = x.contiguous(memory_format=torch.channels_last)
             w = w * (1 / PIXEL)
         return torch.nn.functional.conv2d(x, w, b, stride, padding)
     import jax
