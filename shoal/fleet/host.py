@@ -45,8 +45,12 @@ class Host:
             return self._failure(error)
         return None
 
-    def call(self, verb: str, args: tuple[Any, ...], weights: Any, version: int) -> Any:
-        """Give the member the weights, if any came along, and call it."""
+    def call(self, what: tuple[str, tuple[Any, ...]], weights: Any = None, version: int = 0) -> Any:
+        """Give the member the weights, if any came along, and call it.
+
+        ``what`` is a verb and its arguments: Ray's cost is for each argument of a call.
+        """
+        verb, args = what
         self._thread, self._doing = threading.get_ident(), f"during {verb!r}"
         try:
             if weights is not None:

@@ -37,6 +37,7 @@ from shoal.trajectory import ndarray
 log = logging.getLogger("shoal.fleet")
 
 SLICE = 1.0  # seconds between two looks at whoever does not answer
+AT_ONCE = 5e-4  # seconds of a wait after which it is likely that no other result has come yet
 SPEAK = 10.0  # seconds of silence after which it is said what is waited for
 REFILL = 10.0  # seconds that a barrier waits for the replacement of a member
 PATIENCE = 5  # times the timeout that a member may take to start, or to compile
@@ -271,7 +272,7 @@ class RayFleet:
         self._calls.clear()
         if not ray.is_initialized():
             return
-        goodbyes = [m.actor.call.remote("close", (), None, 0) for m in members if m.ready]
+        goodbyes = [m.actor.call.remote(("close", ())) for m in members if m.ready]
         if goodbyes:
             with suppress(RayError):
                 ray.wait(goodbyes, num_returns=len(goodbyes), timeout=1.0)
@@ -310,14 +311,13 @@ class RayFleet:
     def _submit(
         self, member: Member, verb: str, args: tuple[Any, ...], into: deque[tuple[int, Any]]
     ) -> None:
-        weights, version = None, 0
+        along: tuple[Any, ...] = ()
         if member.fresh and self._published is not None:
-            weights, version = self._published
-            member.fresh = False
+            along, member.fresh = self._published, False
         now = monotonic()
         if not member.calls:
             member.beat_at = now
-        ref = member.actor.call.remote(verb, args, weights, version)
+        ref = member.actor.call.remote((verb, args), *along)
         member.calls[ref] = Call(verb, now, into)
         self._calls[ref] = member
 
@@ -345,8 +345,9 @@ class RayFleet:
 
     def _poll(self) -> None:
         """Take what has come, or wait a little for it; see after those who do not answer."""
+        before = monotonic()
         ready, rest = ray.wait(list(self._calls), num_returns=1, timeout=SLICE)
-        if ready and rest:
+        if ready and rest and monotonic() - before < AT_ONCE:
             more, _ = ray.wait(rest, num_returns=len(rest), timeout=0)
             ready += more
         for ref in ready:
@@ -436,7 +437,7 @@ class RayFleet:
         """Ask those who are silent how far they are; say so, and replace who is stuck."""
         now = monotonic()
         for member in list(self._members.values()):
-            if not member.calls:
+            if not member.calls or (member.ready and now - member.beat_at < SLICE):
                 continue
             call = next(iter(member.calls.values()))
             self._ask(member)
