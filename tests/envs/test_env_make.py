@@ -149,7 +149,7 @@ def test_atari_is_found_without_an_import() -> None:
         (lambda: "a string", {}, ("'a string'", "gymnasium.Env")),
         (lambda config: Bandit(), {}, ("missing a required argument: 'config'",)),
     ],
-    ids=str,
+    ids=lambda given: given if isinstance(given, str) else type(given).__name__,
 )
 def test_what_cannot_be_made_says_why(env: Any, kwargs: dict, words: tuple[str, ...]) -> None:
     with pytest.raises(EnvError) as caught:
