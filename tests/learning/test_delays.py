@@ -1,8 +1,8 @@
 """Does V-trace make up for weights that are many updates old?
 
-Espeholt et al. 2018 (arXiv:1802.01561), section 5.2.2, ask it of their tasks; here it is CartPole-v1,
-with weights that are exactly so many updates behind the learner's. (That an uncorrected loss fails
-there cannot be asked of CartPole: it learns from weights 60 updates old, too.)
+Espeholt et al. 2018 (arXiv:1802.01561) ask it of their tasks; here it is CartPole-v1, with weights
+that are exactly so many updates behind the learner's. (That an uncorrected loss fails there cannot
+be asked of CartPole: it learns from weights 60 updates old, too.)
 """
 
 from __future__ import annotations
