@@ -67,7 +67,7 @@ def row(result: dict[str, Any]) -> str:
 
 def main() -> None:
     keep(map(Path, sys.argv[1:]))
-    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*-*.json"))]
     lines = [
         "# Learning results",
         "",
