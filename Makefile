@@ -37,11 +37,9 @@ train: install
 	$(BIN)/shoal plot "$$out" -o "$$out/returns.png"; \
 	echo "The run is in $$out, its returns are drawn in $$out/returns.png"
 
-# Small arrays: a second BLAS thread would only compete with the process that tests. The tests that
-# wait for processes of their own (tests/conftest.py) run beside those that compute.
+# Small arrays: a second BLAS thread would only compete with the process that tests.
 test: install
-	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest \
-		-n logical --maxprocesses 4 --dist loadgroup $(ARGS)
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest $(ARGS)
 
 check: install
 	$(BIN)/ruff format --check .

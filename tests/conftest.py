@@ -1,22 +1,16 @@
-"""One Ray for all tests that need one: starting it takes seconds."""
+"""What all tests share: one Ray for those that need it, as starting it takes seconds."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-FOLDERS = {"chaos", "fleet", "faults"}  # of tests that start processes, and wait for them
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run side by side, those with processes of their own run one after the other."""
-    for item in items:
-        below = Path(item.path).relative_to(Path(__file__).parent).parts[0]
-        if below in FOLDERS or "one_ray" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("processes"))
+# A shell that runs the tests in the background lets them ignore Ctrl-C, and so would the programs
+# that they start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

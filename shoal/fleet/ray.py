@@ -61,6 +61,7 @@ class Call:
     into: deque[tuple[int, Any]]  # where its result goes, with the member's index
     spoken: float = 0.0  # when it was last said that it is waited for
     wanted: bool = True  # whether anybody still waits for it
+    carries: bool = False  # the published weights go along
 
 
 @dataclass(eq=False)
@@ -74,6 +75,7 @@ class Member:
     ready: bool = False
     address: tuple[str, int] = ("", 0)  # at which its process listens
     fresh: bool = False  # it is to have the published weights with its next call
+    holds: bool = False  # it is known to have some: a call that carried them was answered
     beat: int = 0  # env steps it had taken when last asked
     beat_at: float = 0.0  # when that number last changed
     stack: list[str] = field(default_factory=list)  # where it was then
@@ -312,13 +314,13 @@ class RayFleet:
         self, member: Member, verb: str, args: tuple[Any, ...], into: deque[tuple[int, Any]]
     ) -> None:
         along: tuple[Any, ...] = ()
-        if member.fresh and self._published is not None:
+        if (member.fresh or not member.holds) and self._published is not None:
             along, member.fresh = self._published, False
         now = monotonic()
         if not member.calls:
             member.beat_at = now
         ref = member.actor.call.remote((verb, args), *along)
-        member.calls[ref] = Call(verb, now, into)
+        member.calls[ref] = Call(verb, now, into, carries=bool(along))
         self._calls[ref] = member
 
     def _forget(self, into: deque[tuple[int, Any]]) -> None:
@@ -397,6 +399,7 @@ class RayFleet:
                 )
             return
         self._in_a_row[member.index] = 0
+        member.holds |= call.carries
         call.into.append((member.index, result))
 
     def _replace(self, member: Member, cause: str) -> None:
