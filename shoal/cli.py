@@ -45,8 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Errors are told on stderr, without a traceback."""
     given = list(sys.argv[1:] if argv is None else argv)
     try:
-        with warnings.catch_warnings():
-            return _dispatch(given)
+        try:
+            with warnings.catch_warnings():
+                return _dispatch(given)
+        finally:  # what the interpreter flushes itself as it ends, it complains about itself
+            sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -331,7 +331,7 @@ def test_growing_and_shrinking_amid_a_stream(fleet: Made) -> None:
     assert {index for index, _ in islice(stream, 6)} == {0}
     members.resize(2)  # who left with calls in flight is not thought to have them still
     assert next(restart for index, (_, restart, _) in stream if index == 1) == 1
-    assert members.map("seen") == [(0, [3]), (1, [3])]
+    assert [(index, set(seen)) for index, seen in members.map("seen")] == [(0, {3}), (1, {3})]
 
 
 def test_more_members_than_there_are_cpus_are_refused(one_ray: None) -> None:
