@@ -150,6 +150,65 @@ class Cluster:
 
 
 @dataclass(frozen=True)
+class Replay:
+    """How much is remembered, how it is drawn, and how often."""
+
+    capacity: int = 100_000  # env steps of all slots together; the oldest make room
+    batch_size: int = 64  # transitions of one gradient step
+    replay_ratio: float = 8.0  # transitions trained on for each env step (DQN: 32 every 4 steps)
+    warmup: int = 1_000  # env steps before the first gradient step
+    alpha: float = 0.0  # exponent of priorities; 0: all are drawn alike (PER: 0.6)
+    beta: Schedule = 0.4  # of the weights that make up for it: 1 makes up for all of it
+    save: bool | None = None  # with every checkpoint; none: where that is up to 256 MB
+
+    def __post_init__(self) -> None:
+        for name, least in (("capacity", 2), ("batch_size", 1), ("warmup", 1)):
+            value = getattr(self, name)
+            check(is_whole(value, least), f"replay.{name}", value, f"a whole number >= {least}")
+        ratio, alpha = self.replay_ratio, self.alpha
+        check(is_number(ratio) and ratio > 0, "replay.replay_ratio", ratio, "a number above 0")
+        check(is_number(alpha) and 0 <= alpha <= 1, "replay.alpha", alpha, "between 0 and 1")
+        if self.warmup > self.capacity:
+            raise ConfigError(
+                f"replay.warmup is {self.warmup:,}, but a buffer of {self.capacity:,} env steps "
+                "never holds so many",
+                None,
+                "lower replay.warmup, or raise replay.capacity",
+            )
+        if self.batch_size > self.warmup:
+            raise ConfigError(
+                f"replay.batch_size is {self.batch_size}, but learning begins with "
+                f"{self.warmup} env steps",
+                None,
+                "raise replay.warmup to the batch size at least",
+            )
+
+    def begin(self, stored: int, replayed: int) -> float | None:
+        """``learning_from`` of ``due`` once ``stored`` env steps are enough to begin, else None."""
+        return stored - replayed / self.replay_ratio if stored >= self.warmup else None
+
+    def due(self, stored: int, learning_from: float | None, replayed: int) -> int:
+        """Gradient steps that are due, in the declared ratio, with ``replayed`` transitions so far.
+
+        All of these stand for ``stored - learning_from`` env steps; None: there is no learning yet.
+        """
+        if learning_from is None:
+            return 0
+        owed = self.replay_ratio * (stored - learning_from) - replayed
+        return max(int(owed // self.batch_size), 0)
+
+    def at_once(self, due: int, most: int) -> int:
+        """Gradient steps of one call: a power of two, for each number is compiled by itself."""
+        steps = min(due, most)
+        return 1 << (steps.bit_length() - 1) if steps > 0 else 0
+
+    def each(self, members: int) -> Replay:
+        """The part of one of several members that remember for themselves."""
+        capacity, warmup = self.capacity // members, -(-self.warmup // members)
+        return replace(self, capacity=capacity, warmup=max(warmup, self.batch_size))
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole run: an algorithm under a plan on an environment."""
 
@@ -158,6 +217,7 @@ class Config:
     algorithm: Any  # what is learned: a frozen dataclass
     plan: Any  # how it is run: a frozen dataclass
     rollout: Rollout = Rollout()
+    replay: Replay = Replay()
     cluster: Cluster = Cluster()
     stop: Stop = Stop()
     checkpointing: Checkpointing = Checkpointing()

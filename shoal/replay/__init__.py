@@ -1,0 +1,1 @@
+"""What is remembered: transitions, and how they are drawn again."""

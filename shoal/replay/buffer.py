@@ -1,0 +1,369 @@
+"""A replay buffer of single env steps, from which n-step transitions are made when drawn.
+
+Every slot (one environment copy of one worker) is a ring of rows in the order of time, and a row is
+what was seen, done and earned in one env step. So the observation that followed a step is simply
+the next row's: there is no second copy of it, and none of the frames that stacked observations have
+in common. Where something follows that is not the next env step, rows are put in between that hold
+only an observation: the one at which a time limit cut an episode, and the older frames of the stack
+with which an episode begins. They are never drawn themselves.
+
+The n-step return of a row (Sutton 1988; Rainbow, arXiv:1710.02298, section "Multi-step learning")
+is summed when the row is drawn. That is a handful of multiplications in compiled code; for them no
+window is kept waiting, none needs to be flushed when its episode ends, and n is no property of what
+is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from shoal.replay.layout import Layout, length
+from shoal.replay.tree import set_leaves, stratified, sum_tree
+from shoal.trajectory import Batch, Obs, ndarray
+
+SEEN, STEP, TERMINATED, TRUNCATED, BROKEN = range(5)  # what a row is
+# SEEN: only an observation. The others are env steps: amid an episode, the last of one, the last
+# before a time limit (the next row is what it cut off), and one whose successor was lost.
+
+
+@dataclass
+class Drawn:
+    """Transitions drawn together."""
+
+    batch: Batch  # obs, next_obs, action, reward, discount, weight, mask: [N, ...]
+    rows: ndarray  # int64 [N]: by which their priorities are told
+    ages: ndarray  # int64 [N]: env steps of its slot since each was stored
+
+
+class Buffer:
+    """Rows of several slots, drawn uniformly or by priority.
+
+    Args:
+        layout: of a row.
+        slots: rings.
+        capacity: rows of all of them together; the oldest make room.
+        n_step: env steps that a transition spans; fewer where its episode ends before.
+        gamma: discount of each.
+        alpha: exponent of priorities; 0 draws uniformly.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        slots: int,
+        capacity: int,
+        *,
+        n_step: int = 1,
+        gamma: float = 0.99,
+        alpha: float = 0.0,
+    ) -> None:
+        self.layout, self.slots, self.length = layout, slots, length(capacity, slots)
+        self.n_step, self.gamma, self.alpha = n_step, gamma, alpha
+        self.reach = max((c.stack for c in layout.obs.values()), default=1)  # rows of a stack
+        rows = slots, self.length
+        self._obs = {k: np.zeros((*rows, *c.stored), c.dtype) for k, c in layout.obs.items()}
+        self._action = np.zeros((*rows, *layout.action.shape), layout.action.dtype)
+        self._reward = np.zeros(rows, np.float32)
+        self._kind = np.zeros(rows, np.int8)
+        self._head = np.zeros(slots, np.int64)  # rows that each slot has had; there stands the
+        # observation that followed the last of them, where there is one
+        self._tree = sum_tree(slots * self.length)
+        self._live = 0  # transitions that can be drawn
+        self._highest = 1.0  # priority, to the power of alpha, of any row so far
+        self.stored = 0  # env steps ever
+
+    @property
+    def size(self) -> int:
+        """Transitions that can be drawn."""
+        return self._live
+
+    @property
+    def mass(self) -> float:
+        """Sum of what rows are drawn in proportion to."""
+        return float(self._tree[1])
+
+    # -------------------------------------------------------------- in
+
+    def add(
+        self,
+        slots: slice,
+        obs: Obs,
+        action: ndarray,
+        reward: ndarray,
+        terminated: ndarray,
+        truncated: ndarray,
+        valid: ndarray,
+        final: Mapping[tuple[int, int], Obs],
+        priority: ndarray | None = None,
+    ) -> None:
+        """Store what some slots did next: T env steps of each.
+
+        Args:
+            slots: which, B of them.
+            obs: {leaf: [T + 1, B, ...]}; the last is what followed.
+            action: [T, B, ...].
+            reward: [T, B].
+            terminated, truncated: bool [T, B].
+            valid: bool [T, B]; False where an environment only reset itself.
+            final: by (t, b), the observation that followed where that is not ``obs[t + 1]``.
+            priority: float [T, B], above 0; None: the highest so far.
+        """
+        value = None if priority is None else priority.astype(np.float64) ** self.alpha
+        for b, slot in enumerate(range(slots.start, slots.stop)):
+            own = {path: x[:, b] for path, x in obs.items()}
+            if not self._continues(slot, own):
+                self._begin(slot, own)
+            over = terminated[:, b] | truncated[:, b]
+            t, steps = 0, len(reward)
+            while t < steps:
+                stops = np.flatnonzero(over[t:] | ~valid[t:, b])
+                end = t + int(stops[0]) + 1 if len(stops) else steps
+                at = self._push(slot, {p: self._newest(p, x[t:end]) for p, x in own.items()})
+                kind = np.where(valid[t:end, b], STEP, SEEN).astype(np.int8)
+                if terminated[end - 1, b]:
+                    kind[-1] = TERMINATED
+                elif truncated[end - 1, b]:
+                    kind[-1] = TRUNCATED
+                self._action[slot, at], self._reward[slot, at] = action[t:end, b], reward[t:end, b]
+                self._kind[slot, at] = kind
+                self._weigh(slot, at, kind, None if value is None else value[t:end, b])
+                self.stored += int(np.count_nonzero(kind))
+                last = final.get((end - 1, b))
+                if last is not None and kind[-1] == TRUNCATED:
+                    self._see(slot, {p: self._newest(p, x)[None] for p, x in last.items()})
+                if not valid[end - 1, b] or (over[end - 1] and last is not None):
+                    self._begin(slot, {path: x[end:] for path, x in own.items()})
+                t = end
+            self._await(slot, {path: x[-1] for path, x in own.items()})
+
+    def store(self, worker: int, batch: Batch) -> None:
+        """Store a fragment of a worker's, as an off-policy algorithm's ``postprocess`` has it."""
+        count = batch["reward"].shape[1]
+        final = {
+            (int(t), int(b)): {path: x[i] for path, x in batch["final"].items()}
+            for i, (t, b) in enumerate(zip(batch["final_t"], batch["final_b"], strict=True))
+        }
+        first = worker * count % self.slots  # a worker that joined later shares another's slots
+        self.add(
+            slice(first, first + count),
+            batch["obs"],
+            batch["action"],
+            batch["reward"],
+            batch["terminated"],
+            batch["truncated"],
+            batch["mask"],
+            final,
+            batch.get("priority"),
+        )
+
+    def _continues(self, slot: int, obs: Obs) -> bool:
+        """Whether these observations begin with the one that this slot saw last."""
+        head = self._head[slot]
+        if not head:
+            return False
+        here = head % self.length
+        return all(
+            np.array_equal(self._obs[path][slot, here], self._newest(path, x[0]), equal_nan=_nan(x))
+            for path, x in obs.items()
+        )
+
+    def _begin(self, slot: int, obs: Obs) -> None:
+        """What follows is another episode's, or comes after a gap."""
+        head = int(self._head[slot])
+        if head and self._kind[slot, (head - 1) % self.length] == STEP:
+            before = np.array([(head - 1) % self.length])
+            self._kind[slot, before] = BROKEN
+            self._live += set_leaves(self._tree, slot * self.length + before, np.zeros(1))
+        if self.reach > 1:
+            self._see(slot, {path: self._older(path, x[0]) for path, x in obs.items()})
+
+    def _older(self, path: str, x: ndarray) -> ndarray:
+        """Of the first observation of an episode, what the rows before its own are to hold."""
+        column, rows = self.layout.obs[path], self.reach - 1
+        if column.stack == 1:
+            return np.broadcast_to(x, (rows, *x.shape))
+        return x[np.maximum(np.arange(rows) - (rows + 1 - column.stack), 0)]
+
+    def _see(self, slot: int, rows: Obs) -> None:
+        """Rows that are only observations, in the form in which they are stored."""
+        self._kind[slot, self._push(slot, rows)] = SEEN
+
+    def _push(self, slot: int, rows: Obs) -> ndarray:
+        """Write observations into the next rows of a slot; returns where these are."""
+        steps = len(next(iter(rows.values())))
+        head = int(self._head[slot])
+        at = np.arange(head, head + steps) % self.length
+        for path, x in rows.items():
+            self._obs[path][slot, at] = x
+        self._head[slot] = head + steps
+        self._forget(slot, head, head + steps)
+        return at
+
+    def _forget(self, slot: int, old: int, new: int) -> None:
+        """Rows that have been written over, or have lost frames of their stacks, are not drawn."""
+        # The head's own row holds what followed the last, so of each ring one row less is alive.
+        first = max(old - self.length + self.reach, 0)
+        gone = np.arange(first, max(new - self.length + self.reach, first)) % self.length
+        self._live += set_leaves(self._tree, slot * self.length + gone, np.zeros(len(gone)))
+
+    def _await(self, slot: int, obs: Obs) -> None:
+        """What followed the last row: the next call goes on from it, or does not."""
+        at = self._head[slot] % self.length
+        for path, x in obs.items():
+            self._obs[path][slot, at] = self._newest(path, x)
+        self._kind[slot, at] = SEEN
+
+    def _newest(self, path: str, x: ndarray) -> ndarray:
+        """Of [..., *shape], what a row stores."""
+        column = self.layout.obs[path]
+        return x if column.stack == 1 else x[..., -1, :, :]  # [..., stack, height, width]
+
+    def _weigh(self, slot: int, at: ndarray, kind: ndarray, value: ndarray | None) -> None:
+        values = np.full(len(at), self._highest) if value is None else value
+        self._live += set_leaves(
+            self._tree, slot * self.length + at, np.where(kind != SEEN, values, 0.0)
+        )
+        if value is not None and len(value):
+            self._highest = max(self._highest, float(value.max()))
+
+    # -------------------------------------------------------------- out
+
+    def draw(self, u: ndarray, beta: float = 0.0) -> Drawn:
+        """Transitions drawn by uniform numbers ``u [parts, k]``: ``parts`` batches of k, N rows.
+
+        Drawn in proportion to their priorities, one from each of k equal parts of their sum. Their
+        weights are those of equation 1 of the paper, (N P)^-beta over the largest of the batch.
+
+        Raises ValueError where there is nothing to draw.
+        """
+        if self._tree[1] <= 0.0:
+            raise ValueError("the buffer holds no transition")
+        leaves = np.concatenate([stratified(self._tree, each) for each in u])
+        weight = None
+        if beta and self.alpha:
+            p = self._tree[len(self._tree) // 2 + leaves].reshape(u.shape) / self._tree[1]
+            weight = p**-beta
+            weight = (weight / weight.max(1, keepdims=True)).reshape(-1).astype(np.float32)
+        return self._take(leaves, weight)
+
+    def everything(self) -> Drawn:
+        """All that could be drawn, slot by slot in the order of time."""
+        live = np.flatnonzero(self._tree[len(self._tree) // 2 :])
+        slot, at = np.divmod(live, self.length)
+        age = (self._head[slot] - 1 - at) % self.length
+        return self._take(live[np.lexsort((-age, slot))], None)
+
+    def _take(self, leaves: ndarray, weight: ndarray | None) -> Drawn:
+        """The transitions of these rows."""
+        slot, at = np.divmod(leaves, self.length)
+        returns, discount, after = _n_step(
+            self._reward, self._kind, self._head, slot, at, self.n_step, self.gamma
+        )
+        batch: Batch = {
+            "obs": self._observe(slot, at),
+            "next_obs": self._observe(slot, after),
+            "action": self._action[slot, at],
+            "reward": returns,
+            "discount": discount,
+            "weight": np.ones(len(leaves), np.float32) if weight is None else weight,
+            "mask": np.ones(len(leaves), np.float32),
+        }
+        head = self._head[slot]
+        ages = (head - 1 - at) % self.length
+        return Drawn(batch, slot * _SLOT + head - 1 - ages, ages)
+
+    def _observe(self, slot: ndarray, at: ndarray) -> Obs:
+        """Observations [N, ...] of rows, their stacks put together again."""
+        out: Obs = {}
+        for path, column in self.layout.obs.items():
+            stored = self._obs[path]
+            if column.stack == 1:
+                out[path] = stored[slot, at]
+            else:
+                back = np.arange(1 - column.stack, 1)
+                out[path] = stored[slot[:, None], (at[:, None] + back) % self.length]
+        return out
+
+    def set_priorities(self, rows: ndarray, priority: ndarray) -> int:
+        """New priorities (above 0) of rows that were drawn; returns how many had gone meanwhile."""
+        slot, row = np.divmod(rows, _SLOT)
+        kept = row > self._head[slot] - self.length + self.reach - 1
+        value = priority[kept].astype(np.float64) ** self.alpha
+        self._live += set_leaves(self._tree, (slot * self.length + row % self.length)[kept], value)
+        if len(value):
+            self._highest = max(self._highest, float(value.max()))
+        return int(len(rows) - np.count_nonzero(kept))
+
+    # -------------------------------------------------------------- kept
+
+    def get_state(self) -> dict[str, Any]:
+        """All of it, bit for bit."""
+        return {
+            "obs": dict(self._obs),
+            "action": self._action,
+            "reward": self._reward,
+            "kind": self._kind,
+            "head": self._head,
+            "tree": self._tree,
+            "highest": self._highest,
+            "stored": self.stored,
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self._obs = {path: state["obs"][path].copy() for path in self._obs}
+        self._action, self._reward = state["action"].copy(), state["reward"].copy()
+        self._kind, self._head = state["kind"].copy(), state["head"].copy()
+        self._tree, self._highest = state["tree"].copy(), state["highest"]
+        self._live = int(np.count_nonzero(self._tree[len(self._tree) // 2 :]))
+        self.stored = state["stored"]
+
+
+_SLOT = 1 << 40  # rows that no slot will ever have: one number names a slot and a row
+
+
+def _nan(x: ndarray) -> bool:
+    return x.dtype.kind == "f"
+
+
+@njit(cache=True, nogil=True)
+def _n_step(
+    reward: ndarray,
+    kind: ndarray,
+    head: ndarray,
+    slot: ndarray,
+    at: ndarray,
+    n: int,
+    gamma: float,
+) -> tuple[ndarray, ndarray, ndarray]:
+    """Return, product of discounts and place of the successor of each row; each [N].
+
+    A window ends with its episode: the product is 0 where the task ended, gamma^m where a time
+    limit cut it after m steps. One that reaches the newest row is shorter, too.
+    """
+    length = reward.shape[1]
+    returns = np.zeros(len(at), np.float32)
+    discounts = np.zeros(len(at), np.float32)
+    after = np.zeros(len(at), np.int64)
+    for j in range(len(at)):
+        s, i = slot[j], at[j]
+        newest = head[s] % length
+        total, discount = 0.0, 1.0
+        for _ in range(n):
+            what = kind[s, i]
+            if what == BROKEN:  # amid a window only: such a row is not drawn itself
+                break
+            total += discount * reward[s, i]
+            discount *= gamma
+            i = (i + 1) % length
+            if what == TERMINATED:
+                discount = 0.0
+            if what != STEP or i == newest:
+                break
+        returns[j], discounts[j], after[j] = total, discount, i
+    return returns, discounts, after

@@ -1,0 +1,65 @@
+"""What one row of a replay buffer holds, and what it takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from shoal.spaces import ACTION_MASK, Spaces
+
+
+@dataclass(frozen=True)
+class Column:
+    """One entry of a row."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    stack: int = 1  # newest entries of the first axis that successive rows share all but one of
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """Shape of what one row stores of it."""
+        return self.shape if self.stack == 1 else self.shape[1:]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.stored) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What rows hold: {leaf: its column}, and the action."""
+
+    obs: dict[str, Column]
+    action: Column
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one observation as it is drawn."""
+        return sum(math.prod(c.shape) * c.dtype.itemsize for c in self.obs.values())
+
+    def nbytes(self, capacity: int, slots: int) -> int:
+        """Bytes that a buffer of so many rows takes, its sum tree included."""
+        rows = length(capacity, slots) * slots
+        row = sum(c.nbytes for c in self.obs.values()) + self.action.nbytes + 4 + 1
+        return rows * row + 16 * (1 << (rows - 1).bit_length())
+
+
+def length(capacity: int, slots: int) -> int:
+    """Rows of each slot's ring, of so many in all."""
+    return -(-capacity // slots)
+
+
+def layout(spaces: Spaces, stacks: Mapping[str, int]) -> Layout:
+    """Rows for these spaces; ``stacks`` are the lengths of stacked frames, by leaf."""
+    obs = {x.path: Column(x.shape, np.dtype(x.dtype), stacks.get(x.path, 1)) for x in spaces.leaves}
+    if spaces.masked:
+        obs[ACTION_MASK] = Column((sum(spaces.action_n),), np.dtype(bool))
+    if spaces.action_kind == "box":
+        return Layout(obs, Column((spaces.action_dim,), np.dtype("float32")))
+    parts = (len(spaces.action_n),) if spaces.action_kind != "discrete" else ()
+    return Layout(obs, Column(parts, np.dtype("int32")))
