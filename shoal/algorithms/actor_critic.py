@@ -66,6 +66,12 @@ class ActorCritic:
     def prepare(self, model: Model, params: Params, batch: Batch) -> Batch:
         return batch
 
+    def targets(self, params: Mapping[str, ndarray]) -> dict[str, ndarray]:
+        return {}
+
+    def after_step(self, params: Params, targets: Params, step: Array) -> Params:
+        return targets
+
 
 def values(model: Model, params: Params, trajectory: Trajectory) -> tuple[ndarray, ndarray]:
     """V of the observations acted on and of those that really followed, each [T, B]."""

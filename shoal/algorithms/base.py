@@ -50,7 +50,8 @@ class Algorithm(Protocol):
         """What the algorithm asks of a plan, checked before a run.
 
         "on-policy": that the weights to be updated are those that sampled. "epochs": that a batch
-        can be gone through in several gradient steps.
+        can be gone through in several gradient steps. "replay": transitions, drawn again and again
+        from all that was sampled.
         """
 
     @property
@@ -85,9 +86,16 @@ class Algorithm(Protocol):
     ) -> tuple[Array, Metrics]:
         """Scalar to minimise over ``params``, and metrics (scalars).
 
-        ``aux`` holds what is not differentiated: normalisation and ``"hyper/<name>"`` scalars. A
-        metric named ``"stop"`` (bool) ends the update before this gradient is applied.
+        ``aux`` holds what is not differentiated: normalisation, targets and ``"hyper/<name>"``
+        scalars. A metric named ``"stop"`` (bool) ends the update before this gradient is applied;
+        metrics named ``"rows/<name>"`` are of each row, [N].
         """
+
+    def targets(self, params: Mapping[str, ndarray]) -> dict[str, ndarray]:
+        """What follows the parameters (target networks), as it begins; ``loss`` finds it in aux."""
+
+    def after_step(self, params: Params, targets: Params, step: Array) -> Params:
+        """The targets after the run's gradient step of this number (int32 scalar, from 1 on)."""
 
     def indices(self, rng: np.random.Generator, rows: int) -> ndarray | None:
         """Rows of each gradient step of an update, int32 [steps, size]; -1 is no row.

@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from shoal.fleet.base import Parcel
-from shoal.learners.base import ALL, pack, pack_slots, unpack, unpack_slots
+from shoal.learners.base import Packing
 from shoal.ops.optimisers import Optimiser
 from shoal.trajectory import ndarray
 
@@ -25,7 +24,7 @@ from shoal.trajectory import ndarray
 class Piece:
     """A slice of weights, or of a gradient with respect to them."""
 
-    vector: Parcel  # float32 [slice]
+    vector: Parcel  # {group of the optimiser's: float32 [slice]}
     version: int  # of the shard's slice
     restart: int  # of the shard: versions of one that died mean nothing to the next
 
@@ -47,57 +46,65 @@ class Shard:
 
     def pull(self) -> Piece:
         """The slice as it is now."""
-        return Piece(Parcel(self._params[ALL]), self.version, self._restart)
+        return Piece(Parcel(self._params), self.version, self._restart)
 
     def push(self, piece: Piece, lr: float) -> bool:
         """Take a gradient step, unless the gradient is too old; whether it was taken."""
         if piece.restart != self._restart or self.version - piece.version > self._max_lag:
             return False
-        gradient = {ALL: piece.vector.open()}
         self._params, self._slots, _ = self._optimiser.update(
-            self._params, gradient, self._slots, np.float32(lr)
+            self._params, piece.vector.open(), self._slots, np.float32(lr)
         )
         self.version += 1
         return True
 
-    def get_state(self) -> tuple[ndarray, dict[str, ndarray]]:
+    def get_state(self) -> tuple[dict[str, ndarray], dict[str, ndarray]]:
         """The slice and its optimiser's state."""
-        return self._params[ALL], self._slots
+        return self._params, self._slots
 
     def close(self) -> None:
         """Nothing is held outside of memory."""
 
 
-def bounds(size: int, shards: int) -> list[tuple[int, int]]:
-    """Where each shard's slice of a vector begins and ends; as equal as can be."""
-    ends = [size * k // shards for k in range(shards + 1)]
-    return list(pairwise(ends))
+def slices(vectors: Mapping[str, ndarray], shards: int) -> list[dict[str, ndarray]]:
+    """Of every vector each shard's slice; as equal as can be. Scalars go to every shard."""
+
+    def part(x: ndarray, k: int) -> ndarray:
+        return x[len(x) * k // shards : len(x) * (k + 1) // shards] if x.ndim else x
+
+    return [{name: part(x, k) for name, x in vectors.items()} for k in range(shards)]
 
 
-def cut(
-    state: Mapping[str, Any], index: int, shards: int
-) -> tuple[dict[str, ndarray], dict[str, ndarray]]:
-    """A learner's parameters and optimiser state, packed, and of these a shard's slice."""
-    vector = pack(state["params"])
-    begin, end = bounds(len(vector), shards)[index]
-    slots = pack_slots(state["optimiser"])
-    return {ALL: vector[begin:end]}, {
-        name: x[begin:end] if name.endswith(f"/{ALL}") else x for name, x in slots.items()
+def whole(parts: Sequence[Mapping[str, ndarray]]) -> dict[str, ndarray]:
+    """Back from ``slices``."""
+    return {
+        name: np.concatenate([part[name] for part in parts]) if x.ndim else x
+        for name, x in parts[0].items()
     }
 
 
+def cut(
+    optimiser: Optimiser, state: Mapping[str, Any], index: int, shards: int
+) -> tuple[dict[str, ndarray], dict[str, ndarray]]:
+    """A learner's parameters and optimiser state, packed, and of these a shard's slice."""
+    packing = Packing(optimiser, state["params"])
+    packed = packing.pack(state["params"]), packing.pack_slots(state["optimiser"])
+    params, slots = (slices(vectors, shards)[index] for vectors in packed)
+    return params, slots
+
+
 def joined(
-    state: Mapping[str, Any], parts: Sequence[tuple[ndarray, Mapping[str, ndarray]]], updates: int
+    optimiser: Optimiser,
+    state: Mapping[str, Any],
+    parts: Sequence[tuple[Mapping[str, ndarray], Mapping[str, ndarray]]],
+    updates: int,
 ) -> dict[str, Any]:
     """A learner's state with what the shards hold, so many gradients later."""
-    params, slots = state["params"], dict(parts[0][1])
-    for name in slots:
-        if name.endswith(f"/{ALL}"):
-            slots[name] = np.concatenate([part[name] for _, part in parts])
+    packing = Packing(optimiser, state["params"])
     return {
         **state,
-        "params": unpack(np.concatenate([vector for vector, _ in parts]), params),
-        "optimiser": unpack_slots(slots, params),
+        "params": packing.unpack(whole([params for params, _ in parts])),
+        "optimiser": packing.unpack_slots(whole([slots for _, slots in parts])),
         "version": state["version"] + 1,
         "gradient_steps": state["gradient_steps"] + updates,
     }
@@ -107,7 +114,9 @@ def joined(
 class Outliers:
     """Refuses gradients whose loss is far above what losses were so far (section 4.2).
 
-    Only what was let through counts, else the outliers themselves would widen the gate.
+    Only what was let through counts, else the outliers themselves would widen the gate. But what is
+    refused ``warmup`` times in a row is no outlier: losses have changed, as after a copy to the
+    target network, and are learned anew.
     """
 
     std: float | None  # standard deviations of the absolute loss above its mean; None: never
@@ -115,6 +124,7 @@ class Outliers:
     _count: int = field(default=0, init=False)
     _mean: float = field(default=0.0, init=False)
     _m2: float = field(default=0.0, init=False)
+    _row: int = field(default=0, init=False)  # refused, one after the other
 
     def reject(self, loss: float) -> bool:
         """Whether this loss is an outlier; if not, it is remembered."""
@@ -122,7 +132,11 @@ class Outliers:
         if self.std is not None and self._count >= self.warmup:
             spread = math.sqrt(self._m2 / (self._count - 1))
             if size > self._mean + self.std * spread:
-                return True
+                self._row += 1
+                if self._row < self.warmup:
+                    return True
+                self._count, self._mean, self._m2 = 0, 0.0, 0.0
+        self._row = 0
         self._count += 1  # Welford's update
         delta = size - self._mean
         self._mean += delta / self._count

@@ -7,7 +7,7 @@ import importlib.util
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from threading import Thread
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from shoal.algorithms.base import Algorithm, Metrics, Model, Params
 from shoal.errors import ConfigError, ShoalError
 from shoal.nets import Network
 from shoal.ops.kernels import Array, namespace
+from shoal.ops.optimisers import Optimiser
 from shoal.trajectory import Batch, ndarray, select
 
 Weights = dict[str, ndarray]
@@ -52,10 +53,22 @@ class Learner(Protocol):
         ``gradient_steps`` taken.
         """
 
+    def learn(
+        self, batch: Batch, indices: ndarray | None, hyper: Mapping[str, float]
+    ) -> tuple[dict[str, float], dict[str, ndarray]]:
+        """``update``, and what the loss says of each row: its metrics "rows/<name>" as <name>.
+
+        Of every gradient step, one after the other: [steps * size]. Entries of the dict
+        ``batch["step"]`` are [steps, ...], one for each gradient step.
+        """
+
     def gradients(
         self, batch: Batch, hyper: Mapping[str, float]
-    ) -> tuple[Weights, dict[str, float]]:
-        """Gradients of the loss on the whole batch, as NumPy arrays, and its metrics."""
+    ) -> tuple[Weights, dict[str, float], dict[str, ndarray]]:
+        """Gradients of the loss on the whole batch, its metrics, and those of each row.
+
+        Entries of the dict ``batch["step"]`` are this one step's.
+        """
 
     def apply(self, gradients: Mapping[str, ndarray], hyper: Mapping[str, float]) -> float:
         """One optimiser step with gradients from anywhere; returns their norm before clipping."""
@@ -67,7 +80,10 @@ class Learner(Protocol):
         """Add or replace arrays that act and loss see but that are not differentiated."""
 
     def set_weights(self, weights: Mapping[str, ndarray], version: int) -> None:
-        """Take over another learner's ``weights``; the optimiser's state stays."""
+        """Take over another learner's ``weights``; the optimiser's state stays.
+
+        Targets follow them as if each version had been a gradient step of this learner's.
+        """
 
     def adopt(self, state: Mapping[str, Any]) -> None:
         """Take over the state of another learner as an update of this one, version included."""
@@ -91,6 +107,7 @@ class State:
     aux: dict[str, Any]  # what act and loss see but nobody differentiates
     version: int = 0
     gradient_steps: int = 0
+    targets: dict[str, Any] = field(default_factory=dict)  # what follows the parameters
 
 
 class Holder:
@@ -113,8 +130,10 @@ class Holder:
         trained = {k: x for k, x in params.items() if k not in frozen}
         buffers = {k: x for k, x in params.items() if k in frozen}
         # The optimiser's zeros are made in NumPy: in JAX each shape of them would be compiled.
-        self._now = State(put(trained), put(algorithm.optimiser.init(trained)), put(buffers))
+        optimiser, targets = algorithm.optimiser.init(trained), algorithm.targets(trained)
+        self._now = State(put(trained), put(optimiser), put(buffers), targets=put(targets))
         self._past = self._now  # before the newest update
+        self._led = False  # whether it has weights of another learner
 
     @property
     def version(self) -> int:
@@ -135,7 +154,25 @@ class Holder:
         now = self._now
         arrays = self._put(dict(weights))
         params = {name: arrays.pop(name) for name in now.params}
-        self._past = self._now = replace(now, params=params, aux=arrays, version=version)
+        targets = now.targets
+        if targets and self._led:
+            targets = self._followed(params, range(now.version + 1, version + 1))
+        elif targets:  # the first that come: what follows them begins there, too
+            targets = self._put(self.algorithm.targets(self._numpy(params)))
+        self._led = True
+        self._past = self._now = replace(
+            now, params=params, aux=arrays, version=version, targets=targets
+        )
+
+    def _followed(self, params: Params, steps: range) -> Params:
+        """The targets after these gradient steps, of which the parameters are the last."""
+        targets = self._now.targets
+        for step in steps if targets else ():
+            targets = self._follow(params, targets, np.int32(step))
+        return targets
+
+    def _follow(self, params: Params, targets: Params, step: Any) -> Params:
+        return self.algorithm.after_step(params, targets, step)
 
     def adopt(self, state: Mapping[str, Any]) -> None:
         past = self._now
@@ -148,7 +185,12 @@ class Holder:
 
     def get_state(self) -> dict[str, Any]:
         now = self._now
-        arrays = {"params": now.params, "optimiser": now.optimiser, "aux": now.aux}
+        arrays = {
+            "params": now.params,
+            "optimiser": now.optimiser,
+            "aux": now.aux,
+            "targets": now.targets,
+        }
         return {
             **{name: self._numpy(x) for name, x in arrays.items()},
             "version": now.version,
@@ -156,12 +198,20 @@ class Holder:
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        arrays = [self._put(state[name]) for name in ("params", "optimiser", "aux")]
-        params, optimiser, aux = arrays
-        self._now = State(params, optimiser, aux, state["version"], state["gradient_steps"])
+        names = "params", "optimiser", "aux", "targets"
+        params, optimiser, aux, targets = (self._put(state[name]) for name in names)
+        version, steps = state["version"], state["gradient_steps"]
+        self._now = State(params, optimiser, aux, version, steps, targets)
         self._past = self._now
 
-    def _commit(self, params: Params, optimiser: Params, steps: int, *seen: float) -> None:
+    def _commit(
+        self,
+        params: Params,
+        optimiser: Params,
+        steps: int,
+        *seen: float,
+        targets: Params | None = None,
+    ) -> None:
         """Take over an update, unless the loss or gradient norm ``seen`` in it is not finite."""
         if not all(map(math.isfinite, seen)):
             raise ShoalError(
@@ -173,12 +223,9 @@ class Holder:
             )
         now = self._now
         self._past = now
-        self._now = State(params, optimiser, now.aux, now.version + 1, now.gradient_steps + steps)
-
-
-ALL = "all"  # the name of all parameters as one vector
-# Packed, a dozen small parameters do not cost the optimiser a dozen times its calls in PyTorch, or
-# a dozen times its kernels, to compile and to run, in JAX. The numbers are the same.
+        version, steps = now.version + 1, now.gradient_steps + steps
+        targets = now.targets if targets is None else targets
+        self._now = State(params, optimiser, now.aux, version, steps, targets)
 
 
 def pack(tree: Mapping[str, Array]) -> Array:
@@ -197,33 +244,76 @@ def unpack(vector: Array, like: Mapping[str, Array]) -> Params:
     return out
 
 
-def pack_slots(optimiser: Mapping[str, Array]) -> Params:
-    """An optimiser's state (``"m/<name>"`` ..., ``"t"``) for parameters packed into one vector."""
-    out: Params = {}
-    slots: dict[str, Params] = {}
-    for key, x in optimiser.items():
-        slot, _, name = key.partition("/")
-        if name:
-            slots.setdefault(slot, {})[name] = x
-        else:
-            out[slot] = x
-    return out | {f"{slot}/{ALL}": pack(tree) for slot, tree in slots.items()}
+class Packing:
+    """Parameters as one vector for each of the optimiser's groups.
+
+    So a dozen small parameters do not cost the optimiser a dozen times its calls in PyTorch, or a
+    dozen times its kernels, to compile and to run, in JAX. The numbers are the same.
+    """
+
+    def __init__(self, optimiser: Optimiser, like: Mapping[str, Array]) -> None:
+        self._like = like
+        self._parts: dict[str, dict[str, Array]] = {}
+        for name, x in like.items():
+            self._parts.setdefault(optimiser.group(name), {})[name] = x
+
+    def pack(self, tree: Mapping[str, Array]) -> Params:
+        """{group: vector}."""
+        return {
+            group: pack({name: tree[name] for name in part}) for group, part in self._parts.items()
+        }
+
+    def unpack(self, packed: Mapping[str, Array]) -> Params:
+        """{parameter: array}, in the order in which they were."""
+        out: Params = {}
+        for group, part in self._parts.items():
+            out |= unpack(packed[group], part)
+        return {name: out[name] for name in self._like}
+
+    def pack_slots(self, state: Mapping[str, Array]) -> Params:
+        """An optimiser's state (``"m/<name>"`` ..., ``"t"``), by groups."""
+        out: Params = {}
+        slots: dict[str, Params] = {}
+        for key, x in state.items():
+            slot, _, name = key.partition("/")
+            if name:
+                slots.setdefault(slot, {})[name] = x
+            else:
+                out[slot] = x
+        for slot, tree in slots.items():
+            out |= {f"{slot}/{group}": x for group, x in self.pack(tree).items()}
+        return out
+
+    def unpack_slots(self, packed: Mapping[str, Array]) -> Params:
+        """Back to one entry for each parameter."""
+        out: Params = {}
+        slots: dict[str, Params] = {}
+        for key, x in packed.items():
+            slot, _, group = key.partition("/")
+            if group:
+                slots.setdefault(slot, {})[group] = x
+            else:
+                out[slot] = x
+        for slot, tree in slots.items():
+            out |= {f"{slot}/{name}": x for name, x in self.unpack(tree).items()}
+        return out
 
 
-def unpack_slots(packed: Mapping[str, Array], like: Mapping[str, Array]) -> Params:
-    """Back to one entry for each parameter."""
-    out: Params = {}
-    for key, x in packed.items():
-        slot, _, name = key.partition("/")
-        out |= {f"{slot}/{k}": y for k, y in unpack(x, like).items()} if name else {key: x}
-    return out
+STEP = "step"  # the entry of a batch that goes by gradient steps
+ROWS = "rows/"  # before the names of metrics that go by rows
+
+
+def split_rows(metrics: Metrics) -> tuple[Metrics, dict[str, Array]]:
+    """Metrics of the whole step, and of each row."""
+    rows = {k[len(ROWS) :]: x for k, x in metrics.items() if k.startswith(ROWS)}
+    return {k: x for k, x in metrics.items() if not k.startswith(ROWS)}, rows
 
 
 def minibatch(batch: Batch, index: Any) -> Batch:
     """The rows of one gradient step; where the index is -1 (no row) the mask becomes 0."""
     if index is None:
         return batch
-    rows = select(batch, index)
+    rows = select({k: x for k, x in batch.items() if k != STEP}, index)
     mask = rows["mask"]
     xp = namespace(mask)
     rows["mask"] = mask * xp.reshape(index >= 0, (-1,) + (1,) * (mask.ndim - 1))

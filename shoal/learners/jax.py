@@ -12,17 +12,17 @@ import numpy as np
 
 from shoal.algorithms.base import Algorithm, Model, Params
 from shoal.learners.base import (
-    ALL,
+    STEP,
     Holder,
+    Packing,
     Reduce,
     Weights,
     minibatch,
     pack,
-    pack_slots,
     shared,
+    split_rows,
     to_share,
     unpack,
-    unpack_slots,
 )
 from shoal.trajectory import Batch, ndarray
 
@@ -63,6 +63,7 @@ class JaxLearner(Holder):
         self._gradients = jax.jit(self._differentiate)
         self._apply = jax.jit(algorithm.optimiser.update)
         self._prepare = jax.jit(self._prepared)
+        self._after = jax.jit(algorithm.after_step)
         self._own = jax.jit(self._own_part)
         self._whole = jax.jit(self._whole_step)
 
@@ -75,30 +76,41 @@ class JaxLearner(Holder):
     ) -> dict[str, float]:
         if reduce is not None:
             return self._together(batch, indices, hyper, reduce)
-        now = self._now
-        params, opt, values = self._update(
-            now.params, now.optimiser, self._with(hyper), batch, indices
-        )
+        return self.learn(batch, indices, hyper)[0]
+
+    def learn(
+        self, batch: Batch, indices: ndarray | None, hyper: Mapping[str, float]
+    ) -> tuple[dict[str, float], dict[str, ndarray]]:
+        now, aux = self._now, self._with(hyper)
+        held = now.params, now.optimiser, now.targets, np.int32(now.gradient_steps)
+        params, opt, targets, values, rows = self._update(*held, aux, batch, indices)
         metrics = dict(zip(self._names, np.asarray(values).tolist(), strict=True))
-        self._commit(
-            params, opt, round(metrics["gradient_steps"]), metrics["loss"], metrics["grad_norm"]
-        )
-        return metrics
+        taken = round(metrics["gradient_steps"])
+        self._commit(params, opt, taken, metrics["loss"], metrics["grad_norm"], targets=targets)
+        return metrics, {name: np.asarray(x).reshape(-1) for name, x in rows.items()}
 
     def gradients(
         self, batch: Batch, hyper: Mapping[str, float]
-    ) -> tuple[Weights, dict[str, float]]:
+    ) -> tuple[Weights, dict[str, float], dict[str, ndarray]]:
         params, aux = self._now.params, self._with(hyper)
-        grads, metrics = self._gradients(params, aux, self._prepare(params, aux, batch))
-        return _numpy(grads), {k: float(x) for k, x in metrics.items()}
+        seen = {**aux, **self._now.targets}
+        grads, metrics = self._gradients(params, seen, self._prepare(params, aux, batch))
+        metrics, rows = split_rows(metrics)
+        return _numpy(grads), {k: float(x) for k, x in metrics.items()}, _numpy(rows)
 
     def apply(self, gradients: Mapping[str, ndarray], hyper: Mapping[str, float]) -> float:
         now = self._now
         params, opt, norm = self._apply(
             now.params, dict(gradients), now.optimiser, np.float32(hyper["lr"])
         )
-        self._commit(params, opt, 1, float(norm))
+        step = now.gradient_steps + 1
+        targets = self._followed(params, range(step, step + 1))
+        self._commit(params, opt, 1, float(norm), targets=targets)
         return float(norm)
+
+    def _follow(self, params: Params, targets: Params, step: Any) -> Params:
+        followed: Params = self._after(params, targets, step)
+        return followed
 
     def _with(self, hyper: Mapping[str, float]) -> Params:
         return {**self._now.aux, **{f"hyper/{k}": np.float32(x) for k, x in hyper.items()}}
@@ -116,8 +128,15 @@ class JaxLearner(Holder):
         return jax.lax.stop_gradient(self.algorithm.prepare(self.model, {**aux, **params}, batch))
 
     def _steps(
-        self, params: Params, opt: Params, aux: Params, batch: Batch, indices: Any
-    ) -> tuple[Params, Params, Any]:
+        self,
+        params: Params,
+        opt: Params,
+        targets: Params,
+        steps: Any,
+        aux: Params,
+        batch: Batch,
+        indices: Any,
+    ) -> tuple[Params, Params, Params, Any, Params]:
         """Traced once per shape: scan one gradient step over the rows of ``indices``.
 
         Metrics leave as one vector, because each array fetched from JAX costs some 20 us.
@@ -126,57 +145,68 @@ class JaxLearner(Holder):
         import jax.numpy as jnp
 
         may_stop = self.algorithm.stops_early
+        packing = Packing(self.algorithm.optimiser, params)
         batch = self._prepared(params, aux, batch)
 
-        def step(carry: Any, index: Any) -> tuple[Any, Any]:
-            packed, opt, stopped = carry
-            leaves = unpack(packed[ALL], params)
-            grads, metrics = self._differentiate(leaves, aux, minibatch(batch, index))
+        def step(carry: Any, now: Any) -> tuple[Any, Any]:
+            packed, opt, followers, number, stopped = carry
+            index, own = now
+            leaves = packing.unpack(packed)
+            rows = minibatch(batch, index) | {STEP: own}
+            grads, metrics = self._differentiate(leaves, {**aux, **followers}, rows)
+            metrics, of_rows = split_rows(metrics)
             stopped = stopped | metrics.pop("stop", jnp.asarray(False))
-            grads = {ALL: pack({name: grads[name] for name in params})}
             new, new_opt, norm = self.algorithm.optimiser.update(
-                packed, grads, opt, aux["hyper/lr"]
+                packed, packing.pack(grads), opt, aux["hyper/lr"]
             )
             metrics["grad_norm"] = jnp.where(stopped, 0.0, norm)
+            if followers:
+                followers = self.algorithm.after_step(packing.unpack(new), followers, number + 1)
             if may_stop:
                 new, new_opt = jax.tree.map(
                     lambda old, new: jnp.where(stopped, old, new), (packed, opt), (new, new_opt)
                 )
-            return (new, new_opt, stopped), (metrics, ~stopped)
+            return (new, new_opt, followers, number + 1, stopped), (metrics, ~stopped, of_rows)
 
         def guarded(carry: Any, index: Any) -> tuple[Any, Any]:
             """Once stopped, the remaining steps cost nothing."""
             idle = jax.tree.map(
                 lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(step, carry, index)[1]
             )
-            return jax.lax.cond(carry[2], lambda: (carry, idle), lambda: step(carry, index))  # type: ignore[no-any-return]
+            return jax.lax.cond(carry[4], lambda: (carry, idle), lambda: step(carry, index))  # type: ignore[no-any-return]
 
-        carry = ({ALL: pack(params)}, pack_slots(opt), jnp.asarray(False))
+        carry = (packing.pack(params), packing.pack_slots(opt), targets, steps, jnp.asarray(False))
+        own = batch.get(STEP, {})
         if indices is None:
-            carry, (metrics, taken) = step(carry, None)
+            own = {name: x[0] for name, x in own.items()}
+            carry, (metrics, taken, rows) = step(carry, (None, own))
         else:
-            carry, (metrics, taken) = jax.lax.scan(guarded if may_stop else step, carry, indices)
+            each = guarded if may_stop else step
+            carry, (metrics, taken, rows) = jax.lax.scan(each, carry, (indices, own))
         count = jnp.sum(taken)
         # A stopped run's own step counts in the metrics (its KL is the reason) but not as taken.
         seen = jnp.maximum(jnp.minimum(count + 1, taken.size), 1) if may_stop else taken.size
         means = {k: jnp.sum(x) / seen for k, x in metrics.items()}
         means["gradient_steps"] = count
         self._names = sorted(means)
-        new, slots = unpack(carry[0][ALL], params), unpack_slots(carry[1], params)
-        return new, slots, jnp.stack([means[k].astype(jnp.float32) for k in self._names])
+        new, slots = packing.unpack(carry[0]), packing.unpack_slots(carry[1])
+        told = jnp.stack([means[k].astype(jnp.float32) for k in self._names])
+        return new, slots, carry[2], told, rows
 
     def _together(
         self, batch: Batch, indices: ndarray | None, hyper: Mapping[str, float], reduce: Reduce
     ) -> dict[str, float]:
         """The same steps, each gradient summed over several learners before it is applied."""
         now, aux = self._now, self._with(hyper)
-        packed, opt = {ALL: pack(now.params)}, pack_slots(now.optimiser)
+        packing = Packing(self.algorithm.optimiser, now.params)
+        packed, opt = packing.pack(now.params), packing.pack_slots(now.optimiser)
         batch = self._prepare(now.params, aux, batch)
         sums: dict[str, float] = {}
         seen = taken = 0
         for index in [None] if indices is None else indices:
-            own = self._own(packed[ALL], now.params, aux, batch, index)
-            new, new_opt, values = self._whole(packed, opt, aux, reduce(np.asarray(own)))
+            own = self._own(packed, now.params, aux, batch, index)
+            total = reduce(np.asarray(own))
+            new, new_opt, values = self._whole(packed, opt, now.params, aux, total)
             metrics = dict(zip(self._whole_names, np.asarray(values).tolist(), strict=True))
             stop = metrics.pop("stop", 0.0) > 0.0
             if stop:
@@ -189,28 +219,29 @@ class JaxLearner(Holder):
             if stop:
                 break
         means = {name: x / seen for name, x in sums.items()}
-        new, slots = unpack(packed[ALL], now.params), unpack_slots(opt, now.params)
+        new, slots = packing.unpack(packed), packing.unpack_slots(opt)
         self._commit(new, slots, taken, means["loss"], means["grad_norm"])
         return {**means, "gradient_steps": float(taken)}
 
     def _own_part(self, packed: Any, like: Params, aux: Params, batch: Batch, index: Any) -> Any:
         """This learner's share of a step, as ``to_share`` has it."""
         rows = minibatch(batch, index)
-        grads, metrics = self._differentiate(unpack(packed, like), aux, rows)
+        params = Packing(self.algorithm.optimiser, like).unpack(packed)
+        grads, metrics = self._differentiate(params, aux, rows)
         self._told = sorted(metrics)
         gradient = pack({name: grads[name] for name in like})
         return to_share(gradient, metrics, rows["mask"], self.algorithm.reduction)
 
     def _whole_step(
-        self, packed: Params, opt: Params, aux: Params, total: Any
+        self, packed: Params, opt: Params, like: Params, aux: Params, total: Any
     ) -> tuple[Params, Params, Any]:
         """The step on what all learners brought, and its metrics as one vector."""
         import jax.numpy as jnp
 
         gradient, metrics = shared(total, self._told, self.algorithm.reduction)
-        new, new_opt, norm = self.algorithm.optimiser.update(
-            packed, {ALL: gradient}, opt, aux["hyper/lr"]
-        )
+        optimiser = self.algorithm.optimiser
+        grads = Packing(optimiser, like).pack(unpack(gradient, like))
+        new, new_opt, norm = optimiser.update(packed, grads, opt, aux["hyper/lr"])
         metrics["grad_norm"] = norm
         self._whole_names = sorted(metrics)
         return new, new_opt, jnp.stack([metrics[k] for k in self._whole_names])

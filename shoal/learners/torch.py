@@ -10,17 +10,17 @@ import torch
 
 from shoal.algorithms.base import Algorithm, Model, Params
 from shoal.learners.base import (
-    ALL,
+    STEP,
     Holder,
+    Packing,
     Reduce,
     Weights,
     minibatch,
     pack,
-    pack_slots,
     shared,
+    split_rows,
     to_share,
     unpack,
-    unpack_slots,
 )
 from shoal.trajectory import Batch, ndarray
 
@@ -47,47 +47,73 @@ class TorchLearner(Holder):
         hyper: Mapping[str, float],
         reduce: Reduce | None = None,
     ) -> dict[str, float]:
+        return self._learn(batch, indices, hyper, reduce)[0]
+
+    def learn(
+        self, batch: Batch, indices: ndarray | None, hyper: Mapping[str, float]
+    ) -> tuple[dict[str, float], dict[str, ndarray]]:
+        return self._learn(batch, indices, hyper, None)
+
+    def _learn(
+        self,
+        batch: Batch,
+        indices: ndarray | None,
+        hyper: Mapping[str, float],
+        reduce: Reduce | None,
+    ) -> tuple[dict[str, float], dict[str, ndarray]]:
         aux, now = self._with(hyper), self._now
         tensors = self._prepared(aux, _tensors(batch))
-        params, opt = {ALL: pack(now.params)}, pack_slots(now.optimiser)
+        packing = Packing(self.algorithm.optimiser, now.params)
+        params, opt = packing.pack(now.params), packing.pack_slots(now.optimiser)
+        targets, own = now.targets, tensors.get(STEP, {})
         sums: dict[str, Any] = {}
+        told: dict[str, list[Any]] = {}
         seen = taken = 0
-        for index in [None] if indices is None else torch.from_numpy(indices).long():
-            leaves = unpack(params[ALL], now.params)
-            rows = minibatch(tensors, index)
-            by_name, metrics = self._differentiate(leaves, aux, rows)
-            gradient = pack(by_name)
+        for i, index in enumerate([None] if indices is None else torch.from_numpy(indices).long()):
+            leaves = packing.unpack(params)
+            rows = minibatch(tensors, index) | {STEP: {name: x[i] for name, x in own.items()}}
+            by_name, metrics = self._differentiate(leaves, {**aux, **targets}, rows)
+            metrics, of_rows = split_rows(metrics)
+            for name, x in of_rows.items():
+                told.setdefault(name, []).append(x)
             if reduce is not None:
-                gradient, metrics = self._shared(gradient, metrics, rows["mask"], reduce)
+                whole, metrics = self._shared(pack(by_name), metrics, rows["mask"], reduce)
+                by_name = unpack(whole, by_name)
             stop = bool(metrics.pop("stop", 0.0) > 0)
             metrics["grad_norm"] = torch.zeros(())  # of a step that is not taken
             if not stop:
-                grads = {ALL: gradient}
+                grads = packing.pack(by_name)
                 params, opt, metrics["grad_norm"] = self._step(params, grads, opt, aux["hyper/lr"])
                 taken += 1
+                if targets:
+                    step = now.gradient_steps + taken
+                    targets = self._follow(packing.unpack(params), targets, step)
             seen += 1
             for name, x in metrics.items():
                 sums[name] = sums.get(name, 0.0) + x
             if stop:
                 break
         means = {k: float(x) / seen for k, x in sums.items()}
-        new = unpack(params[ALL], now.params)
-        slots = unpack_slots(opt, now.params)
-        self._commit(new, slots, taken, means["loss"], means["grad_norm"])
-        return {**means, "gradient_steps": float(taken)}
+        new, slots = packing.unpack(params), packing.unpack_slots(opt)
+        self._commit(new, slots, taken, means["loss"], means["grad_norm"], targets=targets)
+        every = {name: torch.cat(x).numpy() for name, x in told.items()}
+        return {**means, "gradient_steps": float(taken)}, every
 
     def gradients(
         self, batch: Batch, hyper: Mapping[str, float]
-    ) -> tuple[Weights, dict[str, float]]:
+    ) -> tuple[Weights, dict[str, float], dict[str, ndarray]]:
         params, aux = self._now.params, self._with(hyper)
         tensors = self._prepared(aux, _tensors(batch))
-        grads, metrics = self._differentiate(params, aux, tensors)
-        return _numpy(grads), {k: float(x) for k, x in metrics.items()}
+        grads, metrics = self._differentiate(params, {**aux, **self._now.targets}, tensors)
+        metrics, rows = split_rows(metrics)
+        return _numpy(grads), {k: float(x) for k, x in metrics.items()}, _numpy(rows)
 
     def apply(self, gradients: Mapping[str, ndarray], hyper: Mapping[str, float]) -> float:
         now, lr = self._now, torch.tensor(hyper["lr"])
         params, opt, norm = self._step(now.params, _tensors(gradients), now.optimiser, lr)
-        self._commit(params, opt, 1, float(norm))
+        step = now.gradient_steps + 1
+        targets = self._followed(params, range(step, step + 1))
+        self._commit(params, opt, 1, float(norm), targets=targets)
         return float(norm)
 
     def _with(self, hyper: Mapping[str, float]) -> Params:
@@ -123,6 +149,10 @@ class TorchLearner(Holder):
         own = to_share(gradient, metrics, mask, reduction)
         total = torch.from_numpy(reduce(own.numpy()))
         return shared(total, sorted(metrics), reduction)
+
+    def _follow(self, params: Params, targets: Params, step: Any) -> Params:
+        with torch.no_grad():
+            return super()._follow(params, targets, torch.tensor(int(step)))
 
     def _step(
         self, params: Params, grads: Params, opt: Params, lr: Any

@@ -18,6 +18,17 @@ from shoal.ops.kernels import Array, namespace
 
 Arrays = dict[str, Array]
 _KINDS = "adagrad", "adam", "rmsprop", "sgd"
+ALL = "all"  # the name of the parameters that are in no group
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters whose steps are not as all others': a delayed policy, say."""
+
+    name: str
+    prefixes: tuple[str, ...]  # with one of which their names begin
+    rate: float = 1.0  # times the step size
+    every: int = 1  # gradient steps of which they take the last one only
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,7 @@ class Optimiser:
     eps: float = 1e-8  # adagrad, adam, rmsprop
     eps_inside: bool = False
     clip_norm: float | None = None  # of all gradients together, before anything else
+    groups: tuple[Group, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -82,14 +94,33 @@ class Optimiser:
             scale = xp.clip(self.clip_norm / (norm + 1e-6), None, 1.0)
             grads = {name: g * scale for name, g in grads.items()}
         t = xp.asarray(state["t"] + 1, dtype=xp.int32)
-        rate, eps = self._scalars(xp, t, xp.asarray(lr, dtype=norm.dtype))
+        lr = xp.asarray(lr, dtype=norm.dtype)
+        known = {ALL: self._scalars(xp, t, lr)}
+        known |= {
+            g.name: self._scalars(xp, (t + g.every - 1) // g.every, lr * g.rate)
+            for g in self.groups
+        }
+        wait = {g.name: t % g.every != 0 for g in self.groups if g.every > 1}
         after, new = {}, {"t": t}
         for name, x in params.items():
-            slots = {slot: state[f"{slot}/{name}"] for slot in self._slots}
-            step, slots = self._step(xp, grads[name], slots, eps)
-            after[name] = x - rate * step
+            group = self.group(name)
+            rate, eps = known[group]
+            old = {slot: state[f"{slot}/{name}"] for slot in self._slots}
+            step, slots = self._step(xp, grads[name], old, eps)
+            moved = x - rate * step
+            if group in wait:
+                moved = xp.where(wait[group], x, moved)
+                slots = {slot: xp.where(wait[group], old[slot], v) for slot, v in slots.items()}
+            after[name] = moved
             new.update({f"{slot}/{name}": value for slot, value in slots.items()})
         return after, new, norm
+
+    def group(self, name: str) -> str:
+        """Of a parameter, by its name (a group's own name is in it, too)."""
+        for group in self.groups:
+            if name == group.name or name.startswith(group.prefixes):
+                return group.name
+        return ALL
 
     @property
     def _slots(self) -> tuple[str, ...]:

@@ -63,7 +63,9 @@ def parameter_server(
     optimiser = replace(run.algorithm.optimiser, clip_norm=None)  # workers clip: they see it whole
 
     def shard(index: int, restart: int) -> Shard:
-        return Shard(optimiser, *cut(state, index, options.shards), options.max_lag, restart)
+        return Shard(
+            optimiser, *cut(optimiser, state, index, options.shards), options.max_lag, restart
+        )
 
     outliers = Outliers(options.outlier_std, options.outlier_warmup)
     done: list[Work] = []
@@ -72,7 +74,7 @@ def parameter_server(
     clock, applied = Clock(), 0
 
     def pulled() -> tuple[object, ...]:  # the weight edge: shards -> the worker that samples next
-        return run.hyper(), run.normalisation(), shards.map("pull"), applied
+        return run.hyper(), run.aux(), shards.map("pull"), applied
 
     with closing(fleet.spawn(shard, options.shards, "shard")) as shards:
         for worker, gradient in fleet.stream("gradient_of", pulled):
@@ -81,22 +83,29 @@ def parameter_server(
             clock.waited(done[-1:], fleet.concurrency)
             run.take(sample)
             episodes += sample.episodes
+            if gradient.values is None:  # remembered; nothing is learned yet
+                run.trained([sample], learner.gradient_steps + len(told))
+                continue
             hyper = run.hyper()
             taken = []
             if not outliers.reject(gradient.metrics["loss"]):
                 taken = shards.attempt("push", [(piece, hyper["lr"]) for piece in gradient.values])
             clock("learn")
             if True not in taken:
-                run.drop(sample)
                 done[-1].lag = None
+                if run.remembers:
+                    run.trained([sample], learner.gradient_steps + len(told))
+                else:
+                    run.drop(sample)
                 continue
             applied += 1
+            run.counters.replayed_steps += gradient.replayed
             run.trained([sample], learner.gradient_steps + len(told) + 1)
             told.append({**gradient.metrics, "accepted_shards": taken.count(True) / len(taken)})
             if len(told) == options.sync_every:
-                state = joined(state, shards.map("get_state"), len(told))
+                state = joined(optimiser, state, shards.map("get_state"), len(told))
                 learner.adopt(state)
-                learner.set_aux(run.normalisation())
+                learner.set_aux(run.aux())
                 clock("broadcast")
                 means = {name: sum(m[name] for m in told) / len(told) for name in told[0]}
                 yield Update(

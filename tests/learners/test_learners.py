@@ -162,7 +162,7 @@ def test_an_update_is_its_gradient_steps_one_after_the_other(kind: str, batch: A
     end, each = learner.weights(), []
     learner = fresh(kind)
     for rows in indices():
-        grads, step = learner.gradients(select(batch, rows), HYPER)
+        grads, step, _ = learner.gradients(select(batch, rows), HYPER)
         each.append({**step, "grad_norm": learner.apply(grads, HYPER)})
     close(learner.weights(), end, atol=2e-6)
     means = {name: float(np.mean([step[name] for step in each])) for name in each[0]}
@@ -388,7 +388,7 @@ def test_target_kl_ends_the_update_before_the_step_that_went_too_far(kind: str, 
     free = fresh(kind)
     each = []
     for rows in indices()[: taken + 1]:
-        grads, step = free.gradients(select(batch, rows), fast)
+        grads, step, _ = free.gradients(select(batch, rows), fast)
         each.append(step)
         if len(each) <= taken:
             free.apply(grads, fast)

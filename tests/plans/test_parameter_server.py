@@ -6,7 +6,7 @@ Golden numbers are of a small simulation of Gorila's server (Nair et al. 2015, s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,9 @@ import pytest
 from shoal.errors import ConfigError
 from shoal.fleet.base import Parcel
 from shoal.fleet.learning import Gradient
-from shoal.fleet.shard import Outliers, Piece, Shard, bounds, cut, joined
-from shoal.learners.base import ALL
-from shoal.ops.optimisers import Optimiser
+from shoal.fleet.shard import Outliers, Piece, Shard, cut, joined, slices, whole
+from shoal.learners.base import Packing
+from shoal.ops.optimisers import ALL, Group, Optimiser
 from shoal.plans.parameter_server import ParameterServer
 from tests.plans.fakes import DROPPED, ROWS, SAMPLED, FakeLearner, FakeWorker, World, lags, paces
 from tests.worlds import difference
@@ -27,12 +27,13 @@ OPTIMISERS = {
     "adam": Optimiser("adam"),
     "rmsprop": Optimiser("rmsprop", momentum=0.5, centered=True, eps_inside=True),
     "adagrad": Optimiser("adagrad"),
+    "delayed": Optimiser("adam", groups=(Group("later", ("b",), rate=0.5, every=2),)),
 }
 PARAMS = {"a": (3, 4), "b": (5,), "c": (2, 3)}
 
 
 def server(optimiser: Optimiser, state: Any, shards: int, max_lag: int = 20) -> list[Shard]:
-    return [Shard(optimiser, *cut(state, k, shards), max_lag) for k in range(shards)]
+    return [Shard(optimiser, *cut(optimiser, state, k, shards), max_lag) for k in range(shards)]
 
 
 def fresh(optimiser: Optimiser, seed: int = 0) -> dict[str, Any]:
@@ -57,11 +58,11 @@ def test_shards_together_move_as_one_optimiser_does(kind: str, shards: int) -> N
     for _ in range(10):
         gradient = {k: rng.standard_normal(shape, np.float32) for k, shape in PARAMS.items()}
         params, slots, _ = optimiser.update(params, gradient, slots, np.float32(0.01))
-        vector = np.concatenate([x.reshape(-1) for x in gradient.values()])
-        for shard, (begin, end) in zip(made, bounds(len(vector), shards), strict=True):
+        packed = Packing(optimiser, params).pack(gradient)
+        for shard, own in zip(made, slices(packed, shards), strict=True):
             piece = shard.pull()
-            assert shard.push(Piece(Parcel(vector[begin:end]), piece.version, 0), 0.01)
-    found = joined(state, [shard.get_state() for shard in made], 10)
+            assert shard.push(Piece(Parcel(own), piece.version, 0), 0.01)
+    found = joined(optimiser, state, [shard.get_state() for shard in made], 10)
     for name, x in params.items():
         np.testing.assert_array_equal(found["params"][name], x, err_msg=name)
     assert found["optimiser"].keys() == slots.keys()
@@ -72,18 +73,19 @@ def test_shards_together_move_as_one_optimiser_does(kind: str, shards: int) -> N
 
 @pytest.mark.parametrize(("size", "shards"), [(10, 1), (10, 3), (3, 4), (7, 7)])
 def test_slices_cover_a_vector_evenly(size: int, shards: int) -> None:
-    found = bounds(size, shards)
-    assert found[0][0] == 0 and found[-1][1] == size
-    assert all(end == begin for (_, end), (begin, _) in pairwise(found))
-    lengths = [end - begin for begin, end in found]
-    assert max(lengths) - min(lengths) <= 1
+    vectors = {"a": np.arange(size), "t": np.asarray(3)}
+    found = slices(vectors, shards)
+    lengths = [len(part["a"]) for part in found]
+    assert len(found) == shards and max(lengths) - min(lengths) <= 1
+    back = whole(found)
+    assert back["a"].tolist() == list(range(size)) and back["t"] == 3
 
 
 def test_age_is_counted_in_updates_of_the_shard() -> None:
     """However long ago that was: there is no clock in it."""
     shard = server(Optimiser("sgd"), fresh(Optimiser("sgd")), 1, max_lag=2)[0]
-    size = len(shard.get_state()[0])
-    old = Piece(Parcel(np.ones(size, np.float32)), 0, 0)
+    ones = {name: np.ones_like(x) for name, x in shard.get_state()[0].items()}
+    old = Piece(Parcel(ones), 0, 0)
     assert [shard.push(old, 0.1) for _ in range(5)] == [True, True, True, False, False]
     assert shard.version == 3
     assert shard.push(Piece(old.vector, 1, 0), 0.1)
@@ -91,12 +93,12 @@ def test_age_is_counted_in_updates_of_the_shard() -> None:
 
 def test_versions_of_a_shard_that_died_mean_nothing_to_the_next() -> None:
     state = fresh(Optimiser("sgd"))
-    shard = Shard(Optimiser("sgd"), *cut(state, 0, 1), 20, restart=1)
-    before = shard.get_state()[0].copy()
+    shard = Shard(Optimiser("sgd"), *cut(Optimiser("sgd"), state, 0, 1), 20, restart=1)
+    before = shard.get_state()[0][ALL].copy()
     piece = shard.pull()
     assert piece.restart == 1
     assert not shard.push(Piece(piece.vector, piece.version, 0), 0.1)
-    np.testing.assert_array_equal(shard.get_state()[0], before)
+    np.testing.assert_array_equal(shard.get_state()[0][ALL], before)
     assert shard.push(piece, 0.1)
 
 
@@ -113,12 +115,14 @@ def pushed(max_lag: int, seed: int) -> tuple[float, float]:
     for _ in range(3000):
         age = 100 if rng.random() < 0.8 else int(rng.integers(5))
         gradient = seen[-1 - age] + 0.01 * rng.standard_normal(10)
-        piece = Piece(Parcel(gradient.astype(np.float32)), shard.version - age, 0)
+        piece = Piece(Parcel({ALL: gradient.astype(np.float32)}), shard.version - age, 0)
         if shard.push(piece, 0.05):
-            seen = [*seen[1:], shard.get_state()[0]]
+            seen = [*seen[1:], shard.get_state()[0][ALL]]
         else:
             refused += 1
-    return 0.5 * float(np.sum(np.square(shard.get_state()[0], dtype=np.float64))), refused / 3000
+    return 0.5 * float(
+        np.sum(np.square(shard.get_state()[0][ALL], dtype=np.float64))
+    ), refused / 3000
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -147,6 +151,14 @@ def test_outliers_are_refused_and_do_not_widen_the_gate(seed: int) -> None:
     assert gate._mean == pytest.approx(1.0, abs=0.01)
 
 
+def test_what_is_refused_again_and_again_is_no_outlier() -> None:
+    """Losses that have changed for good, as by a copy to the target network, are learned anew."""
+    outliers, rng = Outliers(3.0, 100), np.random.default_rng(0)
+    assert not any(outliers.reject(loss) for loss in rng.normal(1.0, 0.1, 200))
+    changed = [outliers.reject(loss) for loss in rng.normal(50.0, 0.1, 400)]
+    assert 80 < sum(changed) < 110 and not any(changed[110:])
+
+
 def test_nothing_is_refused_before_there_is_enough_to_compare_with_or_unless_asked() -> None:
     gate = Outliers(1.0, 5)
     assert not any(gate.reject(10.0**i) for i in range(5))
@@ -166,11 +178,13 @@ class Puller(FakeWorker):
         self, hyper: Mapping[str, float], normalisation: Any, pieces: Sequence[Piece], version: int
     ) -> Gradient:
         self.pulled = [piece.version for piece in pieces]
-        self.set_weights({"x": pieces[0].vector.open()}, version)
+        self.set_weights({"x": pieces[0].vector.open()[ALL]}, version)
         found = self.gradient(hyper)
         found.metrics["loss"] = 1e6 if self.fragments in self.odd else 1.0 + self.fragments % 2
         found.values = [
-            Piece(Parcel(np.ones_like(piece.vector.open())), piece.version, piece.restart)
+            Piece(
+                Parcel({ALL: np.ones_like(piece.vector.open()[ALL])}), piece.version, piece.restart
+            )
             for piece in pieces
         ]
         return found
