@@ -67,6 +67,8 @@ class Recorder:
             "gradient_steps": counters.gradient_steps,
             "trained_steps": counters.trained_steps,
             "dropped_steps": counters.dropped_steps,
+            "replayed_steps": counters.replayed_steps,
+            "lost_steps": counters.lost_steps,
             "in_flight_steps": counters.env_steps - counters.trained_steps - counters.dropped_steps,
             "episodes": counters.episodes,
             "return_mean": self.return_mean(),
@@ -124,8 +126,9 @@ def _by_worker(done: list[Work], seconds: float, health: Health) -> Report:
 
 def _means(metrics: list[dict[str, float]]) -> dict[str, float]:
     """Mean of each metric over the updates; counts of gradient steps are the counters' business."""
-    names = [name for name in metrics[0] if name != "gradient_steps"] if metrics else []
+    told = [m for m in metrics if m]  # where nothing was due, nothing was learned
+    names = [name for name in told[0] if name != "gradient_steps"] if told else []
     return {
-        (name if "/" in name else f"learn/{name}"): sum(m[name] for m in metrics) / len(metrics)
+        (name if "/" in name else f"learn/{name}"): sum(m[name] for m in told) / len(told)
         for name in names
     }

@@ -31,6 +31,7 @@ from shoal.folder import (
     write_config,
     write_json,
 )
+from shoal.replay.settings import size
 from shoal.trainer import Trainer
 
 _PACKAGES = ("numpy", "gymnasium", "jax", "torch", "ray")
@@ -296,11 +297,15 @@ def header(trainer: Trainer, folder: Path, default_stop: bool = False) -> str:
     ends += [f"{stop.env_steps:,} env steps"] if stop.env_steps is not None else []
     ends += [f"{stop.seconds:g} seconds"] if stop.seconds is not None else []
     default = " (the default: no --stop-... was given)" if default_stop else ""
+    memory = ""
+    if trainer.remembered:
+        rows = f"{config.replay.capacity:,} env steps"
+        memory = f"replay buffer of {rows}, {size(trainer.remembered)}\n"
     return (
         f"{config.system} on {config.env}: {type(config.algorithm).__name__} under "
         f"{config.plan.name}, learner {_learner(trainer)}, "
         f"{_workers(config)}, seed {config.seed}\n"
-        f"until {' or '.join(ends)}{default}; run folder {folder}"
+        f"{memory}until {' or '.join(ends)}{default}; run folder {folder}"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from dataclasses import fields as dataclass_fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,16 +11,21 @@ from typing import Any
 
 from shoal.algorithms.a2c import A2C
 from shoal.algorithms.appo import APPO
+from shoal.algorithms.ddpg import DDPG, TD3
+from shoal.algorithms.dqn import DQN
 from shoal.algorithms.pg import PG
 from shoal.algorithms.ppo import PPO
+from shoal.algorithms.sac import SAC
 from shoal.algorithms.vtrace import VTrace
-from shoal.config import Config, Linear, Rollout, load_file, merge, nearest, route
+from shoal.config import Config, Linear, Replay, Rollout, load_file, merge, nearest, route
 from shoal.envs import best_return
 from shoal.errors import ConfigError
 from shoal.plans.allreduce import Allreduce
 from shoal.plans.async_gradients import AsyncGradients
+from shoal.plans.async_replay import AsyncReplay
 from shoal.plans.async_samples import AsyncSamples
 from shoal.plans.parameter_server import ParameterServer
+from shoal.plans.sync_replay import SyncReplay
 from shoal.plans.sync_samples import SyncSamples
 
 
@@ -33,7 +38,12 @@ class System:
     plan: Any
     rollout: Rollout
     source: str
+    replay: Replay = field(default_factory=Replay)
 
+
+EIGHT = Rollout(envs_per_worker=8, fragment_length=16)
+FOUR = Rollout(envs_per_worker=4, fragment_length=8)
+BATCHES = Replay(batch_size=256, replay_ratio=256.0)  # a gradient step for each env step
 
 SYSTEMS = {
     row.name: row
@@ -87,9 +97,91 @@ SYSTEMS = {
             Rollout(envs_per_worker=8, fragment_length=128),
             "Petrenko et al. 2020 (arXiv:2006.11751)",
         ),
+        *(
+            System(name, algorithm, SyncReplay(), rollout, source, replay)
+            for name, algorithm, rollout, replay, source in (
+                ("dqn", DQN(), EIGHT, Replay(), "Mnih et al. 2015 (Nature 518)"),
+                (
+                    "double-dqn",
+                    DQN(double=True),
+                    EIGHT,
+                    Replay(),
+                    "van Hasselt et al. 2016 (arXiv:1509.06461)",
+                ),
+                (
+                    "dueling-dqn",
+                    DQN(dueling=True),
+                    EIGHT,
+                    Replay(),
+                    "Wang et al. 2016 (arXiv:1511.06581)",
+                ),
+                (
+                    "prioritized-dqn",
+                    DQN(double=True),
+                    EIGHT,
+                    Replay(alpha=0.6),
+                    "Schaul et al. 2016 (arXiv:1511.05952)",
+                ),
+                (
+                    "c51",
+                    DQN(atoms=51),
+                    EIGHT,
+                    Replay(),
+                    "Bellemare et al. 2017 (arXiv:1707.06887)",
+                ),
+                (
+                    "noisy-dqn",
+                    DQN(noisy=True),
+                    EIGHT,
+                    Replay(),
+                    "Fortunato et al. 2018 (arXiv:1706.10295)",
+                ),
+                (
+                    "rainbow",
+                    DQN(n_step=3, double=True, dueling=True, atoms=51, noisy=True),
+                    EIGHT,
+                    Replay(alpha=0.5),
+                    "Hessel et al. 2018 (arXiv:1710.02298)",
+                ),
+                ("ddpg", DDPG(), FOUR, BATCHES, "Lillicrap et al. 2016 (arXiv:1509.02971)"),
+                ("td3", TD3(), FOUR, BATCHES, "Fujimoto et al. 2018 (arXiv:1802.09477)"),
+                ("sac", SAC(), FOUR, BATCHES, "Haarnoja et al. 2018 (arXiv:1812.05905)"),
+            )
+        ),
+        System(
+            "ape-x",
+            DQN(n_step=3, double=True, dueling=True, ladder=7.0, epsilon=0.4),
+            AsyncReplay(),
+            Rollout(workers=2, envs_per_worker=8, fragment_length=16),
+            "Horgan et al. 2018 (arXiv:1803.00933)",
+            Replay(alpha=0.6),
+        ),
+        System(
+            "ape-x-dpg",
+            DDPG(n_step=5, noise=0.3),
+            AsyncReplay(),
+            Rollout(workers=2, envs_per_worker=4, fragment_length=16),
+            "Horgan et al. 2018 (arXiv:1803.00933)",
+            Replay(batch_size=256, replay_ratio=256.0, alpha=0.6),
+        ),
+        System(
+            "gorila",
+            DQN(rule="adagrad", lr=0.01),
+            ParameterServer(outlier_std=6.0),
+            Rollout(workers=2, envs_per_worker=8, fragment_length=1),
+            "Nair et al. 2015 (arXiv:1507.04296)",
+        ),
     )
 }
-PLANS = (SyncSamples, Allreduce, AsyncGradients, AsyncSamples, ParameterServer)
+PLANS = (
+    SyncSamples,
+    SyncReplay,
+    AsyncReplay,
+    Allreduce,
+    AsyncGradients,
+    AsyncSamples,
+    ParameterServer,
+)
 
 
 def system(name: str) -> System:
@@ -107,7 +199,7 @@ def system(name: str) -> System:
 def default_config(name: str, env: Any) -> Config:
     """The configuration of a system on an environment before anything is changed."""
     row = system(name)
-    return Config(name, env, row.algorithm, row.plan, row.rollout)
+    return Config(name, env, row.algorithm, row.plan, row.rollout, row.replay)
 
 
 def with_plan(config: Config, plan: Any) -> Config:
@@ -266,7 +358,9 @@ def refuse_impossible(config: Config) -> None:
 
 def matrix() -> list[tuple[str, str, str, str]]:
     """What runs under what: (algorithm, plan, system or "", why not or "") for each pair."""
-    named = {(type(row.algorithm), type(row.plan)): row.name for row in SYSTEMS.values()}
+    named: dict[tuple[type, type], str] = {}
+    for row in SYSTEMS.values():  # of systems that differ in switches only, the first
+        named.setdefault((type(row.algorithm), type(row.plan)), row.name)
     rows: list[tuple[str, str, str, str]] = []
     for algorithm in dict.fromkeys(type(row.algorithm) for row in SYSTEMS.values()):
         for plan in PLANS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,8 +21,11 @@ from shoal.learners.base import choose, create, threads
 from shoal.metrics import Recorder, Report
 from shoal.plans.base import Run, Update
 from shoal.policy import Policy, saved_config
+from shoal.replay.settings import fit, saved
 from shoal.spaces import Spaces
 from shoal.systems import configure
+
+log = logging.getLogger("shoal.trainer")
 
 PROBE_STEPS = 64  # random env steps per slot that give normalisation its first moments
 STOPS = {  # keywords of a trainer, and the settings that they stand for
@@ -80,7 +84,19 @@ class Trainer:
         algorithm = config.algorithm
         self.spaces, self.model = spaces, algorithm.model(spaces)
         self.run = Run(algorithm, np.random.default_rng([config.seed, 0]), config.stop.env_steps)
+        self.run.model, self.run.replay = self.model, config.replay
+        self.run.slots = config.rollout.envs_per_worker
+        self.remembered = 0  # bytes of what is remembered
+        if self.run.remembers:
+            slots = max(config.rollout.workers, 1) * config.rollout.envs_per_worker
+            stacks = self.fleet.map("get_stacks")[0]
+            n_step: int = getattr(algorithm, "n_step", 1)
+            layout = fit(config.replay, spaces, stacks, slots, n_step)
+            self.remembered = layout.nbytes(config.replay.capacity, slots)
+            if hasattr(config.plan, "memory"):
+                self.run.memory = config.plan.memory(self.run, self.model, stacks, slots)
         self.recorder = Recorder()
+        self._warned = set[str]()
         params = algorithm.init(self.model, self.run.rng)
         self.framework = choose(config.learner, self.model, algorithm.network, config.precision)
         rows = getattr(algorithm, "minibatch_size", 0) or (
@@ -109,7 +125,7 @@ class Trainer:
                 self.run.counters.agent_steps += sample.env_steps
                 self.run.counters.dropped_steps += sample.env_steps
             self.run.fragments += 1
-        self.learner.set_aux(self.run.normalisation())
+        self.learner.set_aux(self.run.aux())
         self._mark()
         updates: Generator[Update] = self.config.plan.run(self.fleet, self.learner, self.run)
         return updates
@@ -129,6 +145,7 @@ class Trainer:
                 self.recorder.abandon(perf_counter() - start)
                 raise
             self.recorder.add(update)
+            self._warn(update.metrics)
             self._mark()
             sampled = self.run.counters.env_steps - before
             if sampled >= REPORT_STEPS or self.stopped_by() is not None:
@@ -136,6 +153,13 @@ class Trainer:
         return self.recorder.report(
             self.run.counters, sampled, perf_counter() - start, self.fleet.health
         )
+
+    def _warn(self, metrics: Mapping[str, float]) -> None:
+        """Say once what an algorithm warns of; how often it happens is among the metrics."""
+        for name, text in getattr(self.config.algorithm, "warnings", {}).items():
+            if metrics.get(name, 0.0) > 0.0 and name not in self._warned:
+                self._warned.add(name)
+                log.warning("%s", text)
 
     def _mark(self) -> None:
         """Remember this moment between two updates, as the one to fall back to."""
@@ -192,7 +216,10 @@ class Trainer:
         After an interruption it is of the last whole update.
         """
         keep = self.config.checkpointing.keep if keep is None else keep
+        memory = self.run.memory
+        kept = memory is not None and saved(self.config.replay, memory)
         state = {
+            "replay": memory.get_state() if kept else {},
             "learner": self.learner.get_state(),
             "run": self.run.get_state(),
             "recorder": self.recorder.get_state(),
@@ -256,6 +283,10 @@ class Trainer:
         self.learner.set_state(state["learner"])
         self.run.set_state(state["run"])
         self.recorder.set_state(state["recorder"])
+        if state["replay"]:
+            self.run.memory.set_state(state["replay"])
+        else:  # what was remembered is gone: first as much is sampled anew
+            self.run.learning_from = None
         if len(state["workers"]) == self.fleet.size:
             self.fleet.restore(state["workers"])
         else:  # other workers, which have sampled nothing yet

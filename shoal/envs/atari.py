@@ -120,6 +120,8 @@ class Atari(NativeVector):
     def __init__(self, env: Any, *, id: str, seed: int | None = None, life_loss: bool) -> None:
         super().__init__(env, id=id, seed=seed)
         self._life_loss = life_loss
+        shape = self.spaces.leaves[0].shape
+        self.frame_stack = shape[0] if len(shape) == 3 else 1  # in colour, frames have three axes
         self._lives: NDArray = np.zeros(self.slots, np.int32)
 
     def reset(self, seed: int | None = None) -> Obs:

@@ -52,6 +52,7 @@ class VectorEnv(Protocol):
     id: str
     spaces: Spaces
     slots: int
+    frame_stack: int  # newest frames along the first axis of the one observation; 1: no stack
     reward_clip: float | None  # what rewards are usually clipped to for training; None: nothing
 
     @property

@@ -31,6 +31,7 @@ class NativeVector:
     Raises EnvError if the environment does not say its autoreset mode.
     """
 
+    frame_stack = 1
     reward_clip: float | None = None
 
     def __init__(self, env: Any, *, id: str, seed: int | None = None) -> None:

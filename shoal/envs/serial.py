@@ -44,6 +44,7 @@ class SerialEnv:
     Raises SpaceError for spaces that are not supported, EnvError if the copies differ.
     """
 
+    frame_stack = 1
     reward_clip: float | None = None
 
     def __init__(

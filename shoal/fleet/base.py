@@ -108,6 +108,17 @@ class Fleet(Protocol):
         moment, when its result was taken and the caller comes back for another.
         """
 
+    def poll(
+        self, verb: str, args: Callable[[int], tuple[Any, ...] | None], in_flight: int = 1
+    ) -> Iterator[tuple[int, Any] | None]:
+        """As ``stream``, but it never waits: None where no result has come.
+
+        ``args(member)`` are those of its next call; None where there is nothing to be done.
+        """
+
+    def wait(self) -> None:
+        """Wait until something has come, here or in a fleet spawned from this one; not for long."""
+
     def broadcast(self, weights: Mapping[str, ndarray], version: int) -> None:
         """Publish these weights and give them to every member."""
 

@@ -9,27 +9,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from shoal.config import Config
 from shoal.fleet.base import Parcel
 from shoal.fleet.collective import Broken, Reduce, open_store, own_address
-from shoal.fleet.shard import Piece, bounds
+from shoal.fleet.shard import Piece, slices, whole
 from shoal.fleet.worker import Sample, Worker
-from shoal.learners.base import choose, create, pack, unpack
+from shoal.learners.base import Packing, choose, create
 from shoal.ops.optimisers import global_norm
 from shoal.trajectory import Batch, ndarray
+
+if TYPE_CHECKING:
+    from shoal.fleet.bundle import Bundle
 
 
 @dataclass
 class Gradient:
     """What a worker found on one fragment of its own; ``sample`` is without its batch."""
 
-    values: Any  # {name: array}, or a Piece for each shard
+    values: Any  # {name: array}, or a Piece for each shard; None: there is none yet
     metrics: dict[str, float]
     sample: Sample
+    replayed: int = 0  # transitions that were drawn for it
 
 
 @dataclass
@@ -56,6 +60,11 @@ class LearningWorker(Worker):
         self._store: Any = None  # the meeting point of all ranks, if it is here
         self._reduce: Reduce | None = None
         self._batch: Batch = {}  # gathered, and not yet trained on
+        self._memory: Bundle | None = None
+        if "replay" in algorithm.needs:
+            from shoal.fleet.bundle import Bundle  # it compiles, which nobody else need wait for
+
+            self._memory = Bundle(config, self.model, self.get_stacks(), self.env.slots)
 
     def set_weights(self, weights: Mapping[str, ndarray], version: int) -> None:
         super().set_weights(weights, version)
@@ -63,10 +72,27 @@ class LearningWorker(Worker):
 
     def gradient(self, hyper: Mapping[str, float]) -> Gradient:
         """Sample a fragment, and differentiate the loss on it."""
+        if self._memory is not None:
+            return self._gradient_of(self._memory, hyper)
         sample = self.sample()
         start = perf_counter()
-        values, metrics = self.learner.gradients(sample.batch, hyper)
+        values, metrics, _ = self.learner.gradients(sample.batch, hyper)
         return Gradient(values, metrics, self._without_batch(sample, start))
+
+    def _gradient_of(self, memory: Bundle, hyper: Mapping[str, float]) -> Gradient:
+        """Sample a fragment if that is due, and differentiate the loss on what is remembered."""
+        sample = Sample({}, 0, 0, self.version, [], {}, {})
+        if not memory.due:
+            sample = self.sample()
+            memory.store(sample.batch)
+        start = perf_counter()
+        if not memory.due:
+            return Gradient(None, {}, self._without_batch(sample, start))
+        drawn, batch = memory.draw(self.rng, hyper.get("beta", 0.0))
+        values, metrics, rows = self.learner.gradients(batch, hyper)
+        memory.learned(drawn, rows)
+        count = len(drawn.rows)
+        return Gradient(values, metrics, self._without_batch(sample, start), count)
 
     def gradient_of(
         self,
@@ -80,18 +106,20 @@ class LearningWorker(Worker):
         It is clipped here, where all of it is at hand.
         """
         now = self.learner.get_state()
-        vector = np.concatenate([piece.vector.open() for piece in pieces])
-        weights = {**now["aux"], **normalisation, **unpack(vector, now["params"])}
+        packing = Packing(self.config.algorithm.optimiser, now["params"])
+        params = packing.unpack(whole([piece.vector.open() for piece in pieces]))
+        weights = {**now["aux"], **normalisation, **params}
         self.set_weights(weights, version)
         found = self.gradient(hyper)
+        if found.values is None:
+            return found
         clip_norm = self.config.algorithm.optimiser.clip_norm
         norm = float(global_norm(found.values))
-        gradient = pack({name: found.values[name] for name in now["params"]})
-        if clip_norm is not None:
-            gradient = gradient * np.float32(min(clip_norm / (norm + 1e-6), 1.0))
+        scale = np.float32(1.0 if clip_norm is None else min(clip_norm / (norm + 1e-6), 1.0))
+        gradient = packing.pack({name: x * scale for name, x in found.values.items()})
         found.values = [
-            replace(piece, vector=Parcel(gradient[begin:end]))
-            for piece, (begin, end) in zip(pieces, bounds(len(gradient), len(pieces)), strict=True)
+            replace(piece, vector=Parcel(own))
+            for piece, own in zip(pieces, slices(gradient, len(pieces)), strict=True)
         ]
         found.metrics["grad_norm"] = norm
         return found

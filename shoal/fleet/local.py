@@ -74,6 +74,19 @@ class LocalFleet:
             yield index, self._call(index, verb, args())
             index += 1
 
+    def poll(
+        self, verb: str, args: Callable[[int], tuple[Any, ...] | None], in_flight: int = 1
+    ) -> Iterator[tuple[int, Any] | None]:
+        index = 0
+        while self.size:
+            index %= self.size
+            given = args(index)
+            yield None if given is None else (index, self._call(index, verb, given))
+            index += 1
+
+    def wait(self) -> None:
+        """Calls are made when they are asked for: there is nothing to wait for."""
+
     def broadcast(self, weights: Mapping[str, ndarray], version: int) -> None:
         self.publish(weights, version)
         for index in range(self.size):

@@ -190,16 +190,28 @@ class RayFleet:
     def stream(
         self, verb: str, args: Callable[[], tuple[Any, ...]] = no_args, in_flight: int = 1
     ) -> Iterator[tuple[int, Any]]:
+        for found in self.poll(verb, lambda _: args(), in_flight):
+            if found is None:
+                self._poll()
+            else:
+                yield found
+
+    def poll(
+        self, verb: str, args: Callable[[int], tuple[Any, ...] | None], in_flight: int = 1
+    ) -> Iterator[tuple[int, Any] | None]:
         done: deque[tuple[int, Any]] = deque()
         waiting: dict[int, int] = {}
         try:
             while self._members:
                 for member in list(self._members.values()):
                     while member.ready and waiting.get(member.index, 0) < in_flight:
-                        self._submit(member, verb, args(), done)
+                        given = args(member.index)
+                        if given is None:
+                            break
+                        self._submit(member, verb, given, done)
                         waiting[member.index] = waiting.get(member.index, 0) + 1
                 if not done:
-                    self._poll()
+                    yield None
                     continue
                 index, result = done.popleft()
                 waiting[index] -= 1
@@ -208,6 +220,14 @@ class RayFleet:
                     yield index, result
         finally:
             self._forget(done)
+
+    def wait(self) -> None:
+        family = [self, *self._spawned]
+        calls = [ref for fleet in family for ref in fleet._calls]
+        if calls:
+            ray.wait(calls, num_returns=1, timeout=SLICE)
+        for fleet in family:
+            fleet._poll(0.0)
 
     def broadcast(self, weights: Mapping[str, ndarray], version: int) -> None:
         self.publish(weights, version)
@@ -345,11 +365,16 @@ class RayFleet:
         while not condition():
             self._poll()
 
-    def _poll(self) -> None:
+    def _poll(self, timeout: float = SLICE) -> None:
         """Take what has come, or wait a little for it; see after those who do not answer."""
         before = monotonic()
-        ready, rest = ray.wait(list(self._calls), num_returns=1, timeout=SLICE)
-        if ready and rest and monotonic() - before < AT_ONCE:
+        ready: list[Any] = []
+        rest = list(self._calls)
+        if rest and timeout:
+            ready, rest = ray.wait(rest, num_returns=1, timeout=timeout)
+        elif rest:
+            ready, rest = ray.wait(rest, num_returns=len(rest), timeout=0)
+        if timeout and ready and rest and monotonic() - before < AT_ONCE:
             more, _ = ray.wait(rest, num_returns=len(rest), timeout=0)
             ready += more
         for ref in ready:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
@@ -18,7 +18,9 @@ from shoal.algorithms.base import Model
 from shoal.config import Config
 from shoal.envs import Step, VectorEnv, make
 from shoal.errors import EnvError
+from shoal.fleet.base import Parcel
 from shoal.ops.moments import Moments
+from shoal.replay.layout import layout
 from shoal.spaces import Spaces
 from shoal.trajectory import Batch, Obs, Trajectory, ndarray
 
@@ -30,7 +32,7 @@ REWARD_CLIP = 10.0  # of scaled rewards, in standard deviations (PPO detail 31)
 class Sample:
     """One fragment, postprocessed, with what the run needs to know about it."""
 
-    batch: Batch
+    batch: Any  # a Batch, or a Parcel of one
     env_steps: int  # transitions sampled
     trained_steps: int  # of them, rows that the batch holds; the others were dropped
     version: int  # of the weights that acted
@@ -122,7 +124,14 @@ class Worker:
         self.model: Model = config.algorithm.model(self.env.spaces)
         self.weights: dict[str, ndarray] = {}
         self.version = 0
+        explores = getattr(config.algorithm, "slots_explore", None)
+        slots = self.env.slots
+        of_all = max(rollout.workers, 1) * slots
+        self._own: dict[str, ndarray] = {}  # what this worker explores with, whatever others do
+        if explores is not None:
+            self._own = explores(index * slots % of_all, slots, of_all)
         self.fragments = 0  # sampled so far
+        self._trained = frozenset[str]()
         self._before: dict[str, Any] | None = None  # state before the newest fragment
         self._restore: dict[str, Any] | None = None  # state to go back to before the next one
         self._start()
@@ -130,6 +139,11 @@ class Worker:
     def get_spaces(self) -> Spaces:
         """Of the environment, as it was made here."""
         return self.env.spaces
+
+    def get_stacks(self) -> dict[str, int]:
+        """Lengths of stacked frames, by leaf."""
+        stack = self.env.frame_stack
+        return {self.env.spaces.leaves[0].path: stack} if stack > 1 else {}
 
     def _start(self) -> None:
         """Fresh episodes in every slot."""
@@ -141,7 +155,7 @@ class Worker:
 
     def set_weights(self, weights: Mapping[str, ndarray], version: int) -> None:
         """Act with these from the next env step on."""
-        self.weights, self.version = dict(weights), version
+        self.weights, self.version = {**weights, **self._own}, version
 
     def sample(self, number: int | None = None) -> Sample:
         """Sample one fragment with the current weights and postprocess it.
@@ -171,6 +185,49 @@ class Worker:
         trained = int(np.count_nonzero(batch["mask"]))
         self._idle_since = perf_counter()
         return Sample(batch, env_steps, trained, self.version, episodes, moments, times)
+
+    def sample_apart(self) -> Sample:
+        """Sample one fragment, whose batch stays here until whoever is to have it fetches it.
+
+        Where transitions are drawn by priority, they get their first one here, by the weights that
+        sampled them (Horgan et al. 2018, arXiv:1803.00933, section 3).
+        """
+        sample = self.sample()
+        if self.config.replay.alpha:
+            sample.batch["priority"] = self.priorities(sample.batch)
+        return replace(sample, batch=Parcel(sample.batch))
+
+    def priorities(self, batch: Batch) -> ndarray:
+        """Of a fragment's transitions [T, B]: what the loss makes of them, targets being online.
+
+        The last ones of a fragment bootstrap earlier than after n steps.
+        """
+        from shoal.replay.buffer import Buffer  # it compiles, which nobody else need wait for
+
+        algorithm, model = self.config.algorithm, self.model
+        steps, slots = batch["reward"].shape
+        stacks = self.get_stacks()
+        most = max(stacks.values(), default=1) + 1  # rows that one env step can take
+        n_step, seen = getattr(algorithm, "n_step", 1), layout(self.env.spaces, stacks)
+        capacity = slots * ((steps + 2) * most)
+        buffer = Buffer(seen, slots, capacity, n_step=n_step, gamma=algorithm.gamma)
+        buffer.store(0, batch)
+        drawn = buffer.everything().batch
+        params = {name: self.weights[name] for name in self._parameters()}
+        noise = algorithm.draw(model, self.rng, 1, len(drawn["reward"]))
+        drawn["step"] = {name: x[0] for name, x in noise.items()}
+        aux = {**self.weights, **algorithm.targets(params)}
+        _, metrics = algorithm.loss(model, params, aux, drawn)
+        found = np.ones((slots, steps), np.float32)
+        found[batch["mask"].T] = metrics["rows/priority"]
+        return np.ascontiguousarray(found.T)
+
+    def _parameters(self) -> frozenset[str]:
+        """Names of what is trained, of all that a policy acts with."""
+        if not self._trained:
+            made = self.config.algorithm.init(self.model, np.random.default_rng(0))
+            self._trained = frozenset(made) - self.model.net.frozen
+        return self._trained
 
     def probe(self, env_steps: int) -> Sample:
         """Random actions, for the first moments of observations and returns; then fresh episodes.

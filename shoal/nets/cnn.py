@@ -1,4 +1,7 @@
-"""Image encoders: ``[N, C, H, W]``, uint8 or in [0, 1], to ``[N, size]`` features."""
+"""Image encoders: ``[N, C, H, W]``, uint8 or in [0, 1], to ``[N, size]`` features.
+
+``dense=False`` leaves out the fully connected layer at the end, for heads that have their own.
+"""
 
 from __future__ import annotations
 
@@ -20,29 +23,33 @@ def conv(name: str, size_in: int, size_out: int, kernel: int) -> Iterator[Param]
 class Nature:
     """Mnih et al. 2015 (Nature 518, Methods, "Model architecture"): three convolutions, fc 512."""
 
-    size = 512
+    features = 512
     least: ClassVar[int] = 36  # pixels a side that leave one after the last convolution
     _layers = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # channels, kernel, stride
 
-    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+    def __init__(self, name: str, shape: tuple[int, ...], dense: bool = True) -> None:
         self._channels, *sides = shape
         for _, kernel, stride in self._layers:
             sides = [(side - kernel) // stride + 1 for side in sides]
         self._flat = self._layers[-1][0] * math.prod(sides)
         self._convs = [(f"{name}/conv{i}", stride) for i, (_, _, stride) in enumerate(self._layers)]
-        self._fc = f"{name}/fc"
+        self._fc = f"{name}/fc" if dense else None
+        self.size = self.features if dense else self._flat
 
     def parameters(self) -> Iterator[Param]:
         size_in = self._channels
         for (name, _), (size_out, kernel, _) in zip(self._convs, self._layers, strict=True):
             yield from conv(name, size_in, size_out, kernel)
             size_in = size_out
-        yield from linear(self._fc, self._flat, self.size)
+        if self._fc is not None:
+            yield from linear(self._fc, self._flat, self.features)
 
     def __call__(self, xp: Any, params: Any, x: Array) -> Array:
         for name, stride in self._convs:
             x = relu(xp, conv2d(x, params[f"{name}/w"], params[f"{name}/b"], stride))
         x = xp.reshape(x, (x.shape[0], self._flat))
+        if self._fc is None:
+            return x
         return relu(xp, matmul(x, params[f"{self._fc}/w"]) + params[f"{self._fc}/b"])
 
 
@@ -53,12 +60,12 @@ class Impala:
     256. All convolutions are 3x3 and keep the sides.
     """
 
-    size = 256
+    features = 256
     least: ClassVar[int] = 5  # pixels a side that leave the last pooling something to halve
     _channels = (16, 32, 32)
     _blocks = 2
 
-    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+    def __init__(self, name: str, shape: tuple[int, ...], dense: bool = True) -> None:
         self._channels_in, *sides = shape
         for _ in self._channels:
             sides = [(side + 1) // 2 for side in sides]
@@ -70,7 +77,8 @@ class Impala:
             )
             for s in range(len(self._channels))
         ]
-        self._fc = f"{name}/fc"
+        self._fc = f"{name}/fc" if dense else None
+        self.size = self.features if dense else self._flat
 
     def parameters(self) -> Iterator[Param]:
         size_in = self._channels_in
@@ -80,7 +88,8 @@ class Impala:
                 yield from conv(first, size_out, size_out, 3)
                 yield from conv(second, size_out, size_out, 3)
             size_in = size_out
-        yield from linear(self._fc, self._flat, self.size)
+        if self._fc is not None:
+            yield from linear(self._fc, self._flat, self.features)
 
     def __call__(self, xp: Any, params: Any, x: Array) -> Array:
         def same(name: str, x: Array) -> Array:
@@ -91,6 +100,8 @@ class Impala:
             for first, second in blocks:
                 x = x + same(second, relu(xp, same(first, relu(xp, x))))
         x = relu(xp, xp.reshape(x, (x.shape[0], self._flat)))
+        if self._fc is None:
+            return x
         return relu(xp, matmul(x, params[f"{self._fc}/w"]) + params[f"{self._fc}/b"])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -64,6 +64,7 @@ class Head:
     size: int
     gain: float = 1.0  # of the last layer's orthogonal initial weights
     free: int = 0
+    own: bool = False  # the last hidden layer is not shared with other heads
 
 
 class Net(Protocol):
@@ -113,7 +114,7 @@ def build(network: Any, spaces: Spaces, heads: Mapping[str, Head]) -> Net:
         Exception: what the user's own code raises keeps its type.
     """
     if isinstance(network, Network):
-        return ArrayNet(network, spaces, heads)
+        return ArrayNet(network, spaces.leaves, heads)
     from shoal.nets.modules import adapt  # heavy frameworks stay behind this line
 
     return adapt(_find(network) if isinstance(network, str) else network, spaces, heads)
@@ -126,14 +127,26 @@ class Trunk:
     """Encodes the images, joins the vector to their features, and applies the hidden layers."""
 
     def __init__(
-        self, name: str, network: Network, images: Iterable[tuple[Image, Encoder]], vector: int
+        self,
+        name: str,
+        network: Network,
+        images: Iterable[tuple[Image, Encoder]],
+        vector: int,
+        whole: bool = True,
     ) -> None:
         self.name = name
+        dense = whole or vector > 0
         self.encoders: list[tuple[str, Nature | Impala]] = [
-            (image.path, encoder(f"{name}/{image.path}", image.shape)) for image, encoder in images
+            (image.path, encoder(f"{name}/{image.path}", image.shape, dense))
+            for image, encoder in images
         ]
         size = sum(encoder.size for _, encoder in self.encoders) + vector
-        self.mlp = MLP(name, size, network.hidden if vector else (), network.activation)
+        hidden = network.hidden if vector else ()
+        self.mlp = MLP(name, size, hidden if whole else hidden[:-1], network.activation)
+        # What is left for each head: the last of the hidden layers, or the encoders' own.
+        last = sum(encoder.features for _, encoder in self.encoders)
+        self.left = () if whole else hidden[-1:] if vector else (last,)
+        self.activation = network.activation if vector else "relu"
 
     def parameters(self) -> Iterator[Param]:
         for _, encoder in self.encoders:
@@ -151,32 +164,46 @@ class Trunk:
 class ArrayNet:
     """A built-in network; see `Net`. Runs unchanged on NumPy, JAX and PyTorch.
 
-    Parameters of a shared trunk are named ``"trunk/..."``, of separate ones after their head;
+    Parameters of a shared trunk are named ``"<trunk>/..."``, of separate ones after their head;
     ``"<head>/out/w"`` and ``"/b"`` are the last layer. Weights are ``[in, out]``.
     """
 
     framework = None
     frozen: frozenset[str] = frozenset()
 
-    def __init__(self, network: Network, spaces: Spaces, heads: Mapping[str, Head]) -> None:
-        encoders = {leaf.path: _encoder(network, leaf) for leaf in spaces.leaves}
+    def __init__(
+        self,
+        network: Network,
+        leaves: Sequence[Leaf],
+        heads: Mapping[str, Head],
+        trunk: str = "trunk",
+    ) -> None:
+        encoders = {leaf.path: _encoder(network, leaf) for leaf in leaves}
         found = [encoder for encoder in encoders.values() if encoder]
         if network.encoder in ENCODERS and not found:
-            raise _no_image(network, spaces)
-        self._leaves = [(leaf.path, leaf.shape) for leaf in spaces.leaves]
+            raise _no_image(network, leaves)
+        self._leaves = [(leaf.path, leaf.shape) for leaf in leaves]
         self._path, shape = self._leaves[0]
         self._ndim = 1 + len(shape)
-        self._vectors = [vector(leaf) for leaf in spaces.leaves if not encoders[leaf.path]]
-        self._single = len(spaces.leaves) == len(self._vectors) == 1
-        self._images = [Image(leaf) for leaf in spaces.leaves if encoders[leaf.path]]
-        self.shared = shared = bool(found) if network.shared is None else network.shared
+        self._vectors = [vector(leaf) for leaf in leaves if not encoders[leaf.path]]
+        self._single = len(leaves) == len(self._vectors) == 1
+        self._images = [Image(leaf) for leaf in leaves if encoders[leaf.path]]
+        divided = any(head.own for head in heads.values())
+        self.shared = shared = (
+            (bool(found) or divided) if network.shared is None else network.shared
+        )
         size = sum(part.size for part in self._vectors)
         pairs = list(zip(self._images, found, strict=True))
-        names = ["trunk"] if shared else list(heads)
-        trunks = {name: Trunk(name, network, pairs, size) for name in names}
+        names = [trunk] if shared else list(heads)
+        own = shared and any(head.own for head in heads.values())
+        trunks = {name: Trunk(name, network, pairs, size, not own) for name in names}
+        self._private = {
+            name: MLP(name, trunks[trunk].mlp.size, trunks[trunk].left, trunks[trunk].activation)
+            for name in (heads if own else ())
+        }
         self._heads = {
             name: (
-                trunks["trunk" if shared else name],
+                trunks[trunk if shared else name],
                 f"{name}/out/w",
                 f"{name}/out/b",
                 f"{name}/free" if head.free else None,
@@ -185,8 +212,10 @@ class ArrayNet:
         }
         self._parameters = [p for trunk in trunks.values() for p in trunk.parameters()]
         for name, head in heads.items():
-            trunk = self._heads[name][0]
-            self._parameters += linear(f"{name}/out", trunk.mlp.size, head.size, head.gain)
+            behind = self._private.get(name, self._heads[name][0].mlp)
+            if own:
+                self._parameters += behind.parameters()
+            self._parameters += linear(f"{name}/out", behind.size, head.size, head.gain)
             if head.free:
                 self._parameters.append(Param(f"{name}/free", (head.free,), None))
 
@@ -214,6 +243,8 @@ class ArrayNet:
             x = features.get(trunk.name)
             if x is None:
                 x = features[trunk.name] = trunk(xp, params, images, joined)
+            if self._private:
+                x = self._private[head](xp, params, x)
             out = x @ params[w] + params[b]
             if out.dtype != params[w].dtype:  # products may be in bfloat16, what comes after never
                 out = xp.astype(out, params[w].dtype)
@@ -273,8 +304,8 @@ def _encoder(network: Network, leaf: Leaf) -> Encoder | None:
     return ENCODERS[network.encoder]
 
 
-def _no_image(network: Network, spaces: Spaces) -> NetworkError:
-    leaves = ", ".join(f"{leaf.path!r} {leaf.dtype} {list(leaf.shape)}" for leaf in spaces.leaves)
+def _no_image(network: Network, found: Sequence[Leaf]) -> NetworkError:
+    leaves = ", ".join(f"{leaf.path!r} {leaf.dtype} {list(leaf.shape)}" for leaf in found)
     return NetworkError(
         f'encoder="{network.encoder}" needs an image, a uint8 Box of three axes, but the '
         f"observation has only {leaves}",

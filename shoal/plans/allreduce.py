@@ -14,7 +14,7 @@ from typing import Any, Literal
 from shoal.fleet.base import Fleet
 from shoal.fleet.collective import Broken
 from shoal.learners.base import Learner
-from shoal.plans.base import Clock, Run, Update, Work, metrics_of, work
+from shoal.plans.base import Clock, Run, Update, Work, metrics_of, replays, work
 
 ATTEMPTS = 3  # at an update, or a meeting, that fail in a row though no rank died
 
@@ -29,8 +29,8 @@ class Allreduce:
     learns_on_workers = True
 
     def refuses(self, algorithm: type) -> str | None:
-        """Nothing: each rank trains on what the weights that all share have sampled."""
-        return None
+        """Whatever is to remember: each rank trains on what the shared weights have sampled."""
+        return replays(algorithm)
 
     def run(self, fleet: Fleet, learner: Learner, run: Run) -> Generator[Update]:
         return allreduce(fleet, learner, run)

@@ -46,6 +46,7 @@ def async_gradients(
     gradient led to.
     """
     run.abandon()
+    learner.set_aux(run.aux())
     fleet.broadcast(learner.weights(), learner.version)
     done: list[Work] = []
     episodes: list[tuple[float, int]] = []
@@ -58,14 +59,19 @@ def async_gradients(
         clock.waited(done[-1:], fleet.concurrency)
         run.take(sample)
         episodes += sample.episodes
-        if not fresh:
+        if not fresh and not run.remembers:
             run.drop(sample)
+        elif not fresh or gradient.values is None:
+            run.trained([sample], learner.gradient_steps)  # remembered; nothing is learned yet
+            learner.set_aux(run.aux())
+            fleet.publish(learner.weights(), learner.version)
         else:
             hyper = run.hyper()
             norm = learner.apply(gradient.values, hyper)
             clock("learn")
             run.trained([sample], learner.gradient_steps)
-            learner.set_aux(run.normalisation())
+            run.counters.replayed_steps += gradient.replayed
+            learner.set_aux(run.aux())
             fleet.publish(learner.weights(), learner.version)
             clock("broadcast")
             metrics = {**gradient.metrics, "grad_norm": norm}

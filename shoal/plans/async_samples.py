@@ -14,7 +14,7 @@ from shoal.config import check, is_whole
 from shoal.fleet.base import Fleet
 from shoal.fleet.worker import Sample
 from shoal.learners.base import Learner
-from shoal.plans.base import Clock, Run, Update, Work, metrics_of, needs, work
+from shoal.plans.base import Clock, Run, Update, Work, metrics_of, needs, replays, work
 from shoal.trajectory import concatenate
 
 
@@ -39,7 +39,7 @@ class AsyncSamples:
         """Whatever takes its samples for the current policy's."""
         if "on-policy" in needs(algorithm):
             return "it trains on what older weights sampled, and this algorithm does not correct it"
-        return None
+        return replays(algorithm)
 
     def run(self, fleet: Fleet, learner: Learner, run: Run) -> Generator[Update]:
         return async_samples(fleet, learner, run, self)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from shoal.algorithms.base import Algorithm
+from shoal.config import Replay, at
 from shoal.fleet.base import Fleet
 from shoal.fleet.worker import Sample
 from shoal.learners.base import Learner
@@ -23,10 +24,12 @@ class Counters:
 
     env_steps: int = 0  # sampled
     agent_steps: int = 0  # the same, times the agents that acted in each
-    trained_steps: int = 0
+    trained_steps: int = 0  # of plans that replay: remembered, to be trained on again and again
     dropped_steps: int = 0
     gradient_steps: int = 0
     episodes: int = 0
+    replayed_steps: int = 0  # transitions of all gradient steps, in plans that replay
+    lost_steps: int = 0  # remembered ones that died with a shard of the memory
 
 
 @dataclass
@@ -39,11 +42,39 @@ class Run:
     counters: Counters = field(default_factory=Counters)
     moments: dict[str, Moments] = field(default_factory=dict)
     fragments: int = 0  # that each worker has sampled, in the plans that wait for all of them
+    model: Any = None  # the algorithm's
+    slots: int = 1  # environments of each worker
+    replay: Replay = field(default_factory=Replay)  # what is remembered, in plans that replay
+    memory: Any = None  # a replay buffer, in plans that replay
+    learning_from: float | None = None  # env steps in it from which on the replay ratio counts
+
+    @property
+    def progress(self) -> float:
+        """Of the whole run, in [0, 1]; 0 where its length is not known."""
+        total = self.total_env_steps
+        return min(self.counters.env_steps / total, 1.0) if total else 0.0
 
     def hyper(self) -> dict[str, float]:
-        """The algorithm's annealed hyperparameters, now."""
-        total = self.total_env_steps
-        return self.algorithm.hyper(min(self.counters.env_steps / total, 1.0) if total else 0.0)
+        """The algorithm's annealed hyperparameters, now; and replay's."""
+        hyper = self.algorithm.hyper(self.progress)
+        if self.remembers and self.replay.alpha:
+            hyper["beta"] = at(self.replay.beta, self.progress)
+        return hyper
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it learns from what is remembered."""
+        return "replay" in needs(type(self.algorithm))
+
+    def aux(self) -> dict[str, ndarray]:
+        """What policies act with besides the parameters, now."""
+        return self.normalisation() | self.exploration()
+
+    def exploration(self) -> dict[str, ndarray]:
+        """What the policy explores with, now."""
+        explore = getattr(self.algorithm, "exploration", None)
+        found: dict[str, ndarray] = explore(self.counters.env_steps) if explore else {}
+        return found
 
     def observe(self, moments: dict[str, Moments]) -> None:
         """Merge what a worker saw into the run's moments; exact, whatever the order."""
@@ -88,6 +119,7 @@ class Run:
             "rng": self.rng.bit_generator.state,
             "counters": asdict(self.counters),
             "fragments": self.fragments,
+            "learning_from": self.learning_from,
             "moments": {name: m.arrays() for name, m in self.moments.items()},
         }
 
@@ -95,6 +127,7 @@ class Run:
         self.rng.bit_generator.state = state["rng"]
         self.counters = Counters(**state["counters"])
         self.fragments = state["fragments"]
+        self.learning_from = state["learning_from"]
         self.moments = {name: Moments.from_arrays(m) for name, m in state["moments"].items()}
 
 
@@ -179,6 +212,13 @@ class Plan(Protocol):
 
     def run(self, fleet: Fleet, learner: Learner, run: Run) -> Generator[Update]:
         """Yield an ``Update`` after every update of the weights, without an end."""
+
+
+def replays(algorithm: type) -> str | None:
+    """Why a plan of trajectories cannot run an algorithm that learns from transitions."""
+    if "replay" in needs(algorithm):
+        return "it learns from transitions drawn again and again, and this plan remembers none"
+    return None
 
 
 def needs(algorithm: type) -> frozenset[str]:

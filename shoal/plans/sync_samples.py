@@ -12,7 +12,7 @@ from typing import Literal
 
 from shoal.fleet.base import Fleet
 from shoal.learners.base import Learner
-from shoal.plans.base import Clock, Run, Update, metrics_of, work
+from shoal.plans.base import Clock, Run, Update, metrics_of, replays, work
 from shoal.trajectory import concatenate
 
 
@@ -26,8 +26,8 @@ class SyncSamples:
     learns_on_workers = False
 
     def refuses(self, algorithm: type) -> str | None:
-        """Nothing: samples of the current policy serve every algorithm that learns from samples."""
-        return None
+        """Whatever is to remember: samples of the current policy serve all others."""
+        return replays(algorithm)
 
     def run(self, fleet: Fleet, learner: Learner, run: Run) -> Generator[Update]:
         return sync_samples(fleet, learner, run)

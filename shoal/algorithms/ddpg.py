@@ -1,0 +1,232 @@
+"""Deterministic policies and critics of actions.
+
+DDPG (Lillicrap et al. 2016, arXiv:1509.02971), and TD3 (Fujimoto et al. 2018, arXiv:1802.09477),
+which is DDPG with three changes, each a field here: two critics of which the lower counts, noise on
+the target's action, and a policy that moves less often.
+
+Policy and critics take their gradient step together, from the parameters before it: one loss, one
+step, under every plan. (The authors' code moves the policy after the critics, which differs by one
+step of the critics in what the policy sees.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from shoal.algorithms.actor_critic import masked_mean
+from shoal.algorithms.base import Batch, Metrics, Model, Params, State
+from shoal.algorithms.off_policy import FLOOR, OffPolicy, Pair, copies, follow, targets_of
+from shoal.config import Schedule, at, check, is_number, is_whole
+from shoal.errors import SpaceError
+from shoal.nets import Head, Network, build
+from shoal.nets.network import ArrayNet
+from shoal.ops.exploration import Deterministic, RandomFirst
+from shoal.ops.kernels import Array, namespace, ndarray, stop_gradient
+from shoal.ops.optimisers import Group, Optimiser
+from shoal.spaces import Leaf, Spaces
+
+ACTION = "action"  # the critics' leaf that is no observation
+POLICY = "trunk/", "pi/", "module/"  # what names of the policy's parameters begin with
+
+
+class Critics(OffPolicy):
+    """What DDPG, TD3 and SAC share."""
+
+    lr: Schedule
+    gamma: float
+    critics: int
+    tau: float
+    target_every: int
+    random_steps: int
+    max_grad_norm: float | None
+    network: Any
+    critic: Network | None
+
+    def _check(self) -> None:
+        check(0 <= self.gamma <= 1, "gamma", self.gamma, "between 0 and 1")
+        for name, least in (("critics", 1), ("target_every", 1), ("random_steps", 0)):
+            value = getattr(self, name)
+            check(is_whole(value, least), name, value, f"a whole number >= {least}")
+        check(is_number(self.tau) and 0 < self.tau <= 1, "tau", self.tau, "above 0, at most 1")
+        norm = self.max_grad_norm
+        check(norm is None or norm > 0, "max_grad_norm", norm, "above 0, or none")
+
+    def pair(self, spaces: Spaces, policy: Head, size: int, of_actions: bool) -> Pair:
+        """A policy of that head, and critics with ``size`` outputs each, of actions or of none."""
+        settings = self.critic or self.network
+        if not isinstance(settings, Network):
+            settings = Network(hidden=(256, 256), activation="relu")
+        leaves = [*spaces.leaves]
+        if of_actions:
+            if any(leaf.path == ACTION for leaf in leaves):
+                raise SpaceError(
+                    f"an observation is called {ACTION!r}, as the critics' input is",
+                    f"observation, {ACTION!r}",
+                    "rename the key",
+                )
+            leaves.append(Leaf(ACTION, "box", (spaces.action_dim,), np.dtype(np.float32)))
+        heads = {f"q{i}": Head(size) for i in range(self.critics)}
+        critic = ArrayNet(settings, leaves, heads, trunk="critic")
+        return Pair(build(self.network, spaces, {"pi": policy}), critic)
+
+    def q(self, model: Model, params: Params, obs: Mapping[str, Array]) -> tuple[Array, ...]:
+        """What each critic says: [N, size]."""
+        heads = tuple(f"q{i}" for i in range(self.critics))
+        found: tuple[Array, ...] = model.net.critic(params, obs, heads)  # type: ignore[attr-defined]
+        return found
+
+    def exploration(self, env_steps: int) -> dict[str, ndarray]:
+        """What ``act`` finds among its parameters after so many env steps of the run."""
+        return {"explore/random": np.asarray(env_steps < self.random_steps)}
+
+    def after_step(self, params: Params, targets: Params, step: Array) -> Params:
+        """The target networks after the run's gradient step of that number, from 1 on."""
+        return follow(params, targets, step % self.target_every == 0, self.tau)
+
+    def hyper(self, progress: float) -> dict[str, float]:
+        return {"lr": at(self.lr, progress)}
+
+    def judged(
+        self, batch: Batch, values: tuple[Array, ...], target: Array
+    ) -> tuple[Array, Array, Metrics]:
+        """Of critics' values [N] and their target [N]: loss, priority of each row, metrics."""
+        td = [value - target for value in values]
+        weight, mask = batch["weight"], batch["mask"]
+        loss = sum(masked_mean(weight * error * error, mask) for error in td)
+        size = sum(namespace(error).abs(error) for error in td) / len(td)
+        metrics = {"critic_loss": loss, "q_mean": masked_mean(values[0], mask)}
+        return loss, stop_gradient(size) + FLOOR, metrics
+
+
+def lowest(values: tuple[Array, ...]) -> Array:
+    """Of several critics' values the lowest, entry by entry."""
+    low = values[0]
+    for value in values[1:]:
+        low = namespace(low).minimum(low, value)
+    return low
+
+
+def held(params: Params, names: tuple[str, ...]) -> Params:
+    """Parameters, some of which no gradient reaches."""
+    return {**params, **{name: stop_gradient(params[name]) for name in names}}
+
+
+@dataclass(frozen=True)
+class DDPG(Critics):
+    """Hyperparameters; defaults are TD3's code's where both have them."""
+
+    lr: Schedule = 1e-3  # Adam's step size
+    policy_rate: float = 1.0  # times lr: the policy's (DDPG's paper: 0.1)
+    gamma: float = 0.99  # discount per env step
+    n_step: int = 1  # env steps before the bootstrap (Ape-X: 5)
+    critics: int = 1  # the lowest counts
+    policy_every: int = 1  # gradient steps of which the policy takes one
+    target_noise: float = 0.0  # of the target's action, in halves of the action's range
+    target_clip: float = 0.5  # bound of that noise
+    target_every: int = 1  # gradient steps between two moves of the target networks
+    tau: float = 0.005  # share of the way that they move
+    noise: float = 0.1  # added to actions to explore, in halves of their range
+    random_steps: int = 1_000  # env steps of random actions at the beginning of a run
+    max_grad_norm: float | None = None  # over all parameters together
+    network: Any = field(default_factory=lambda: Network(hidden=(256, 256), activation="relu"))
+    critic: Network | None = None  # the critics' network; none: as the policy's
+
+    def __post_init__(self) -> None:
+        self._check()
+        for name in ("n_step", "policy_every"):
+            value = getattr(self, name)
+            check(is_whole(value, 1), name, value, "a whole number >= 1")
+        for name in ("noise", "target_noise", "target_clip"):
+            value = getattr(self, name)
+            check(is_number(value) and value >= 0, name, value, "a number >= 0")
+        rate = self.policy_rate
+        check(is_number(rate) and rate > 0, "policy_rate", rate, "above 0")
+
+    def model(self, spaces: Spaces) -> Model:
+        """Raises SpaceError where actions are not floats."""
+        if spaces.action_kind != "box":
+            raise SpaceError(
+                f"{type(self).__name__} needs actions that are floats",
+                f"action space: {spaces.action_kind}",
+                "take a system for choices: dqn, rainbow, sac or ppo",
+            )
+        dim = spaces.action_dim
+        net = self.pair(spaces, Head(dim, gain=0.01), 1, of_actions=True)
+        return Model(spaces, net, RandomFirst(Deterministic(dim), dim))
+
+    def init(self, model: Model, rng: np.random.Generator) -> dict[str, ndarray]:
+        return model.net.init(rng)
+
+    def act(
+        self, model: Model, params: Params, obs: Mapping[str, Array], state: State, noise: Any
+    ) -> tuple[Array, dict[str, Array], State]:
+        """The policy's action; with noise, explored around."""
+        (out,) = model.net(params, obs, ("pi",))
+        dist = model.dist.dist
+        if noise is None:
+            return dist.mode(out), {}, state
+        normal, uniform = model.dist.split(noise)
+        action = dist.sample(out, self.noise * normal)
+        action = namespace(out).where(params["explore/random"], uniform, action)
+        return action, {}, state
+
+    def draw(
+        self, model: Model, rng: np.random.Generator, steps: int, size: int
+    ) -> dict[str, ndarray]:
+        """Noise of the targets' actions, of so many gradient steps on ``size`` rows each."""
+        if not self.target_noise:
+            return {}
+        shape = steps, size, model.spaces.action_dim
+        return {"noise": rng.standard_normal(shape, np.float32)}
+
+    def targets(self, params: Mapping[str, ndarray]) -> dict[str, ndarray]:
+        return copies(params, params)
+
+    def loss(
+        self, model: Model, params: Params, aux: Params, batch: Batch
+    ) -> tuple[Array, Metrics]:
+        """Squared TD errors, weighted, and what the first critic thinks of the policy's actions."""
+        online, target = {**aux, **params}, targets_of(aux, params)
+        obs, following = batch["obs"], batch["next_obs"]
+        dist, xp = model.dist.dist, namespace(batch["reward"])
+        (out,) = model.net(target, following, ("pi",))
+        then = dist.mode(out)
+        if self.target_noise:
+            noise = self.target_noise * batch["step"]["noise"]
+            then = xp.clip(then + xp.clip(noise, -self.target_clip, self.target_clip), -1.0, 1.0)
+        next_q = lowest(self.q(model, target, {**following, ACTION: then}))[..., 0]
+        y = stop_gradient(batch["reward"] + batch["discount"] * next_q)
+        values = self.q(model, online, {**obs, ACTION: batch["action"]})
+        loss, priority, metrics = self.judged(batch, tuple(q[..., 0] for q in values), y)
+
+        (out,) = model.net(online, obs, ("pi",))
+        still = held(online, model.net.critic_names)  # type: ignore[attr-defined]
+        judged = self.q(model, still, {**obs, ACTION: dist.mode(out)})[0][..., 0]
+        policy_loss = -masked_mean(judged, batch["mask"])
+        return loss + policy_loss, {
+            **metrics,
+            "policy_loss": policy_loss,
+            "rows/priority": priority,
+        }
+
+    @property
+    def optimiser(self) -> Optimiser:
+        groups: tuple[Group, ...] = ()
+        if self.policy_rate != 1.0 or self.policy_every != 1:
+            groups = (Group("policy", POLICY, self.policy_rate, self.policy_every),)
+        return Optimiser("adam", clip_norm=self.max_grad_norm, groups=groups)
+
+
+@dataclass(frozen=True)
+class TD3(DDPG):
+    """DDPG's hyperparameters, with TD3's changes to it switched on (its paper, section 5)."""
+
+    lr: Schedule = 3e-4  # Adam's step size
+    critics: int = 2  # the lowest counts
+    policy_every: int = 2  # gradient steps of which the policy takes one
+    target_noise: float = 0.2  # of the target's action, in halves of the action's range
+    target_every: int = 2  # gradient steps between two moves of the target networks

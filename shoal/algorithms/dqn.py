@@ -1,0 +1,243 @@
+"""Deep Q-learning and what was added to it, each as a switch.
+
+DQN (Mnih et al. 2015, Nature 518), double (van Hasselt et al. 2016, arXiv:1509.06461), dueling
+(Wang et al. 2016, arXiv:1511.06581), n-step, distributional (C51: Bellemare et al. 2017,
+arXiv:1707.06887) and noisy (Fortunato et al. 2018, arXiv:1706.10295). All of them together, with
+prioritised replay (Schaul et al. 2016, arXiv:1511.05952), are Rainbow (Hessel et al. 2018,
+arXiv:1710.02298); all off is DQN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+
+from shoal.algorithms import noisy
+from shoal.algorithms.actor_critic import masked_mean
+from shoal.algorithms.base import Batch, Metrics, Model, Params, State
+from shoal.algorithms.off_policy import FLOOR, OffPolicy, copies, follow, targets_of
+from shoal.config import Schedule, at, check, is_number, is_whole
+from shoal.errors import SpaceError
+from shoal.nets import Head, Network, build
+from shoal.ops.exploration import EpsilonGreedy
+from shoal.ops.kernels import Array, constant, namespace, ndarray, stop_gradient
+from shoal.ops.optimisers import Optimiser
+from shoal.ops.q_learning import allowed, dueling, huber, log_softmax, pick, project
+from shoal.spaces import Spaces
+
+
+@dataclass(frozen=True)
+class DQN(OffPolicy):
+    """Hyperparameters; defaults are for small problems, the papers' stand in the systems' rows."""
+
+    lr: Schedule = 5e-4  # step size
+    gamma: float = 0.99  # discount per env step
+    n_step: int = 1  # env steps before the bootstrap (Rainbow: 3)
+    double: bool = False  # the online network chooses the next action, the target one values it
+    dueling: bool = False  # value and advantages apart, each with a last hidden layer of its own
+    atoms: int = 1  # of the distribution of returns; 1: their mean alone (C51: 51)
+    v_min: float = -10.0  # return of the first atom
+    v_max: float = 10.0  # and of the last one
+    noisy: bool = False  # noise in the weights instead of epsilon
+    sigma: float = 0.5  # of that noise, at the beginning (Rainbow, Table 1)
+    epsilon_start: float = 1.0  # probability of a random action in the first env step
+    epsilon: float = 0.05  # and after epsilon_steps
+    epsilon_steps: int = 10_000  # env steps
+    ladder: float | None = None  # an epsilon for each environment, constant: epsilon^(1 + ladder i)
+    target_every: int = 500  # gradient steps between two copies to the target network
+    max_grad_norm: float | None = 10.0  # over all parameters together (dueling paper, section 4.2)
+    rule: Literal["adam", "adagrad", "rmsprop"] = "adam"  # the optimiser's
+    eps: float = 1e-8  # and its epsilon
+    network: Any = field(default_factory=lambda: Network(hidden=(120, 84), activation="relu"))
+
+    def __post_init__(self) -> None:
+        check(0 <= self.gamma <= 1, "gamma", self.gamma, "between 0 and 1")
+        for name in ("n_step", "atoms", "target_every", "epsilon_steps"):
+            value = getattr(self, name)
+            check(is_whole(value, 1), name, value, "a whole number >= 1")
+        for name in ("epsilon_start", "epsilon"):
+            value = getattr(self, name)
+            check(is_number(value) and 0 <= value <= 1, name, value, "between 0 and 1")
+        check(self.v_min < self.v_max, "v_max", self.v_max, f"above v_min, {self.v_min}")
+        norm = self.max_grad_norm
+        check(norm is None or norm > 0, "max_grad_norm", norm, "above 0, or none")
+
+    # -------------------------------------------------------------- the network
+
+    def model(self, spaces: Spaces) -> Model:
+        """Raises SpaceError where actions are not one choice of several."""
+        if spaces.action_kind != "discrete":
+            raise SpaceError(
+                "DQN values each of a number of actions, and this action space has no such number",
+                f"action space: {spaces.action_kind}",
+                "take a system for continuous actions: sac, td3, ddpg or ppo",
+            )
+        n = spaces.action_n[0]
+        heads = {"q": Head(n * self.atoms)}
+        if self.dueling:
+            heads = {"a": Head(n * self.atoms, own=True), "v": Head(self.atoms, own=True)}
+        net = build(self.network, spaces, heads)
+        width = noisy.width(noisy.layers(net.shapes())) if self.noisy else 0
+        return Model(spaces, net, EpsilonGreedy(n, width))
+
+    def init(self, model: Model, rng: np.random.Generator) -> dict[str, ndarray]:
+        params = model.net.init(rng)
+        if not self.noisy:
+            return params
+        return noisy.init(noisy.layers(model.net.shapes()), params, rng, self.sigma)
+
+    def values(
+        self, model: Model, params: Params, obs: Mapping[str, Array], noise: Array | None = None
+    ) -> Array:
+        """Of every action, [..., actions, atoms]: its value, or logits of its return's atoms."""
+        if self.noisy and noise is not None:
+            net: Any = model.net  # hashable, as whatever is compared by identity
+            params = noisy.perturbed(_layers(net), params, noise)
+        if self.dueling:
+            a, v = model.net(params, obs, ("a", "v"))
+            return dueling(self._atomic(v, 1), self._atomic(a, model.dist.n))
+        (q,) = model.net(params, obs, ("q",))
+        return self._atomic(q, model.dist.n)
+
+    def _atomic(self, out: Array, n: int) -> Array:
+        return namespace(out).reshape(out, (*out.shape[:-1], n, self.atoms))
+
+    def q(self, values: Array) -> Array:
+        """Mean return of every action, [..., actions], from ``values``."""
+        if self.atoms == 1:
+            return values[..., 0]
+        xp = namespace(values)
+        return xp.sum(xp.exp(log_softmax(values)) * self.z(values), axis=-1)
+
+    def z(self, like: Array) -> Array:
+        """Returns of the atoms, [atoms]."""
+        return constant(np.linspace(self.v_min, self.v_max, self.atoms, dtype=np.float32), like)
+
+    # -------------------------------------------------------------- acting
+
+    def act(
+        self, model: Model, params: Params, obs: Mapping[str, Array], state: State, noise: Any
+    ) -> tuple[Array, dict[str, Array], State]:
+        """The best action; with noise, exploring: by epsilon, or by the noise in the weights.
+
+        All rows of a call see the same weights, so of a noisy network's noise the first row's
+        serves all.
+        """
+        mask = obs.get("action_mask")
+        own = None
+        if noise is not None and self.noisy:
+            own = namespace(noise).reshape(noise, (-1, noise.shape[-1]))[0, 2:]
+        q = self.q(self.values(model, params, obs, own))
+        if noise is None or self.noisy:
+            return model.dist.mode(q, mask), {}, state
+        epsilon = params.get("explore/epsilon", self.epsilon)
+        return model.dist.choose(q, noise, epsilon, mask), {}, state
+
+    def exploration(self, env_steps: int) -> dict[str, ndarray]:
+        """What ``act`` finds among its parameters after so many env steps of the run."""
+        done = min(env_steps / self.epsilon_steps, 1.0)
+        epsilon = self.epsilon_start * (1.0 - done) + self.epsilon * done
+        return {"explore/epsilon": np.asarray(epsilon, np.float32)}
+
+    def slots_explore(self, first: int, count: int, total: int) -> dict[str, ndarray]:
+        """Of ``total`` environments' epsilons, those of ``count``: a ladder, where there is one.
+
+        epsilon_i = epsilon^(1 + ladder i / (total - 1)) (Horgan et al. 2018, arXiv:1803.00933,
+        section 4.1, for workers of one environment each).
+        """
+        if self.ladder is None:
+            return {}
+        i = np.arange(first, first + count) / max(total - 1, 1)
+        return {"explore/epsilon": (self.epsilon ** (1.0 + self.ladder * i)).astype(np.float32)}
+
+    # -------------------------------------------------------------- learning
+
+    def draw(
+        self, model: Model, rng: np.random.Generator, steps: int, size: int
+    ) -> dict[str, ndarray]:
+        """Randomness of so many gradient steps: of the online network twice, of the target one."""
+        if not self.noisy:
+            return {}
+        return {"noise": rng.standard_normal((steps, 3, model.dist.width), np.float32)}
+
+    def targets(self, params: Mapping[str, ndarray]) -> dict[str, ndarray]:
+        """The target network at the beginning: the online one."""
+        return copies(params, params)
+
+    def after_step(self, params: Params, targets: Params, step: Array) -> Params:
+        """The target network after the run's gradient step of that number, from 1 on."""
+        return follow(params, targets, step % self.target_every == 0)
+
+    def loss(
+        self, model: Model, params: Params, aux: Params, batch: Batch
+    ) -> tuple[Array, Metrics]:
+        """Weighted mean over rows; ``rows/priority`` is what each is to be drawn again by."""
+        online = {**aux, **params}
+        target = targets_of(aux, params)
+        noise = batch["step"].get("noise", (None, None, None))
+        values = self.values(model, online, batch["obs"], noise[0])
+        following = stop_gradient(self.values(model, target, batch["next_obs"], noise[2]))
+        judge = following
+        if self.double:
+            judge = stop_gradient(self.values(model, online, batch["next_obs"], noise[1]))
+        mask = batch["next_obs"].get("action_mask")
+        best = namespace(judge).argmax(allowed(self.q(judge), mask), axis=-1)
+        chosen, then = pick(values, batch["action"]), pick(following, best)
+        error, priority = self._error(chosen, then, batch["reward"], batch["discount"])
+        loss = masked_mean(batch["weight"] * error, batch["mask"])
+        q = stop_gradient(self.q(values))
+        metrics = {
+            "q_mean": masked_mean(pick(q, batch["action"]), batch["mask"]),
+            "rows/priority": stop_gradient(priority) + FLOOR,
+        }
+        if self.atoms > 1:
+            xp, reward = namespace(values), batch["reward"]
+            outside = (reward < self.v_min) | (reward > self.v_max)
+            metrics["outside_support"] = masked_mean(xp.astype(outside, q.dtype), batch["mask"])
+        return loss, metrics
+
+    @property
+    def warnings(self) -> dict[str, str]:
+        """What it means that a metric is above 0."""
+        return {
+            "outside_support": f"rewards of {self.n_step} env steps lie outside of the support of "
+            f"returns, [{self.v_min:g}, {self.v_max:g}], and count as its ends: widen "
+            "algorithm.v_min and v_max, or clip rewards (rollout.clip_reward)"
+        }
+
+    def _error(
+        self, chosen: Array, then: Array, reward: Array, discount: Array
+    ) -> tuple[Array, Array]:
+        """Loss and priority of each row, [N]: of the TD error, or of the distribution's KL."""
+        xp = namespace(chosen)
+        if self.atoms == 1:
+            td = reward + discount * then[:, 0] - chosen[:, 0]
+            return huber(td), xp.abs(td)
+        m = project(xp.exp(log_softmax(then)), self.z(then), reward, discount)
+        cross = -xp.sum(m * log_softmax(chosen), axis=-1)
+        entropy = -xp.sum(m * xp.log(xp.clip(m, 1e-12, None)), axis=-1)
+        return cross, xp.clip(cross - entropy, 0.0, None)
+
+    def hyper(self, progress: float) -> dict[str, float]:
+        return {"lr": at(self.lr, progress)}
+
+    @property
+    def optimiser(self) -> Optimiser:
+        kind, inside = self.rule, self.rule == "rmsprop"  # centred, as DQN's is (Nature, methods)
+        return Optimiser(
+            kind,
+            decay=0.95,
+            centered=inside,
+            eps=self.eps,
+            eps_inside=inside,
+            clip_norm=self.max_grad_norm,
+        )
+
+
+@lru_cache(maxsize=8)
+def _layers(net: Any) -> list[noisy.Layer]:
+    return noisy.layers(net.shapes())

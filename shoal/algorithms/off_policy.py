@@ -1,0 +1,97 @@
+"""What all algorithms share that learn from remembered transitions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from shoal.algorithms.base import Batch, Model, Params
+from shoal.nets import Net
+from shoal.ops.kernels import Array, namespace
+from shoal.trajectory import Trajectory, ndarray
+
+TARGET = "target/"  # before the name of a parameter: its target network's
+FLOOR = 1e-6  # added to priorities, so that whatever was stored can be drawn again
+
+
+class OffPolicy:
+    """Transitions in, target networks beside."""
+
+    whole_episodes = False
+    stops_early = False
+    needs = frozenset({"replay"})
+    reduction = "mean"
+
+    def postprocess(self, model: Model, params: Params, trajectory: Trajectory) -> Batch:
+        """The trajectory as it is: a buffer makes transitions of it when they are drawn."""
+        return {
+            "obs": trajectory.obs,
+            "action": trajectory.action,
+            "reward": trajectory.reward.astype(np.float32, copy=False),
+            "terminated": trajectory.terminated,
+            "truncated": trajectory.truncated,
+            "mask": trajectory.valid,
+            "final_t": trajectory.final_t,
+            "final_b": trajectory.final_b,
+            "final": trajectory.final,
+        }
+
+    def prepare(self, model: Model, params: Params, batch: Batch) -> Batch:
+        return batch
+
+    def indices(self, rng: np.random.Generator, rows: int) -> ndarray | None:
+        """Batches come as they are drawn."""
+        return None
+
+    def slots_explore(self, first: int, count: int, total: int) -> dict[str, ndarray]:
+        """What some of the run's environments explore with, whatever the others do: nothing."""
+        return {}
+
+
+def copies(params: Mapping[str, ndarray], names: Iterable[str]) -> dict[str, ndarray]:
+    """Target networks at the beginning: the parameters themselves."""
+    return {f"{TARGET}{name}": params[name].copy() for name in names}
+
+
+def follow(params: Params, targets: Params, due: Array, tau: float = 1.0) -> Params:
+    """Targets moved towards the parameters by ``tau``, 1 being a copy, where that is due (bool)."""
+    xp = namespace(next(iter(targets.values())))
+    moved = {}
+    for name, x in targets.items():
+        new = params[name[len(TARGET) :]]
+        moved[name] = xp.where(due, new if tau == 1.0 else x + tau * (new - x), x)
+    return moved
+
+
+def targets_of(aux: Params, names: Iterable[str]) -> Params:
+    """All that ``aux`` holds, and the target networks' values under these parameters' names."""
+    return {**aux, **{name: aux[TARGET + name] for name in names}}
+
+
+class Pair:
+    """A policy's network and its critics', each with parameters of its own: a ``Net``.
+
+    Called as a net, it is the policy's.
+    """
+
+    def __init__(self, policy: Net, critic: Net) -> None:
+        self.policy, self.critic = policy, critic
+        self.framework = policy.framework
+        self.shared = False
+        self.critic_names = tuple(critic.shapes())
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        return self.policy.frozen
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {**self.policy.shapes(), **self.critic.shapes()}
+
+    def init(self, rng: np.random.Generator) -> dict[str, ndarray]:
+        return {**self.policy.init(rng), **self.critic.init(rng)}
+
+    def __call__(
+        self, params: Mapping[str, Array], obs: Mapping[str, Array], heads: tuple[str, ...]
+    ) -> tuple[Array, ...]:
+        return self.policy(params, obs, heads)

@@ -1,0 +1,195 @@
+"""Soft actor-critic with a temperature that finds itself.
+
+Haarnoja et al. 2018 (arXiv:1812.05905): two critics of which the lower counts, a policy squashed by
+tanh, a temperature that holds the policy's entropy at a target; and for choices, where means over
+actions take the place of samples, Christodoulou 2019 (arXiv:1910.07207).
+
+Policy, critics and temperature take their gradient step together, from the parameters before it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from shoal.algorithms.actor_critic import masked_mean
+from shoal.algorithms.base import Batch, Metrics, Model, Params, State
+from shoal.algorithms.ddpg import ACTION, Critics, held, lowest
+from shoal.algorithms.off_policy import copies, targets_of
+from shoal.config import Schedule, check, is_number, is_whole
+from shoal.errors import SpaceError
+from shoal.nets import Head, Network
+from shoal.ops.distributions import Categorical, TanhGaussian
+from shoal.ops.exploration import RandomFirst
+from shoal.ops.kernels import Array, namespace, ndarray, stop_gradient
+from shoal.ops.optimisers import Optimiser
+from shoal.ops.q_learning import allowed, log_softmax, pick
+from shoal.spaces import Spaces
+
+LOG_ALPHA = "log_alpha"  # the parameter that is the temperature's logarithm
+
+
+@dataclass(frozen=True)
+class SAC(Critics):
+    """Hyperparameters; defaults are the authors' (Table 1), but for the random start."""
+
+    lr: Schedule = 3e-4  # Adam's step size, of policy, critics and temperature
+    gamma: float = 0.99  # discount per env step
+    n_step: int = 1  # env steps before the bootstrap
+    critics: int = 2  # the lowest counts
+    alpha: float = 1.0  # temperature at the beginning
+    tune_alpha: bool = True  # it follows the policy's entropy; else it stays
+    target_entropy: float | None = (
+        None  # none: -1 for each float; half of that of any choice at all
+    )
+    target_every: int = 1  # gradient steps between two moves of the target networks
+    tau: float = 0.005  # share of the way that they move
+    random_steps: int = 1_000  # env steps of random actions at the beginning of a run
+    max_grad_norm: float | None = None  # over all parameters together
+    network: Any = field(default_factory=lambda: Network(hidden=(256, 256), activation="relu"))
+    critic: Network | None = None  # the critics' network; none: as the policy's
+
+    def __post_init__(self) -> None:
+        self._check()
+        check(is_whole(self.n_step, 1), "n_step", self.n_step, "a whole number >= 1")
+        ok = is_number(self.alpha) and self.alpha > 0
+        check(ok, "alpha", self.alpha, "a number above 0")
+        wanted = self.target_entropy
+        check(wanted is None or is_number(wanted), "target_entropy", wanted, "a number, or none")
+
+    def model(self, spaces: Spaces) -> Model:
+        """Raises SpaceError where actions are several choices at once."""
+        if spaces.action_kind == "box":
+            dim = spaces.action_dim
+            net = self.pair(spaces, Head(2 * dim, gain=0.01), 1, of_actions=True)
+            return Model(spaces, net, RandomFirst(TanhGaussian(dim), dim))
+        if spaces.action_kind != "discrete":
+            raise SpaceError(
+                "SAC acts in floats or in one choice of several",
+                f"action space: {spaces.action_kind}",
+                "take ppo, a2c or impala",
+            )
+        n = spaces.action_n[0]
+        net = self.pair(spaces, Head(n, gain=0.01), n, of_actions=False)
+        return Model(spaces, net, RandomFirst(Categorical(n), 0))
+
+    def init(self, model: Model, rng: np.random.Generator) -> dict[str, ndarray]:
+        params = model.net.init(rng)
+        return {**params, LOG_ALPHA: np.full(1, math.log(self.alpha), np.float32)}
+
+    def act(
+        self, model: Model, params: Params, obs: Mapping[str, Array], state: State, noise: Any
+    ) -> tuple[Array, dict[str, Array], State]:
+        """A sample of the policy's; with no noise, its mode."""
+        (out,) = model.net(params, obs, ("pi",))
+        mask, dist = obs.get("action_mask"), model.dist.dist
+        if noise is None:
+            return dist.mode(out, mask), {}, state
+        own, _ = model.dist.split(noise)
+        action = dist.sample(out, own, mask)
+        random = model.dist.sample(out, noise, mask)
+        return namespace(out).where(params["explore/random"], random, action), {}, state
+
+    def draw(
+        self, model: Model, rng: np.random.Generator, steps: int, size: int
+    ) -> dict[str, ndarray]:
+        """Noise of the actions of so many gradient steps on ``size`` rows: next ones, and own."""
+        if model.spaces.action_kind != "box":
+            return {}
+        shape = steps, 2, size, model.spaces.action_dim
+        return {"noise": rng.standard_normal(shape, np.float32)}
+
+    def targets(self, params: Mapping[str, ndarray]) -> dict[str, ndarray]:
+        """The critics' alone."""
+        return copies(params, [name for name in params if name.startswith(("q", "critic/"))])
+
+    def loss(
+        self, model: Model, params: Params, aux: Params, batch: Batch
+    ) -> tuple[Array, Metrics]:
+        """Squared TD errors of the critics, weighted; the policy's loss; the temperature's."""
+        critics = model.net.critic_names  # type: ignore[attr-defined]
+        online = {**aux, **params}
+        target, still = targets_of(aux, critics), held(online, critics)
+        xp, mask = namespace(batch["reward"]), batch["mask"]
+        log_alpha = params[LOG_ALPHA][0]
+        alpha = xp.exp(stop_gradient(log_alpha))
+        of_choices = model.spaces.action_kind != "box"
+        losses = self._of_choices if of_choices else self._of_floats
+        then, values, policy_rows, entropy = losses(model, online, target, still, batch, alpha)
+        y = stop_gradient(batch["reward"] + batch["discount"] * then)
+        loss, priority, metrics = self.judged(batch, values, y)
+        policy_loss = masked_mean(policy_rows, mask)
+        mean_entropy = stop_gradient(masked_mean(entropy, mask))
+        metrics |= {
+            "policy_loss": policy_loss,
+            "entropy": mean_entropy,
+            "alpha": alpha,
+            "rows/priority": priority,
+        }
+        loss = loss + policy_loss
+        if self.tune_alpha:  # equation 18: up while there is less entropy than wanted
+            loss = loss + xp.exp(log_alpha) * (mean_entropy - self.wanted(model.spaces))
+        return loss, metrics
+
+    def wanted(self, spaces: Spaces) -> float:
+        """The entropy that the temperature aims at, in nats."""
+        if self.target_entropy is not None:
+            return self.target_entropy
+        if spaces.action_kind == "box":
+            return -float(spaces.action_dim)
+        return 0.5 * math.log(spaces.action_n[0])
+
+    def _of_floats(
+        self,
+        model: Model,
+        online: Params,
+        target: Params,
+        still: Params,
+        batch: Batch,
+        alpha: Array,
+    ) -> tuple[Array, tuple[Array, ...], Array, Array]:
+        """Of each row: soft value of what followed, critics' values, policy's loss, entropy."""
+        dist, noise = model.dist.dist, batch["step"]["noise"]
+        obs, following = batch["obs"], batch["next_obs"]
+        (out,) = model.net(online, following, ("pi",))
+        action, log_prob = dist.sample_log_prob(out, noise[0])
+        then = lowest(self.q(model, target, {**following, ACTION: action}))[..., 0]
+        then = then - alpha * log_prob
+        found = self.q(model, online, {**obs, ACTION: batch["action"]})
+        (out,) = model.net(online, obs, ("pi",))
+        action, log_prob = dist.sample_log_prob(out, noise[1])
+        low = lowest(self.q(model, still, {**obs, ACTION: action}))[..., 0]
+        return then, tuple(q[..., 0] for q in found), alpha * log_prob - low, -log_prob
+
+    def _of_choices(
+        self,
+        model: Model,
+        online: Params,
+        target: Params,
+        still: Params,
+        batch: Batch,
+        alpha: Array,
+    ) -> tuple[Array, tuple[Array, ...], Array, Array]:
+        """The same, as means over all choices."""
+        obs, following = batch["obs"], batch["next_obs"]
+        xp = namespace(batch["reward"])
+        (out,) = model.net(online, following, ("pi",))
+        log_p = log_softmax(allowed(out, following.get("action_mask")))
+        low = lowest(self.q(model, target, following))
+        then = xp.sum(xp.exp(log_p) * (low - alpha * log_p), axis=-1)
+        found = self.q(model, online, obs)
+        (out,) = model.net(online, obs, ("pi",))
+        log_p = log_softmax(allowed(out, obs.get("action_mask")))
+        p = xp.exp(log_p)
+        low = lowest(tuple(stop_gradient(q) for q in found))
+        rows = xp.sum(p * (alpha * log_p - low), axis=-1)
+        entropy = -xp.sum(p * log_p, axis=-1)
+        return then, tuple(pick(q, batch["action"]) for q in found), rows, entropy
+
+    @property
+    def optimiser(self) -> Optimiser:
+        return Optimiser("adam", clip_norm=self.max_grad_norm)
