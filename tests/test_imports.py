@@ -29,12 +29,13 @@ ARROWS: dict[str, set[str]] = {
     "nets": {"ops", "spaces", "errors"},
     "algorithms": {"nets", "ops", "config", "spaces", "trajectory", "errors"},
     "learners": {"algorithms", "nets", "ops", "config", "trajectory", "errors"},
+    "replay": {"config", "spaces", "trajectory", "errors"},
     "fleet": {
-        *("learners", "algorithms", "envs", "nets", "ops", "config", "spaces", "trajectory"),
-        "errors",
+        *("replay", "learners", "algorithms", "envs", "nets", "ops", "config", "spaces"),
+        *("trajectory", "errors"),
     },
-    "plans": {"fleet", "learners", "algorithms", "ops", "config", "trajectory", "errors"},
-    "systems": {"plans", "algorithms", "envs", "config", "errors"},
+    "plans": {"replay", "fleet", "learners", "algorithms", "ops", "config", "trajectory", "errors"},
+    "systems": {"replay", "plans", "algorithms", "envs", "config", "errors"},
     "metrics": {"plans", "fleet"},
     "tree": {"errors"},
     "checkpoint": {"tree", "errors", "__init__"},  # of the front door only the version number
@@ -45,7 +46,7 @@ ARROWS: dict[str, set[str]] = {
     "console": {"config", "values"},
     "plot": {"console", "folder", "errors"},
     "options": {"systems", "config", "errors"},
-    "run": {"trainer", "console", "folder", "config", "errors", "__init__"},
+    "run": {"trainer", "replay", "console", "folder", "config", "errors", "__init__"},
 }
 FRONT = {"trainer", "cli", "__init__"}  # the only rooms that know all the others
 

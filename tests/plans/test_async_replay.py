@@ -1,0 +1,222 @@
+"""Do workers, shards and the learner stay within the declared ratio, and lose nothing unsaid?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from shoal.algorithms.dqn import DQN
+from shoal.errors import ConfigError
+from shoal.fleet.base import Lost, Parcel
+from shoal.fleet.store import Store
+from shoal.learners.base import create
+from shoal.plans.async_replay import AsyncReplay
+from shoal.trainer import Trainer
+from shoal.trajectory import flat
+from tests.plans.test_sync_replay import SMALL
+from tests.worlds import difference, settings, worker
+
+
+@pytest.fixture(autouse=True)
+def one_update_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.trainer.REPORT_STEPS", 1)
+
+
+def make(system: str = "ape-x", **fields: Any) -> Trainer:
+    plan = AsyncReplay(
+        **{k: fields.pop(k) for k in ("shards", "slack", "sync_every") if k in fields}
+    )
+    return Trainer(system, "CartPole-v1", plan=plan, **{**SMALL, "workers": 2, **fields})
+
+
+def accounts(report: dict[str, Any]) -> None:
+    known = sum(report[f"{kind}_steps"] for kind in ("trained", "dropped", "in_flight"))
+    assert report["env_steps"] == known, report
+
+
+# ----------------------------------------------------------------------------- one process
+
+
+@pytest.mark.parametrize("system", ["dqn", "double-dqn"])
+def test_in_lock_step_with_one_worker_and_one_shard_it_is_the_synchronous_plan(
+    system: str,
+) -> None:
+    """To the bit: the same draws, the same steps, weights to the worker after each of them."""
+    fields: dict[str, Any] = {"workers": 1, "in_process": True, "replay_ratio": 2.0}
+    one = Trainer(system, "CartPole-v1", **{**SMALL, **fields})
+    other = make(system, slack=0, sync_every=1, **fields)
+    with one, other:
+        for _ in range(12):
+            one.train()
+        while (
+            other.learner.gradient_steps != one.learner.gradient_steps
+        ):  # reports differ in length
+            min(one, other, key=lambda each: each.learner.gradient_steps).train()
+        a, b = (each.learner.get_state() for each in (one, other))
+        assert a["gradient_steps"] > 10
+        for part in ("params", "optimiser", "targets"):
+            assert difference(a[part], b[part]) == "", part
+
+
+@pytest.mark.parametrize("ratio", [0.5, 4.0, 13.7])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_the_ratio_holds_and_every_step_is_accounted_for(ratio: float, shards: int) -> None:
+    with make(replay_ratio=ratio, shards=shards, in_process=True, slack=4) as trainer:
+        for _ in range(60):
+            report = trainer.train()
+            accounts(report)
+        run = trainer.run
+        owed = ratio * (run.counters.trained_steps - (run.learning_from or 0))
+        assert owed >= run.counters.replayed_steps
+        # What may be due: the slack, and what two workers bring in the meantime.
+        assert owed - run.counters.replayed_steps <= 8 * (4 + 1) + ratio * 12 * 4
+
+
+def test_shards_are_drawn_from_in_proportion_to_what_they_hold() -> None:
+    """Two workers on one shard and one on the other: by priority, twice as often."""
+    with make("dqn", workers=3, shards=2, in_process=True, slack=2, capacity=5000) as trainer:
+        for _ in range(400):
+            trainer.train()
+        (shards,) = trainer.fleet._spawned  # type: ignore[attr-defined]
+        held = [member._buffer.size for member in shards._members]
+        assert held[0] / held[1] == pytest.approx(2.0, rel=0.1)
+
+
+def test_initial_priorities_are_what_the_learner_would_find() -> None:
+    """With the weights that sampled, and targets equal to them; over ends and short windows."""
+    config = settings("ape-x", "CartPole-v1", rollout={"envs_per_worker": 3, "fragment_length": 40})
+    made = worker(config)
+    algorithm, model, weights = config.algorithm, made.model, dict(made.weights)
+    batch = made.sample().batch
+    found = made.priorities(batch)
+    learner = create("jax", algorithm, model, algorithm.init(model, np.random.default_rng(0)), 1)
+    learner.set_weights(weights, 1)
+    store = Store(config.replay, model.spaces, {}, 3, 3, algorithm.gamma)
+    store.exchange(1, [(0, Parcel(batch))], [], None, 0.0)
+    drawn = store._buffer.everything()
+    _, _, rows = learner.gradients({**drawn.batch, "step": {}}, {"lr": 0.0})
+    told = found.T[batch["mask"].T]
+    np.testing.assert_allclose(rows["priority"], told, rtol=1e-5, atol=1e-6)
+    assert len(set(np.round(flat(found), 6).tolist())) > 50
+
+
+def test_epsilons_are_a_ladder_over_all_environments() -> None:
+    """The golden ones of 8 workers of one environment: .4, .16, ... .00065536."""
+    dqn = DQN(epsilon=0.4, ladder=7.0)
+    each = [float(dqn.slots_explore(i, 1, 8)["explore/epsilon"][0]) for i in range(8)]
+    golden = [0.4, 0.16, 0.064, 0.0256, 0.01024, 0.004096, 0.0016384, 0.00065536]
+    np.testing.assert_allclose(each, golden, rtol=1e-5)
+    np.testing.assert_allclose(dqn.slots_explore(0, 8, 8)["explore/epsilon"], golden, rtol=1e-5)
+    assert dqn.slots_explore(0, 1, 1)["explore/epsilon"][0] == pytest.approx(0.4)
+
+
+def test_a_worker_keeps_its_epsilons_whatever_weights_it_is_given() -> None:
+    config = settings("ape-x", "CartPole-v1", rollout={"workers": 2, "envs_per_worker": 2})
+    made = worker(config, 1)
+    made.set_weights({**made.weights, "explore/epsilon": np.float32(1.0)}, 5)
+    np.testing.assert_allclose(
+        made.weights["explore/epsilon"], config.algorithm.slots_explore(2, 2, 4)["explore/epsilon"]
+    )
+
+
+# ----------------------------------------------------------------------------- faults
+
+
+class Gone:
+    """A parcel whose worker died with it."""
+
+    def open(self) -> Any:
+        raise Lost("gone")
+
+
+def test_a_fragment_that_died_with_its_worker_is_left_out_whole() -> None:
+    """And the one after it is not taken for its continuation."""
+    config = settings("dqn", "CartPole-v1", rollout={"envs_per_worker": 1, "fragment_length": 10})
+    made = worker(config)
+    fragments = [made.sample().batch for _ in range(3)]
+    store = Store(config.replay, made.model.spaces, {}, 1, 1, 0.99)
+    gone: Any = Gone()
+    parcels = [(0, Parcel(fragments[0])), (0, gone), (0, Parcel(fragments[2]))]
+    served = store.exchange(1, parcels, [], None, 0.0)
+    assert served.stored == 20
+    drawn = store._buffer.everything().batch
+    seen = np.concatenate([f["obs"]["obs"][:, 0] for f in (fragments[0], fragments[2])])
+    known = {tuple(x) for x in seen.tolist()}
+    finals = [f["final"]["obs"] for f in (fragments[0], fragments[2])]
+    known |= {tuple(x) for x in np.concatenate(finals).tolist()}
+    assert all(tuple(x) in known for x in drawn["obs"]["obs"].tolist())
+    assert all(tuple(x) in known for x in drawn["next_obs"]["obs"].tolist())
+
+
+def test_late_priorities_never_land_on_a_row_that_took_the_place() -> None:
+    config = settings("ape-x", "CartPole-v1", rollout={"envs_per_worker": 1, "fragment_length": 30})
+    made = worker(config)
+    store = Store(
+        config.replay.__class__(capacity=64, batch_size=4, warmup=8, alpha=0.6),
+        made.model.spaces,
+        {},
+        1,
+        1,
+        0.99,
+    )
+    first = store.exchange(1, [(0, Parcel(made.sample().batch))], [], np.zeros((1, 4)), 0.4)
+    for i in range(4):
+        store.exchange(2 + i, [(0, Parcel(made.sample().batch))], [], None, 0.4)
+    before = store._buffer.mass
+    assert first.drawn is not None
+    store.exchange(9, [], [(first.drawn.rows, np.full(4, 1e6))], None, 0.4)
+    assert store._buffer.mass == before
+
+
+def test_a_shard_that_is_killed_is_said_counted_and_replaced(
+    one_ray: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with make(shards=2, capacity=5000, cpus_per_worker=0.0) as trainer:
+        for _ in range(8):
+            accounts(trainer.train())
+        (shards,) = trainer.fleet._spawned  # type: ignore[attr-defined]
+        held = trainer.run.counters.trained_steps
+        ray.kill(shards._members[0].actor)
+        for _ in range(200):
+            report = trainer.train()
+            accounts(report)
+            if report["lost_steps"]:
+                break
+        assert 0 < report["lost_steps"] < report["trained_steps"] and held > 0
+        assert "replay shard 0 was lost, with " in caplog.text
+        for _ in range(5):
+            accounts(trainer.train())
+
+
+def test_a_worker_killed_in_mid_transfer_costs_whole_fragments(one_ray: None) -> None:
+    with make(capacity=5000, cpus_per_worker=0.0) as trainer:
+        for _ in range(8):
+            accounts(trainer.train())
+        victim = trainer.fleet._members[0].actor  # type: ignore[attr-defined]
+        ray.kill(victim)
+        for _ in range(30):
+            report = trainer.train()
+            accounts(report)
+        assert trainer.fleet.health.restarts == {0: 1}
+        assert report["lost_steps"] == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"shards": 0}, "plan.shards"),
+        ({"slack": -1}, "plan.slack"),
+        ({"sync_every": 0}, "plan.sync_every"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(fields: Any, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        AsyncReplay(**fields)
+
+
+def test_trajectory_algorithms_are_refused() -> None:
+    with pytest.raises(ConfigError, match="not from single transitions"):
+        Trainer("impala", "CartPole-v1", plan="async_replay", workers=2)
