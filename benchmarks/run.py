@@ -32,7 +32,7 @@ from workers import MEASURES, table
 HERE = Path(__file__).resolve().parent
 VENV = HERE.parent / ".bench-venv"
 PEERS = (
-    *("stable-baselines3", "sbx-rl", "ray[rllib]", "torch"),
+    *("stable-baselines3", "sbx-rl", "ray[rllib]", "torch", "cpprb", "tianshou"),
     *("gymnasium[classic-control,mujoco]", "ale-py", "opencv-python-headless"),
 )
 ALONE = {"samplefactory": ("sample-factory", "gymnasium[classic-control]", "torch")}
@@ -52,6 +52,8 @@ class Pair(NamedTuple):
 PONG = "ALE/Pong-v5"
 IMPALA = ("shoal_distributed.py", "--system", "impala")
 PPO_PONG = ("shoal_distributed.py", "--system", "ppo")
+REPLAY = ("shoal_replay.py",)
+BUFFER = ("shoal_buffer.py",)
 BF16 = ("--precision", "bfloat16")
 PAIRS = (
     Pair("cartpole-sb3", "CartPole-v1", "sb3", 12.0),
@@ -65,6 +67,13 @@ PAIRS = (
     Pair("impala-pong-rllib-bf16", PONG, "rllib_impala", 2.8, (*IMPALA, *BF16), None),
     Pair("ppo-pong-sb3", PONG, "sb3_pong", 1.5, PPO_PONG, None),
     Pair("ppo-pong-sb3-bf16", PONG, "sb3_pong", 1.5, (*PPO_PONG, *BF16), None),
+    Pair("dqn-cartpole-sb3", "CartPole-v1", "sb3_replay", 5.0, REPLAY, None),
+    Pair("dqn-cartpole-sbx", "CartPole-v1", "sbx_replay", 5.0, REPLAY, None),
+    Pair("sac-pendulum-sb3", "Pendulum-v1", "sb3_replay", 2.8, REPLAY, None),
+    Pair("sac-pendulum-sbx", "Pendulum-v1", "sbx_replay", 1.4, REPLAY, None),
+    Pair("sac-pendulum-sbx-bf16", "Pendulum-v1", "sbx_replay", 1.4, (*REPLAY, *BF16), None),
+    Pair("buffer-32-cpprb", "32", "cpprb", 3.0, BUFFER),
+    Pair("buffer-512-tianshou", "512", "tianshou", 2.0, BUFFER),
 )
 NAMES = ("startup", *(pair.name for pair in PAIRS), *MEASURES)
 

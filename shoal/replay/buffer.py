@@ -23,7 +23,7 @@ import numpy as np
 from numba import njit
 
 from shoal.replay.layout import Layout, length
-from shoal.replay.tree import set_leaves, stratified, sum_tree
+from shoal.replay.tree import drawn_leaves, set_leaf, set_leaves, sum_tree
 from shoal.trajectory import Batch, Obs, ndarray
 
 SEEN, STEP, TERMINATED, TRUNCATED, BROKEN = range(5)  # what a row is
@@ -67,7 +67,9 @@ class Buffer:
         self.reach = max((c.stack for c in layout.obs.values()), default=1)  # rows of a stack
         rows = slots, self.length
         self._obs = {k: np.zeros((*rows, *c.stored), c.dtype) for k, c in layout.obs.items()}
+        self._words = {k: _words(x) for k, x in self._obs.items()}
         self._action = np.zeros((*rows, *layout.action.shape), layout.action.dtype)
+        self._action_words = _words(self._action)
         self._reward = np.zeros(rows, np.float32)
         self._kind = np.zeros(rows, np.int8)
         self._head = np.zeros(slots, np.int64)  # rows that each slot has had; there stands the
@@ -243,61 +245,53 @@ class Buffer:
         """
         if self._tree[1] <= 0.0:
             raise ValueError("the buffer holds no transition")
-        leaves = np.concatenate([stratified(self._tree, each) for each in u])
-        weight = None
-        if beta and self.alpha:
-            p = self._tree[len(self._tree) // 2 + leaves].reshape(u.shape) / self._tree[1]
-            weight = p**-beta
-            weight = (weight / weight.max(1, keepdims=True)).reshape(-1).astype(np.float32)
-        return self._take(leaves, weight)
+        beta = beta if self.alpha else 0.0
+        return self._take(_draw(self._tree, u, beta, *self._columns()))
 
     def everything(self) -> Drawn:
         """All that could be drawn, slot by slot in the order of time."""
         live = np.flatnonzero(self._tree[len(self._tree) // 2 :])
         slot, at = np.divmod(live, self.length)
         age = (self._head[slot] - 1 - at) % self.length
-        return self._take(live[np.lexsort((-age, slot))], None)
+        leaves = live[np.lexsort((-age, slot))]
+        return self._take(_transitions(leaves, *self._columns()))
 
-    def _take(self, leaves: ndarray, weight: ndarray | None) -> Drawn:
-        """The transitions of these rows."""
-        slot, at = np.divmod(leaves, self.length)
-        returns, discount, after = _n_step(
-            self._reward, self._kind, self._head, slot, at, self.n_step, self.gamma
-        )
+    def _columns(self) -> tuple[Any, ...]:
+        return self._reward, self._kind, self._head, self._action_words, self.n_step, self.gamma
+
+    def _take(self, found: tuple[ndarray, ...]) -> Drawn:
+        """The transitions of rows of which all but the observations were found."""
+        slot, at, after, action, returns, discount, weight, mask, rows, ages = found
+        obs: Obs = {}
+        next_obs: Obs = {}
+        for path, column in self.layout.obs.items():
+            now, then = _gather(self._words[path], slot, at, after, column.stack)
+            obs[path], next_obs[path] = column.of(now), column.of(then)
         batch: Batch = {
-            "obs": self._observe(slot, at),
-            "next_obs": self._observe(slot, after),
-            "action": self._action[slot, at],
+            "obs": obs,
+            "next_obs": next_obs,
+            "action": self.layout.action.of(action),
             "reward": returns,
             "discount": discount,
-            "weight": np.ones(len(leaves), np.float32) if weight is None else weight,
-            "mask": np.ones(len(leaves), np.float32),
+            "weight": weight,
+            "mask": mask,
         }
-        head = self._head[slot]
-        ages = (head - 1 - at) % self.length
-        return Drawn(batch, slot * _SLOT + head - 1 - ages, ages)
-
-    def _observe(self, slot: ndarray, at: ndarray) -> Obs:
-        """Observations [N, ...] of rows, their stacks put together again."""
-        out: Obs = {}
-        for path, column in self.layout.obs.items():
-            stored = self._obs[path]
-            if column.stack == 1:
-                out[path] = stored[slot, at]
-            else:
-                back = np.arange(1 - column.stack, 1)
-                out[path] = stored[slot[:, None], (at[:, None] + back) % self.length]
-        return out
+        return Drawn(batch, rows, ages)
 
     def set_priorities(self, rows: ndarray, priority: ndarray) -> int:
         """New priorities (above 0) of rows that were drawn; returns how many had gone meanwhile."""
-        slot, row = np.divmod(rows, _SLOT)
-        kept = row > self._head[slot] - self.length + self.reach - 1
-        value = priority[kept].astype(np.float64) ** self.alpha
-        self._live += set_leaves(self._tree, (slot * self.length + row % self.length)[kept], value)
-        if len(value):
-            self._highest = max(self._highest, float(value.max()))
-        return int(len(rows) - np.count_nonzero(kept))
+        gone, more, self._highest = _prioritise(
+            self._tree,
+            self._head,
+            self.length,
+            self.reach,
+            rows,
+            priority,
+            self.alpha,
+            self._highest,
+        )
+        self._live += more
+        return int(gone)
 
     # -------------------------------------------------------------- kept
 
@@ -317,7 +311,9 @@ class Buffer:
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
         self._obs = {path: state["obs"][path].copy() for path in self._obs}
+        self._words = {k: _words(x) for k, x in self._obs.items()}
         self._action, self._reward = state["action"].copy(), state["reward"].copy()
+        self._action_words = _words(self._action)
         self._kind, self._head = state["kind"].copy(), state["head"].copy()
         self._tree, self._highest = state["tree"].copy(), state["highest"]
         self._live = int(np.count_nonzero(self._tree[len(self._tree) // 2 :]))
@@ -331,27 +327,74 @@ def _nan(x: ndarray) -> bool:
     return x.dtype.kind == "f"
 
 
+def _words(x: ndarray) -> ndarray:
+    """The bytes behind the first two axes, in words as long as they divide them: [S, L, words]."""
+    flat = x.reshape(*x.shape[:2], -1)
+    size = flat.shape[-1] * flat.itemsize
+    dtype = np.uint64 if size % 8 == 0 else np.uint32 if size % 4 == 0 else np.uint8
+    return flat.view(dtype)
+
+
 @njit(cache=True, nogil=True)
-def _n_step(
+def _draw(
+    tree: ndarray,
+    u: ndarray,
+    beta: float,
     reward: ndarray,
     kind: ndarray,
     head: ndarray,
-    slot: ndarray,
-    at: ndarray,
+    action: ndarray,
     n: int,
     gamma: float,
-) -> tuple[ndarray, ndarray, ndarray]:
-    """Return, product of discounts and place of the successor of each row; each [N].
+) -> tuple[ndarray, ...]:
+    """What ``_transitions`` says of leaves drawn by ``u [parts, k]``, with equation 1's weights."""
+    parts, k = u.shape
+    leaves = drawn_leaves(tree, u)
+    found = _transitions(leaves, reward, kind, head, action, n, gamma)
+    if beta > 0.0:
+        size, weight = len(tree) // 2, found[6]
+        for part in range(parts):
+            least = np.inf  # of the priorities: it has the largest weight
+            for j in range(part * k, part * k + k):
+                least = min(least, tree[size + leaves[j]])
+            for j in range(part * k, part * k + k):
+                weight[j] = (tree[size + leaves[j]] / least) ** -beta
+    return found
+
+
+@njit(cache=True, nogil=True)
+def _transitions(
+    leaves: ndarray,
+    reward: ndarray,
+    kind: ndarray,
+    head: ndarray,
+    action: ndarray,
+    n: int,
+    gamma: float,
+) -> tuple[ndarray, ...]:
+    """Of each leaf: slot, place and successor's place; action, return, product of discounts, a
+    weight and a mask of 1; number and age; each [N].
 
     A window ends with its episode: the product is 0 where the task ended, gamma^m where a time
     limit cut it after m steps. One that reaches the newest row is shorter, too.
     """
-    length = reward.shape[1]
-    returns = np.zeros(len(at), np.float32)
-    discounts = np.zeros(len(at), np.float32)
-    after = np.zeros(len(at), np.int64)
-    for j in range(len(at)):
-        s, i = slot[j], at[j]
+    length, count = reward.shape[1], len(leaves)
+    slot, at, after = (
+        np.empty(count, np.int64),
+        np.empty(count, np.int64),
+        np.empty(count, np.int64),
+    )
+    returns, discounts = np.empty(count, np.float32), np.empty(count, np.float32)
+    actions = np.empty((count, action.shape[2]), action.dtype)
+    rows, ages = np.empty(count, np.int64), np.empty(count, np.int64)
+    for j in range(count):
+        s = leaves[j] // length
+        i = leaves[j] - s * length
+        slot[j], at[j] = s, i
+        for w in range(action.shape[2]):
+            actions[j, w] = action[s, i, w]
+        ages[j] = (head[s] - 1 - i) % length
+        rows[j] = s * _SLOT + head[s] - 1 - ages[j]
         newest = head[s] % length
         total, discount = 0.0, 1.0
         for _ in range(n):
@@ -360,10 +403,59 @@ def _n_step(
                 break
             total += discount * reward[s, i]
             discount *= gamma
-            i = (i + 1) % length
+            i += 1
+            if i == length:
+                i = 0
             if what == TERMINATED:
                 discount = 0.0
             if what != STEP or i == newest:
                 break
         returns[j], discounts[j], after[j] = total, discount, i
-    return returns, discounts, after
+    weight, mask = np.ones(count, np.float32), np.ones(count, np.float32)
+    return slot, at, after, actions, returns, discounts, weight, mask, rows, ages
+
+
+@njit(cache=True, nogil=True)
+def _gather(
+    stored: ndarray, slot: ndarray, at: ndarray, after: ndarray, stack: int
+) -> tuple[ndarray, ndarray]:
+    """Observations of rows and of their successors, stacks put together again: [N, stack words]."""
+    length, words = stored.shape[1], stored.shape[2]
+    now = np.empty((len(slot), stack * words), stored.dtype)
+    then = np.empty((len(slot), stack * words), stored.dtype)
+    for j in range(len(slot)):
+        s = slot[j]
+        for back in range(stack):
+            a, b, begin = at[j] + back + 1 - stack, after[j] + back + 1 - stack, back * words
+            row, following = stored[s, a % length], stored[s, b % length]
+            for w in range(words):
+                now[j, begin + w] = row[w]
+                then[j, begin + w] = following[w]
+    return now, then
+
+
+@njit(cache=True, nogil=True)
+def _prioritise(
+    tree: ndarray,
+    head: ndarray,
+    length: int,
+    reach: int,
+    rows: ndarray,
+    priority: ndarray,
+    alpha: float,
+    highest: float,
+) -> tuple[int, int, float]:
+    """Set what is still there; how many rows were gone, and the highest value so far."""
+    gone, more = 0, 0
+    for j in range(len(rows)):
+        s = rows[j] // _SLOT
+        row = rows[j] - s * _SLOT
+        leaf = s * length + row % length
+        # Overwritten; or no longer to be drawn, as what followed it was lost.
+        if row <= head[s] - length + reach - 1 or tree[len(tree) // 2 + leaf] == 0.0:
+            gone += 1
+            continue
+        value = float(priority[j]) ** alpha
+        more += set_leaf(tree, leaf, value)
+        highest = max(highest, value)
+    return gone, more, highest

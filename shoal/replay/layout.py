@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from shoal.spaces import ACTION_MASK, Spaces
+from shoal.trajectory import ndarray
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class Column:
     def stored(self) -> tuple[int, ...]:
         """Shape of what one row stores of it."""
         return self.shape if self.stack == 1 else self.shape[1:]
+
+    def of(self, words: ndarray) -> ndarray:
+        """The entries of N rows from the words that hold them, [N, words]."""
+        entries = words.view(self.dtype)
+        return entries if len(self.shape) == 1 else entries.reshape(len(words), *self.shape)
 
     @property
     def nbytes(self) -> int:

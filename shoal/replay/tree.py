@@ -20,44 +20,53 @@ def sum_tree(leaves: int) -> ndarray:
 
 
 @njit(cache=True, nogil=True)
+def set_leaf(tree: ndarray, leaf: int, value: float) -> int:
+    """``tree[leaf] = value``; returns how many more leaves than before are above zero."""
+    i = len(tree) // 2 + leaf
+    more = int(value > 0.0) - int(tree[i] > 0.0)
+    tree[i] = value
+    while i > 1:
+        i >>= 1
+        tree[i] = tree[2 * i] + tree[2 * i + 1]
+    return more
+
+
+@njit(cache=True, nogil=True)
 def set_leaves(tree: ndarray, leaves: ndarray, values: ndarray) -> int:
     """``tree[leaves] = values`` (float64), one after the other: of a leaf's values the last one.
 
     Returns how many more leaves than before are above zero.
     """
-    size, more = len(tree) // 2, 0
+    more = 0
     for j in range(len(leaves)):
-        i = size + leaves[j]
-        more += int(values[j] > 0.0) - int(tree[i] > 0.0)
-        tree[i] = values[j]
-        while i > 1:
-            i >>= 1
-            tree[i] = tree[2 * i] + tree[2 * i + 1]
+        more += set_leaf(tree, leaves[j], values[j])
     return more
 
 
 @njit(cache=True, nogil=True)
-def find(tree: ndarray, u: ndarray) -> ndarray:
-    """The leaves at which the running sum first exceeds ``u [k]``, in [0, root); int64 [k].
+def descend(tree: ndarray, u: float) -> int:
+    """The leaf at which the running sum first exceeds ``u``, in [0, root).
 
     A leaf of value zero is never found, as long as the root is above zero.
     """
-    size = len(tree) // 2
-    out = np.empty(len(u), np.int64)
-    for j in range(len(u)):
-        rest, i = u[j], 1
-        while i < size:
-            i *= 2
-            left = tree[i]
-            # The second condition is for a rest that rounding has brought up to the whole sum.
-            if rest >= left and tree[i + 1] > 0.0:
-                rest -= left
-                i += 1
-        out[j] = i - size
-    return out
+    size, i = len(tree) // 2, 1
+    while i < size:
+        i *= 2
+        left = tree[i]
+        # The second condition is for a rest that rounding has brought up to the whole sum.
+        if u >= left and tree[i + 1] > 0.0:
+            u -= left
+            i += 1
+    return i - size
 
 
-def stratified(tree: ndarray, u: ndarray) -> ndarray:
-    """Leaves drawn by ``u [k]`` in [0, 1), one from each of k equal parts of the sum; int64 [k]."""
-    leaves: ndarray = find(tree, (np.arange(len(u)) + u) * (tree[1] / len(u)))
+@njit(cache=True, nogil=True)
+def drawn_leaves(tree: ndarray, u: ndarray) -> ndarray:
+    """Leaves drawn by ``u [parts, k]`` in [0, 1), in each part one from each of k equal parts of
+    the sum; int64 [parts k]."""
+    parts, k = u.shape
+    leaves = np.empty(parts * k, np.int64)
+    for part in range(parts):
+        for j in range(k):
+            leaves[part * k + j] = descend(tree, (j + u[part, j]) * (tree[1] / k))
     return leaves

@@ -267,3 +267,21 @@ def test_a_buffer_takes_the_bytes_that_were_predicted() -> None:
     assert sum(x.nbytes for x in arrays) == predicted
     assert predicted == pytest.approx(100_000 * 84 * 84, rel=0.01)
     assert layout.nbytes(1_000_000, 8) <= 7.6e9
+
+
+def test_a_late_priority_does_not_revive_a_row_whose_successor_was_lost() -> None:
+    buffer = buffer_of(1, 1, 50, alpha=1.0)
+
+    def add(first: int, steps: int) -> None:
+        obs = np.arange(first, first + steps + 1, dtype=np.int32)[:, None, None]
+        no, yes = np.zeros((steps, 1), bool), np.ones((steps, 1), bool)
+        zeros = np.zeros((steps, 1), np.int32)
+        buffer.add(slice(0, 1), {"obs": obs}, zeros, zeros, no, no, yes, {})
+
+    add(0, 3)
+    drawn = buffer.everything()
+    add(100, 3)  # not what followed
+    assert buffer.size == 5
+    assert buffer.set_priorities(drawn.rows, np.ones(3)) == 1
+    assert buffer.size == 5
+    assert 2 not in buffer.everything().batch["obs"]["obs"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from shoal.replay.tree import find, set_leaves, stratified, sum_tree
+from shoal.replay.tree import descend, drawn_leaves, set_leaves, sum_tree
 
 
 def tree_of(values: list[float]) -> np.ndarray:
@@ -31,7 +31,7 @@ def test_draws_follow_the_priorities(k: int) -> None:
     p = np.array([0.120550, 0.182720, 0.276951, 0.419779])
     tree = tree_of([float(x) ** 0.6 for x in (1, 2, 4, 8)])
     rng = np.random.default_rng(1)
-    drawn = np.concatenate([stratified(tree, rng.random(k)) for _ in range(100_000 // k)])
+    drawn = np.concatenate([drawn_leaves(tree, rng.random((1, k))) for _ in range(100_000 // k)])
     counts = np.bincount(drawn, minlength=4)
     assert chisquare(counts, p / p.sum() * counts.sum()).pvalue > 0.01
 
@@ -39,7 +39,7 @@ def test_draws_follow_the_priorities(k: int) -> None:
 def test_each_part_of_the_sum_gives_one() -> None:
     tree = tree_of([1.0] * 64)
     for seed in range(20):
-        drawn = stratified(tree, np.random.default_rng(seed).random(64))
+        drawn = drawn_leaves(tree, np.random.default_rng(seed).random((1, 64)))
         assert drawn.tolist() == list(range(64))
 
 
@@ -47,10 +47,10 @@ def test_what_has_no_value_is_never_found() -> None:
     """Not even by the whole sum, to which rounding may bring a number."""
     tree = tree_of([0.0, 0.1, 0.0, 0.2, 0.7, 0.0, 0.0])
     ends = np.array([0.0, np.nextafter(0.1, 0), 0.1, tree[1], np.nextafter(tree[1], 9)])
-    assert find(tree, ends).tolist() == [1, 1, 3, 4, 4]
+    assert [descend(tree, u) for u in ends] == [1, 1, 3, 4, 4]
 
 
 @pytest.mark.parametrize("leaves", [1, 2, 3, 1000])
 def test_every_leaf_can_be_found(leaves: int) -> None:
     tree = tree_of([1.0] * leaves)
-    assert find(tree, np.arange(leaves) + 0.5).tolist() == list(range(leaves))
+    assert [descend(tree, i + 0.5) for i in range(leaves)] == list(range(leaves))
