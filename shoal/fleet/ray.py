@@ -227,7 +227,7 @@ class RayFleet:
         if calls:
             ray.wait(calls, num_returns=1, timeout=SLICE)
         for fleet in family:
-            fleet._poll(0.0)
+            fleet._poll(wait=False)
 
     def broadcast(self, weights: Mapping[str, ndarray], version: int) -> None:
         self.publish(weights, version)
@@ -365,16 +365,16 @@ class RayFleet:
         while not condition():
             self._poll()
 
-    def _poll(self, timeout: float = SLICE) -> None:
+    def _poll(self, wait: bool = True) -> None:
         """Take what has come, or wait a little for it; see after those who do not answer."""
         before = monotonic()
         ready: list[Any] = []
         rest = list(self._calls)
-        if rest and timeout:
-            ready, rest = ray.wait(rest, num_returns=1, timeout=timeout)
+        if rest and wait:
+            ready, rest = ray.wait(rest, num_returns=1, timeout=SLICE)
         elif rest:
             ready, rest = ray.wait(rest, num_returns=len(rest), timeout=0)
-        if timeout and ready and rest and monotonic() - before < AT_ONCE:
+        if wait and ready and rest and monotonic() - before < AT_ONCE:
             more, _ = ray.wait(rest, num_returns=len(rest), timeout=0)
             ready += more
         for ref in ready:

@@ -16,6 +16,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from shoal.algorithms.a2c import A2C
+from shoal.algorithms.dqn import DQN
 from shoal.algorithms.vtrace import VTrace
 
 OBS = np.zeros(2, np.float32)
@@ -137,6 +138,13 @@ class LostVTrace(VTrace):
 
     def loss(self, model: Any, params: Any, aux: Any, batch: Any) -> Any:
         raise LookupError("no such column")  # fault: loss of VTrace
+
+
+class LostDQN(DQN):
+    """Its loss raises."""
+
+    def loss(self, model: Any, params: Any, aux: Any, batch: Any) -> Any:
+        raise LookupError("no such column")  # fault: loss of DQN
 
 
 class Halved(A2C):

@@ -12,11 +12,13 @@ import pytest
 from shoal.errors import IN_PROCESS, EnvError, describe
 from shoal.plans.allreduce import Allreduce
 from shoal.plans.async_gradients import AsyncGradients
+from shoal.plans.async_replay import AsyncReplay
 from shoal.plans.async_samples import AsyncSamples
+from shoal.plans.sync_replay import SyncReplay
 from shoal.plans.sync_samples import SyncSamples
 from shoal.systems import PLANS
 from shoal.trainer import Trainer
-from tests.faults.broken import Broken, Engine, LostA2C, LostVTrace
+from tests.faults.broken import Broken, Engine, LostA2C, LostDQN, LostVTrace
 from tests.faults.conftest import keeps_the_form, place_of
 
 ENV = "tests.faults.broken:Broken"
@@ -115,6 +117,7 @@ def test_in_python_a_note_says_how_to_see_it(one_ray: None) -> None:
     assert place_of("step") in describe(caught.value).split("\n")[1]
 
 
+REPLAYING = (SyncReplay, AsyncReplay)
 HERE = [(plan(), True) for plan in PLANS]
 REMOTE = [(AsyncGradients(), False), (Allreduce(), False)]  # elsewhere the loss is not there
 
@@ -123,17 +126,18 @@ REMOTE = [(AsyncGradients(), False), (Allreduce(), False)]  # elsewhere the loss
 @pytest.mark.parametrize(("plan", "in_process"), HERE + REMOTE, ids=str)
 def test_a_loss_that_raises(plan: Any, in_process: bool) -> None:
     """A user's own algorithm, on whichever process the plan differentiates."""
-    ours = type(plan) is AsyncSamples
+    lost = {AsyncSamples: LostVTrace}.get(type(plan), LostA2C)
     small: dict[str, Any] = {"workers": 2, "envs_per_worker": 2, "fragment_length": 4}
+    if type(plan) in REPLAYING:
+        lost = LostDQN
+        small |= {"warmup": 16, "batch_size": 8}
     with (
         pytest.raises(LookupError, match="no such column") as caught,
-        Trainer(
-            LostVTrace() if ours else LostA2C(), Broken, plan=plan, in_process=in_process, **small
-        ) as trainer,
+        Trainer(lost(), Broken, plan=plan, in_process=in_process, **small) as trainer,
     ):
         trainer.train()
     lines = describe(caught.value).split("\n")
-    assert place_of(f"loss of {'VTrace' if ours else 'A2C'}") in lines[1]
+    assert place_of(f"loss of {lost.__name__.removeprefix('Lost')}") in lines[1]
     if plan.learns_on_workers:
         assert re.search(r"in worker [01]\b", lines[2])
 
