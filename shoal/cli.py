@@ -423,13 +423,13 @@ def _systems(parser: Parser, argv: list[str]) -> int:
     ]
     print(_table(("system", "algorithm", "plan", "source"), rows))
     pairs = matrix()
-    plans = list(dict.fromkeys(plan for _, plan, _, _ in pairs))
+    algorithms = list(dict.fromkeys(algorithm for algorithm, *_ in pairs))
     reasons = list(dict.fromkeys(reason for *_, reason in pairs if reason))
     cells: dict[str, list[str]] = {}
-    for algorithm, _, name, reason in pairs:
+    for _, plan, name, reason in pairs:
         cell = f"no ({reasons.index(reason) + 1})" if reason else name or "yes"
-        cells.setdefault(algorithm, []).append(cell)
-    print("\n" + _table(("under the plan", *plans), [(name, *row) for name, row in cells.items()]))
+        cells.setdefault(plan, []).append(cell)
+    print("\n" + _table(("plan", *algorithms), [(plan, *row) for plan, row in cells.items()]))
     for number, reason in enumerate(reasons, 1):
         print(f"({number}) {reason}")
     return 0

@@ -235,10 +235,11 @@ def test_systems_names_all_and_what_runs_under_what(
     for name, row in SYSTEMS.items():
         assert any(line.split()[0] == name and row.source in line for line in systems.split("\n"))
     head, _, *rows = matrix.splitlines()
-    assert head.split() == ["under", "the", "plan", "Plain", "Odd", "Late"]
+    assert head.split() == ["plan", "PPO", "DQN"]
     assert rows == [
-        "PPO             ppo     yes     no (1)",
-        "DQN             no (2)  no (2)  no (1)",
+        "Plain  ppo     no (2)",
+        "Odd    yes     no (2)",
+        "Late   no (1)  no (1)",
         "(1) too old",
         "(2) no replay",
     ]

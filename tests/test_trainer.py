@@ -25,6 +25,7 @@ from tests.worlds import TINY, Script, Scripts, difference, episodes
 
 VOCABULARY = """
 env_steps agent_steps gradient_steps trained_steps dropped_steps in_flight_steps episodes
+replayed_steps lost_steps
 return_mean return_min return_max length_mean steps_per_s policy_lag_mean policy_lag_max
 queue_depth_mean queue_depth_max worker_restarts lost_calls concurrency wall_s
 worker/0/steps_per_s worker/0/lag_max worker/0/restarts
