@@ -23,7 +23,7 @@ import numpy as np
 from numba import njit
 
 from shoal.replay.layout import Layout, length
-from shoal.replay.tree import drawn_leaves, set_leaf, set_leaves, sum_tree
+from shoal.replay.tree import drawn_leaves, set_leaves, sum_tree
 from shoal.trajectory import Batch, Obs, ndarray
 
 SEEN, STEP, TERMINATED, TRUNCATED, BROKEN = range(5)  # what a row is
@@ -261,11 +261,12 @@ class Buffer:
 
     def _take(self, found: tuple[ndarray, ...]) -> Drawn:
         """The transitions of rows of which all but the observations were found."""
-        slot, at, after, action, returns, discount, weight, mask, rows, ages = found
+        places, rows, ages, action, numbers = found
+        returns, discount, weight, mask = numbers
         obs: Obs = {}
         next_obs: Obs = {}
         for path, column in self.layout.obs.items():
-            now, then = _gather(self._words[path], slot, at, after, column.stack)
+            now, then = _gather(self._words[path], places, column.stack)
             obs[path], next_obs[path] = column.of(now), column.of(then)
         batch: Batch = {
             "obs": obs,
@@ -352,7 +353,7 @@ def _draw(
     leaves = drawn_leaves(tree, u)
     found = _transitions(leaves, reward, kind, head, action, n, gamma)
     if beta > 0.0:
-        size, weight = len(tree) // 2, found[6]
+        size, weight = len(tree) // 2, found[4][2]
         for part in range(parts):
             least = np.inf  # of the priorities: it has the largest weight
             for j in range(part * k, part * k + k):
@@ -372,25 +373,20 @@ def _transitions(
     n: int,
     gamma: float,
 ) -> tuple[ndarray, ...]:
-    """Of each leaf: slot, place and successor's place; action, return, product of discounts, a
-    weight and a mask of 1; number and age; each [N].
+    """Of each leaf: slot, place and successor's place [3, N]; number [N]; age [N]; action [N,
+    words]; return, product of discounts, and a weight and a mask of 1 [4, N].
 
     A window ends with its episode: the product is 0 where the task ended, gamma^m where a time
     limit cut it after m steps. One that reaches the newest row is shorter, too.
     """
     length, count = reward.shape[1], len(leaves)
-    slot, at, after = (
-        np.empty(count, np.int64),
-        np.empty(count, np.int64),
-        np.empty(count, np.int64),
-    )
-    returns, discounts = np.empty(count, np.float32), np.empty(count, np.float32)
+    places, numbers = np.empty((3, count), np.int64), np.ones((4, count), np.float32)
     actions = np.empty((count, action.shape[2]), action.dtype)
     rows, ages = np.empty(count, np.int64), np.empty(count, np.int64)
     for j in range(count):
         s = leaves[j] // length
         i = leaves[j] - s * length
-        slot[j], at[j] = s, i
+        places[0, j], places[1, j] = s, i
         for w in range(action.shape[2]):
             actions[j, w] = action[s, i, w]
         ages[j] = (head[s] - 1 - i) % length
@@ -410,17 +406,15 @@ def _transitions(
                 discount = 0.0
             if what != STEP or i == newest:
                 break
-        returns[j], discounts[j], after[j] = total, discount, i
-    weight, mask = np.ones(count, np.float32), np.ones(count, np.float32)
-    return slot, at, after, actions, returns, discounts, weight, mask, rows, ages
+        places[2, j], numbers[0, j], numbers[1, j] = i, total, discount
+    return places, rows, ages, actions, numbers
 
 
 @njit(cache=True, nogil=True)
-def _gather(
-    stored: ndarray, slot: ndarray, at: ndarray, after: ndarray, stack: int
-) -> tuple[ndarray, ndarray]:
+def _gather(stored: ndarray, places: ndarray, stack: int) -> tuple[ndarray, ndarray]:
     """Observations of rows and of their successors, stacks put together again: [N, stack words]."""
     length, words = stored.shape[1], stored.shape[2]
+    slot, at, after = places
     now = np.empty((len(slot), stack * words), stored.dtype)
     then = np.empty((len(slot), stack * words), stored.dtype)
     for j in range(len(slot)):
@@ -446,16 +440,17 @@ def _prioritise(
     highest: float,
 ) -> tuple[int, int, float]:
     """Set what is still there; how many rows were gone, and the highest value so far."""
-    gone, more = 0, 0
+    kept, size = 0, len(tree) // 2
+    leaves, values = np.empty(len(rows), np.int64), np.empty(len(rows))
     for j in range(len(rows)):
         s = rows[j] // _SLOT
         row = rows[j] - s * _SLOT
         leaf = s * length + row % length
         # Overwritten; or no longer to be drawn, as what followed it was lost.
-        if row <= head[s] - length + reach - 1 or tree[len(tree) // 2 + leaf] == 0.0:
-            gone += 1
+        if row <= head[s] - length + reach - 1 or tree[size + leaf] == 0.0:
             continue
-        value = float(priority[j]) ** alpha
-        more += set_leaf(tree, leaf, value)
-        highest = max(highest, value)
-    return gone, more, highest
+        leaves[kept], values[kept] = leaf, float(priority[j]) ** alpha
+        highest = max(highest, values[kept])
+        kept += 1
+    more = set_leaves(tree, leaves[:kept], values[:kept])
+    return len(rows) - kept, more, highest

@@ -47,10 +47,10 @@ def test_what_has_no_value_is_never_found() -> None:
     """Not even by the whole sum, to which rounding may bring a number."""
     tree = tree_of([0.0, 0.1, 0.0, 0.2, 0.7, 0.0, 0.0])
     ends = np.array([0.0, np.nextafter(0.1, 0), 0.1, tree[1], np.nextafter(tree[1], 9)])
-    assert [descend(tree, u) for u in ends] == [1, 1, 3, 4, 4]
+    assert descend(tree, np.array(ends)).tolist() == [1, 1, 3, 4, 4]
 
 
 @pytest.mark.parametrize("leaves", [1, 2, 3, 1000])
 def test_every_leaf_can_be_found(leaves: int) -> None:
     tree = tree_of([1.0] * leaves)
-    assert [descend(tree, i + 0.5) for i in range(leaves)] == list(range(leaves))
+    assert descend(tree, np.arange(leaves) + 0.5).tolist() == list(range(leaves))
