@@ -98,10 +98,11 @@ class Trainer:
         self.recorder = Recorder()
         self._warned = set[str]()
         params = algorithm.init(self.model, self.run.rng)
-        self.framework = choose(config.learner, self.model, algorithm.network, config.precision)
-        rows = getattr(algorithm, "minibatch_size", 0) or (
-            config.rollout.fragment_length * config.rollout.envs_per_worker * self.fleet.size
-        )
+        self.framework = choose(config.learner, self.model, algorithm.network)
+        fragments = config.rollout.fragment_length * config.rollout.envs_per_worker
+        rows = getattr(algorithm, "minibatch_size", 0) or fragments * self.fleet.size
+        if self.run.remembers:
+            rows = config.replay.batch_size
         cluster = config.cluster
         alone = config.plan.exact or cluster.in_process or cluster.joined is not None
         self.learner = create(

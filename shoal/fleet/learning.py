@@ -53,7 +53,7 @@ class LearningWorker(Worker):
         super().__init__(config, index, env, restart)
         algorithm = config.algorithm
         params = algorithm.init(self.model, np.random.default_rng([config.seed, 0]))
-        kind = choose(config.learner, self.model, algorithm.network, config.precision)
+        kind = choose(config.learner, self.model, algorithm.network)
         self.learner = create(kind, algorithm, self.model, params, 1, config.precision)
         self._rank = 0
         self._group: Any = None

@@ -346,13 +346,12 @@ def shared(total: Array, names: list[str], reduction: str) -> tuple[Array, Metri
     return (gradient / rows if reduction == "mean" else gradient), metrics
 
 
-def choose(wanted: str, model: Model, network: Any, precision: str = "float32") -> str:
+def choose(wanted: str, model: Model, network: Any) -> str:
     """ "jax" or "torch" for this run.
 
     A user's own module learns in its own framework. Otherwise JAX, which compiles all gradient
     steps of an update into one call; but PyTorch, where it is installed, for convolutions, whose
-    gradients it computes two to three times faster on a CPU; and for bfloat16, in which it alone
-    has fast products there.
+    gradients it computes two to three times faster on a CPU.
 
     Raises ConfigError when the wanted one cannot be had.
     """
@@ -367,14 +366,7 @@ def choose(wanted: str, model: Model, network: Any, precision: str = "float32") 
     if wanted == "auto":
         images = isinstance(network, Network) and any(leaf.image for leaf in model.spaces.leaves)
         convolves = images and network.encoder != "mlp"
-        better = have_torch and (convolves or precision == "bfloat16")
-        wanted = own or ("torch" if better else "jax")
-    if wanted == "jax" and precision != "float32":
-        raise ConfigError(
-            f"precision={precision!r} needs the PyTorch learner: JAX is slower in it on a CPU",
-            None,
-            "use learner='torch' (pip install \"shoal[torch]\"), or precision='float32'",
-        )
+        wanted = own or ("torch" if have_torch and convolves else "jax")
     if wanted == "torch" and not have_torch:
         raise ConfigError(
             "learner='torch' needs PyTorch, which is not installed",
@@ -410,7 +402,7 @@ def create(
         return TorchLearner(algorithm, model, params, threads, precision)
     from shoal.learners.jax import JaxLearner
 
-    return JaxLearner(algorithm, model, params, threads)
+    return JaxLearner(algorithm, model, params, threads, precision)
 
 
 def threads(model: Model, rows: int, beside: int = 0) -> int:
@@ -420,10 +412,11 @@ def threads(model: Model, rows: int, beside: int = 0) -> int:
     convolutional network's step saves less of the wall clock than it takes of the CPU (170 ms on
     one, 105 ms on two; in bfloat16 97 and 78).
 
-    Below about 20 MFLOP (a 64x64 network on 64 rows is 3) handing work to a second thread costs
-    more than it saves: one such step takes 75 us on one thread and 105 us on two.
+    Below about 40 MFLOP (a 64x64 network on 64 rows is 3) handing work to a second thread costs
+    more than it saves: a step of DQN's with that network takes 77 us on one thread and 102 us on
+    two; with 256x256, 26 MFLOP, 0.58 ms and 0.63 ms.
     """
     sizes = [int(np.prod(shape)) for shape in model.net.shapes().values()]
     convolutional = any(len(shape) == 4 for shape in model.net.shapes().values())
-    small = 6 * sum(sizes) * rows < 20_000_000 and not convolutional
+    small = 6 * sum(sizes) * rows < 40_000_000 and not convolutional
     return 1 if small else max(len(os.sched_getaffinity(0)) - beside, 1)

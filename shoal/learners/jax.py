@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,16 @@ class JaxLearner(Holder):
     """A learner whose parameters are JAX arrays. See ``learners.base.Learner``."""
 
     def __init__(
-        self, algorithm: Algorithm, model: Model, params: Mapping[str, ndarray], threads: int = 1
+        self,
+        algorithm: Algorithm,
+        model: Model,
+        params: Mapping[str, ndarray],
+        threads: int = 1,
+        precision: str = "float32",
     ) -> None:
         jax = start(threads)
         super().__init__(algorithm, model, params, jax.device_put, _numpy)
+        self._bfloat16 = precision == "bfloat16"
         self._names: list[str] = []  # of the metrics that leave ``_update`` as one vector
         self._whole_names: list[str] = []  # and ``_whole``
         self._told: list[str] = []  # of those that learners who update together share
@@ -119,13 +125,18 @@ class JaxLearner(Holder):
         import jax
 
         loss = partial(self.algorithm.loss, self.model)
-        (total, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params, aux, batch)
+        differentiate = self._rounded(jax.value_and_grad(loss, has_aux=True))
+        (total, metrics), grads = differentiate(params, aux, batch)
         return grads, {"loss": total, **metrics}
 
     def _prepared(self, params: Params, aux: Params, batch: Batch) -> Batch:
         import jax
 
-        return jax.lax.stop_gradient(self.algorithm.prepare(self.model, {**aux, **params}, batch))
+        prepare = self._rounded(partial(self.algorithm.prepare, self.model))
+        return jax.lax.stop_gradient(prepare({**aux, **params}, batch))
+
+    def _rounded(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return rounded(function) if self._bfloat16 else function
 
     def _steps(
         self,
@@ -245,6 +256,49 @@ class JaxLearner(Holder):
         metrics["grad_norm"] = norm
         self._whole_names = sorted(metrics)
         return new, new_opt, jnp.stack([metrics[k] for k in self._whole_names])
+
+
+def rounded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function of trees of arrays, its float32 matrix products with factors in bfloat16.
+
+    Sums of products stay in float32, and so does all else. Rewriting what was traced reaches every
+    product, those of gradients and of users' own modules too. (JAX's matmul precision does not:
+    XLA's CPU backend, version 0.10.2, computes in float32 whatever it says.)
+    """
+    import jax
+
+    def computed(*args: Any) -> Any:
+        traced, shape = jax.make_jaxpr(function, return_shape=True)(*args)
+        outs = _evaluate(traced.jaxpr, traced.consts, jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(shape), outs)
+
+    return computed
+
+
+def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+    """One operation after the other, as JAX's documentation on interpreters of jaxprs has it."""
+    import jax.numpy as jnp
+    from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+
+    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
+
+    def value(x: Any) -> Any:
+        return x.val if isinstance(x, Literal) else known[x]
+
+    for line in jaxpr.eqns:
+        given = [value(x) for x in line.invars]
+        if line.primitive.name == "dot_general" and all(x.dtype == jnp.float32 for x in given):
+            params = {**line.params, "preferred_element_type": jnp.dtype(jnp.float32)}
+            outs = [line.primitive.bind(*(x.astype(jnp.bfloat16) for x in given), **params)]
+        elif line.primitive.name in ("jit", "pjit"):
+            inner = line.params["jaxpr"]
+            outs = _evaluate(inner.jaxpr, inner.consts, given)
+        else:
+            needed = {x: known[x] for x in line.invars if not isinstance(x, Literal)}
+            alone = Jaxpr((), list(needed), line.outvars, [line], effects=line.effects)
+            outs = jaxpr_as_fun(ClosedJaxpr(alone, ()))(*needed.values())
+        known.update(zip(line.outvars, outs, strict=True))
+    return [value(x) for x in jaxpr.outvars]
 
 
 def _numpy(tree: Mapping[str, Any]) -> Weights:

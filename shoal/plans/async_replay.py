@@ -163,7 +163,7 @@ def async_replay(
             run.counters.replayed_steps += len(drawn.rows)
             run.counters.gradient_steps = learner.gradient_steps
             yield Update(
-                metrics_of({**metrics, "age": float(drawn.ages.mean())}, hyper),
+                metrics_of({**metrics, "age": drawn.age}, hyper),
                 episodes,
                 clock.take(),
                 done,

@@ -37,7 +37,7 @@ class Drawn:
 
     batch: Batch  # obs, next_obs, action, reward, discount, weight, mask: [N, ...]
     rows: ndarray  # int64 [N]: by which their priorities are told
-    ages: ndarray  # int64 [N]: env steps of its slot since each was stored
+    age: float  # env steps of its slot since one was stored, on average
 
 
 class Buffer:
@@ -64,6 +64,7 @@ class Buffer:
     ) -> None:
         self.layout, self.slots, self.length = layout, slots, length(capacity, slots)
         self.n_step, self.gamma, self.alpha = n_step, gamma, alpha
+        self._first, *self._others = layout.obs.items()
         self.reach = max((c.stack for c in layout.obs.values()), default=1)  # rows of a stack
         rows = slots, self.length
         self._obs = {k: np.zeros((*rows, *c.stored), c.dtype) for k, c in layout.obs.items()}
@@ -246,7 +247,7 @@ class Buffer:
         if self._tree[1] <= 0.0:
             raise ValueError("the buffer holds no transition")
         beta = beta if self.alpha else 0.0
-        return self._take(_draw(self._tree, u, beta, *self._columns()))
+        return self._drawn(_draw(self._tree, u, beta, *self._columns()))
 
     def everything(self) -> Drawn:
         """All that could be drawn, slot by slot in the order of time."""
@@ -254,19 +255,23 @@ class Buffer:
         slot, at = np.divmod(live, self.length)
         age = (self._head[slot] - 1 - at) % self.length
         leaves = live[np.lexsort((-age, slot))]
-        return self._take(_transitions(leaves, *self._columns()))
+        return self._drawn(_transitions(leaves, *self._columns()))
 
     def _columns(self) -> tuple[Any, ...]:
-        return self._reward, self._kind, self._head, self._action_words, self.n_step, self.gamma
+        """What ``_transitions`` sees; of the observations, the first leaf."""
+        path, column = self._first
+        words = self._words[path], column.stack
+        step = self._reward, self._kind, self._head, self._action_words
+        return *step, *words, self.n_step, self.gamma
 
-    def _take(self, found: tuple[ndarray, ...]) -> Drawn:
-        """The transitions of rows of which all but the observations were found."""
-        places, rows, ages, action, numbers = found
+    def _drawn(self, found: tuple[Any, ...]) -> Drawn:
+        """The transitions of which all but further leaves of the observations were found."""
+        where, numbers, action, now, then, age = found
         returns, discount, weight, mask = numbers
-        obs: Obs = {}
-        next_obs: Obs = {}
-        for path, column in self.layout.obs.items():
-            now, then = _gather(self._words[path], places, column.stack)
+        path, column = self._first
+        obs, next_obs = {path: column.of(now)}, {path: column.of(then)}
+        for path, column in self._others:
+            now, then = _gather(self._words[path], where, column.stack)
             obs[path], next_obs[path] = column.of(now), column.of(then)
         batch: Batch = {
             "obs": obs,
@@ -277,7 +282,7 @@ class Buffer:
             "weight": weight,
             "mask": mask,
         }
-        return Drawn(batch, rows, ages)
+        return Drawn(batch, where[3], age)
 
     def set_priorities(self, rows: ndarray, priority: ndarray) -> int:
         """New priorities (above 0) of rows that were drawn; returns how many had gone meanwhile."""
@@ -345,15 +350,17 @@ def _draw(
     kind: ndarray,
     head: ndarray,
     action: ndarray,
+    words: ndarray,
+    stack: int,
     n: int,
     gamma: float,
-) -> tuple[ndarray, ...]:
+) -> tuple[Any, ...]:
     """What ``_transitions`` says of leaves drawn by ``u [parts, k]``, with equation 1's weights."""
     parts, k = u.shape
     leaves = drawn_leaves(tree, u)
-    found = _transitions(leaves, reward, kind, head, action, n, gamma)
+    found = _transitions(leaves, reward, kind, head, action, words, stack, n, gamma)
     if beta > 0.0:
-        size, weight = len(tree) // 2, found[4][2]
+        size, weight = len(tree) // 2, found[1][2]
         for part in range(parts):
             least = np.inf  # of the priorities: it has the largest weight
             for j in range(part * k, part * k + k):
@@ -370,28 +377,29 @@ def _transitions(
     kind: ndarray,
     head: ndarray,
     action: ndarray,
+    words: ndarray,
+    stack: int,
     n: int,
     gamma: float,
-) -> tuple[ndarray, ...]:
-    """Of each leaf: slot, place and successor's place [3, N]; number [N]; age [N]; action [N,
-    words]; return, product of discounts, and a weight and a mask of 1 [4, N].
+) -> tuple[Any, ...]:
+    """Of each leaf: slot, place, successor's place and number [4, N]; return, product of discounts,
+    and a weight and a mask of 1 [4, N]; action [N, words]; what ``_gather`` finds; their mean age.
 
     A window ends with its episode: the product is 0 where the task ended, gamma^m where a time
     limit cut it after m steps. One that reaches the newest row is shorter, too.
     """
     length, count = reward.shape[1], len(leaves)
-    places, numbers = np.empty((3, count), np.int64), np.ones((4, count), np.float32)
-    actions = np.empty((count, action.shape[2]), action.dtype)
-    rows, ages = np.empty(count, np.int64), np.empty(count, np.int64)
+    where, numbers = np.empty((4, count), np.int64), np.ones((4, count), np.float32)
+    actions, ages = np.empty((count, action.shape[2]), action.dtype), 0
     for j in range(count):
         s = leaves[j] // length
         i = leaves[j] - s * length
-        places[0, j], places[1, j] = s, i
         for w in range(action.shape[2]):
             actions[j, w] = action[s, i, w]
-        ages[j] = (head[s] - 1 - i) % length
-        rows[j] = s * _SLOT + head[s] - 1 - ages[j]
         newest = head[s] % length
+        age = newest - 1 - i if i < newest else newest - 1 - i + length
+        ages += age
+        where[0, j], where[1, j], where[3, j] = s, i, s * _SLOT + head[s] - 1 - age
         total, discount = 0.0, 1.0
         for _ in range(n):
             what = kind[s, i]
@@ -406,15 +414,16 @@ def _transitions(
                 discount = 0.0
             if what != STEP or i == newest:
                 break
-        places[2, j], numbers[0, j], numbers[1, j] = i, total, discount
-    return places, rows, ages, actions, numbers
+        where[2, j], numbers[0, j], numbers[1, j] = i, total, discount
+    now, then = _gather(words, where, stack)
+    return where, numbers, actions, now, then, ages / max(count, 1)
 
 
 @njit(cache=True, nogil=True)
-def _gather(stored: ndarray, places: ndarray, stack: int) -> tuple[ndarray, ndarray]:
+def _gather(stored: ndarray, where: ndarray, stack: int) -> tuple[ndarray, ndarray]:
     """Observations of rows and of their successors, stacks put together again: [N, stack words]."""
     length, words = stored.shape[1], stored.shape[2]
-    slot, at, after = places
+    slot, at, after = where[0], where[1], where[2]
     now = np.empty((len(slot), stack * words), stored.dtype)
     then = np.empty((len(slot), stack * words), stored.dtype)
     for j in range(len(slot)):

@@ -29,7 +29,9 @@ class Column:
     def of(self, words: ndarray) -> ndarray:
         """The entries of N rows from the words that hold them, [N, words]."""
         entries = words.view(self.dtype)
-        return entries if len(self.shape) == 1 else entries.reshape(len(words), *self.shape)
+        if len(self.shape) == 1:
+            return entries
+        return entries.reshape(len(words), *self.shape) if self.shape else entries.ravel()
 
     @property
     def nbytes(self) -> int:
