@@ -278,7 +278,7 @@ def rounded(function: Callable[..., Any]) -> Callable[..., Any]:
 def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
     """One operation after the other, as JAX's documentation on interpreters of jaxprs has it."""
     import jax.numpy as jnp
-    from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+    from jax.extend.core import Literal
 
     known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
 
@@ -294,9 +294,11 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[An
             inner = line.params["jaxpr"]
             outs = _evaluate(inner.jaxpr, inner.consts, given)
         else:
-            needed = {x: known[x] for x in line.invars if not isinstance(x, Literal)}
-            alone = Jaxpr((), list(needed), line.outvars, [line], effects=line.effects)
-            outs = jaxpr_as_fun(ClosedJaxpr(alone, ()))(*needed.values())
+            bound = line.primitive.get_bind_params(line.params)
+            # A pair until JAX 0.8: functions that come before the operands.
+            functions, params = bound if isinstance(bound, tuple) else ((), bound)
+            found = line.primitive.bind(*functions, *given, **params)
+            outs = found if line.primitive.multiple_results else [found]
         known.update(zip(line.outvars, outs, strict=True))
     return [value(x) for x in jaxpr.outvars]
 
