@@ -77,7 +77,19 @@ def worker_memory(peers: Peers, repeat: int, seconds: float) -> Measured:
     return result, rows
 
 
+def datapath(peers: Peers, repeat: int, seconds: float) -> Measured:
+    """The driver's share of one core while two workers feed two replay shards."""
+    envs = "ALE/Pong-v5", "CartPole-v1"
+    result = {env: script("datapath.py", env, "--seconds", str(seconds)) for env in envs}
+    rows: list[tuple[str, ...]] = [("two workers, two shards", "env steps/s", "MB/s", "driver")]
+    for env, told in result.items():
+        steps, share = f"{told['steps_per_s']:,.0f}", f"{told['driver_share']:.1%}"
+        rows.append((env, steps, f"{told['mb_per_s']:.1f}", share))
+    return result, rows
+
+
 MEASURES = {
+    "datapath": datapath,
     "startup-workers": startup_workers,
     "sampling-scaling": sampling_scaling,
     "stream-overhead": stream_overhead,

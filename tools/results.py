@@ -1,6 +1,7 @@
 """Learning results: ``python -m tools.results RUN...`` keeps finished runs in ``results/``.
 
-Runs of one system on one environment become ``results/SYSTEM-ENV.json``, one entry a seed; then
+A run that was evaluated (``shoal evaluate RUN --episodes 100``) has what its final policy reached,
+too. Runs of one system on one environment become ``results/SYSTEM-ENV.json``, one entry a seed; then
 ``results/README.md`` is written anew from all such files. Without arguments it does only that.
 """
 
@@ -15,12 +16,19 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 KEPT = ("seed", "return_mean", "env_steps", "wall_s", "steps_per_s", "episodes", "stopped_by")
+SETTINGS = ("algorithm", "plan", "rollout", "replay", "stop", "learner", "precision")
 
 REFERENCES = {  # (system, environment): what others reached
     ("ppo", "CartPole-v1"): "500 in 100k (RL Baselines3 Zoo)",
     ("ppo", "Pendulum-v1"): "-172 +- 104 in 100k (RL Baselines3 Zoo)",
     ("ppo", "Acrobot-v1"): "-73.5 +- 18 in 1M (RL Baselines3 Zoo)",
     ("a2c", "CartPole-v1"): "500 in 500k (RL Baselines3 Zoo)",
+    ("dqn", "CartPole-v1"): "500 in 50k (RL Baselines3 Zoo)",
+    ("dqn", "Acrobot-v1"): "-76.6 +- 12 in 100k (RL Baselines3 Zoo)",
+    ("dqn", "MountainCar-v0"): "-101 +- 10 in 120k (RL Baselines3 Zoo)",
+    ("ddpg", "Pendulum-v1"): "-152 +- 94 in 20k (RL Baselines3 Zoo)",
+    ("td3", "Pendulum-v1"): "-152 +- 90 in 20k (RL Baselines3 Zoo)",
+    ("sac", "Pendulum-v1"): "-157 +- 89 in 20k (RL Baselines3 Zoo)",
 }
 
 
@@ -33,8 +41,11 @@ def keep(folders: Iterable[Path]) -> None:
         path = RESULTS / f"{system}-{env.replace('/', '-')}.json"
         known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         runs = {run["seed"]: run for run in known.get("runs", [])}
-        runs[summary["seed"]] = {name: summary[name] for name in KEPT}
-        settings = {k: config[k] for k in ("algorithm", "rollout", "stop", "learner")}
+        run = runs[summary["seed"]] = {name: summary[name] for name in KEPT}
+        if (folder / "evaluation.json").exists():
+            told = json.loads((folder / "evaluation.json").read_text())
+            run["evaluated"] = {name: told[name] for name in ("episodes", "return_mean")}
+        settings = {k: config[k] for k in SETTINGS}
         result = {
             "system": system,
             "env": env,
@@ -52,12 +63,14 @@ def row(result: dict[str, Any]) -> str:
     runs = result["runs"]
     returns = [run["return_mean"] for run in runs]
     spread = f" +- {stdev(returns):.0f}" if len(returns) > 1 else ""
+    final = [run["evaluated"]["return_mean"] for run in runs if "evaluated" in run]
     cells = [
         result["system"],
         result["env"],
         str(len(runs)),
         f"{mean(returns):.0f}{spread}",
         f"{min(returns):.0f}",
+        f"{mean(final):.0f} ({min(final):.0f})" if final else "",
         f"{median(run['env_steps'] for run in runs):,.0f}",
         f"{median(run['wall_s'] for run in runs):.1f}",
         REFERENCES.get((result["system"], result["env"]), ""),
@@ -73,10 +86,11 @@ def main() -> None:
         "",
         "Made by `python -m tools.results RUN...` from the JSON files beside it, which hold each",
         "seed and every setting. Return: mean over the last 100 training episodes; worst: of the",
-        "seeds; env steps and seconds: median over the seeds.",
+        "seeds; evaluated: the final policies without exploration, over 100 episodes each, and the",
+        "worst; env steps and seconds: median over the seeds.",
         "",
-        "| system | environment | seeds | return | worst | env steps | seconds | others |",
-        "|---|---|---:|---:|---:|---:|---:|---|",
+        "| system | environment | seeds | return | worst | evaluated | env steps | seconds | others |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---|",
         *map(row, results),
         "",
     ]

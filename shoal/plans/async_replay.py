@@ -148,22 +148,25 @@ def async_replay(
             if came is None and answer is None:
                 fleet.wait()
                 clock("wait")
-            if drawn is None:
-                continue
-            steps = len(drawn.rows) // run.replay.batch_size
-            algorithm = cast(Any, run.algorithm)
-            noise = algorithm.draw(run.model, run.rng, steps, run.replay.batch_size)
-            rows = np.arange(len(drawn.rows), dtype=np.int32).reshape(steps, -1)
-            hyper = run.hyper()
-            clock("transfer")
-            metrics, told = learner.learn({**drawn.batch, STEP: noise}, rows, hyper)
-            clock("learn")
-            if run.replay.alpha:
-                memory.sides[index].priorities.append((drawn.rows, told["priority"]))
-            run.counters.replayed_steps += len(drawn.rows)
+            metrics: dict[str, float] = {}
+            if drawn is not None:
+                steps = len(drawn.rows) // run.replay.batch_size
+                algorithm = cast(Any, run.algorithm)
+                noise = algorithm.draw(run.model, run.rng, steps, run.replay.batch_size)
+                rows = np.arange(len(drawn.rows), dtype=np.int32).reshape(steps, -1)
+                hyper = run.hyper()
+                clock("transfer")
+                metrics, told = learner.learn({**drawn.batch, STEP: noise}, rows, hyper)
+                clock("learn")
+                if run.replay.alpha:
+                    memory.sides[index].priorities.append((drawn.rows, told["priority"]))
+                run.counters.replayed_steps += len(drawn.rows)
+                metrics = metrics_of({**metrics, "age": drawn.age}, hyper)
+            elif came is None or run.learning_from is not None:
+                continue  # before learning begins, fragments alone are news
             run.counters.gradient_steps = learner.gradient_steps
             yield Update(
-                metrics_of({**metrics, "age": drawn.age}, hyper),
+                metrics,
                 episodes,
                 clock.take(),
                 done,

@@ -122,6 +122,15 @@ def test_a_worker_keeps_its_epsilons_whatever_weights_it_is_given() -> None:
     )
 
 
+def test_a_run_is_reported_and_ends_before_its_learning_begins() -> None:
+    """Whoever waits for a memory to fill sees it, and can stop."""
+    with Trainer("ape-x", "CartPole-v1", in_process=True, warmup=50_000, stop_steps=4_000) as run:
+        reports = list(run)
+    assert 4_000 <= reports[-1]["env_steps"] < 50_000
+    assert reports[-1]["gradient_steps"] == 0
+    assert reports[-1]["episodes"] > 0
+
+
 # ----------------------------------------------------------------------------- faults
 
 
