@@ -1,8 +1,8 @@
 """Learning results: ``python -m tools.results RUN...`` keeps finished runs in ``results/``.
 
-A run that was evaluated (``shoal evaluate RUN --episodes 100``) has what its final policy reached,
-too. Runs of one system on one environment become ``results/SYSTEM-ENV.json``, one entry a seed; then
-``results/README.md`` is written anew from all such files. Without arguments it does only that.
+Runs of one system on one environment become ``results/SYSTEM-ENV.json``, one entry a seed; of runs
+that were evaluated (``shoal evaluate RUN --episodes 100``), with what their final policies reached.
+Then ``results/README.md`` is written anew from all such files. Without arguments it does only that.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 KEPT = ("seed", "return_mean", "env_steps", "wall_s", "steps_per_s", "episodes", "stopped_by")
+HEADS = "system|environment|seeds|return|worst|evaluated|env steps|seconds|others"
 SETTINGS = ("algorithm", "plan", "rollout", "replay", "stop", "learner", "precision")
 
 REFERENCES = {  # (system, environment): what others reached
@@ -89,7 +90,7 @@ def main() -> None:
         "seeds; evaluated: the final policies without exploration, over 100 episodes each, and the",
         "worst; env steps and seconds: median over the seeds.",
         "",
-        "| system | environment | seeds | return | worst | evaluated | env steps | seconds | others |",
+        f"|{HEADS}|",
         "|---|---|---:|---:|---:|---:|---:|---:|---|",
         *map(row, results),
         "",
