@@ -30,11 +30,17 @@ class Lost(ShoalError):
     """What was to come from another member died with it."""
 
 
-class Parcel:
-    """A value on its way from one member to another, that does not pass through the plan's process.
+INLINE = 65536  # bytes of arrays up to which they are not put into the object store (Ray's own
+# bound for arguments that travel with their call is 100 KB): an object there costs 2 ms of the CPU
+# (put, pinned, looked up, fetched, freed)
 
-    What a plan gets, and hands on, is a reference. Between processes the value lies in Ray's object
-    store, from where whoever opens it reads it; within a process it is just held.
+
+class Parcel:
+    """A value on its way from one member to another, that the plan hands on without a look at it.
+
+    Arrays of up to ``INLINE`` bytes travel inside of the calls. What is larger lies in Ray's object
+    store, from where whoever opens it reads it, and what a plan gets is a reference. Within a
+    process it is just held.
     """
 
     def __init__(self, value: Any) -> None:
@@ -52,15 +58,22 @@ class Parcel:
             what = f"a value could not be fetched from the process that made it: {error}"
             raise Lost(what) from error
 
-    def __getstate__(self) -> Any:
-        if self._ref is None:
+    def __getstate__(self) -> tuple[Any, Any]:
+        if self._ref is None and nbytes(self._value) > INLINE:
             import ray
 
             self._ref, self._value = ray.put(self._value), None
-        return self._ref
+        return self._value, self._ref
 
-    def __setstate__(self, ref: Any) -> None:
-        self._ref, self._value = ref, None
+    def __setstate__(self, state: tuple[Any, Any]) -> None:
+        self._value, self._ref = state
+
+
+def nbytes(value: Any) -> int:
+    """Bytes of the arrays in nested dicts."""
+    if isinstance(value, Mapping):
+        return sum(map(nbytes, value.values()))
+    return getattr(value, "nbytes", 0)
 
 
 class Fleet(Protocol):

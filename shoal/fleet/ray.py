@@ -28,7 +28,7 @@ from ray.exceptions import (
 from shoal.config import Cluster
 from shoal.errors import ConfigError, ShoalError, cut
 from shoal.fleet import death
-from shoal.fleet.base import Fleet, Health, Lost, Make, no_args
+from shoal.fleet.base import INLINE, Fleet, Health, Lost, Make, nbytes, no_args
 from shoal.fleet.collective import GlooGroup
 from shoal.fleet.failure import Failure, sendable
 from shoal.fleet.host import Host
@@ -42,8 +42,6 @@ SPEAK = 10.0  # seconds of silence after which it is said what is waited for
 REFILL = 10.0  # seconds that a barrier waits for the replacement of a member
 PATIENCE = 5  # times the timeout that a member may take to start, or to compile
 GRACE = 4.0  # seconds that an interrupted run waits for calls that are still running
-INLINE = 65536  # bytes of weights up to which they are not put into the object store (Ray's own
-# bound for arguments that travel with their call is 100 KB)
 DEATHS = 3  # of one member in a row, without a result in between, that end the run
 LOSSES = 10  # results of one member in a row that were lost on their way, before it is replaced
 
@@ -235,9 +233,7 @@ class RayFleet:
             self.send(index)
 
     def publish(self, weights: Mapping[str, ndarray], version: int) -> None:
-        # What is small travels inside of the calls: an object of its own in the store costs more,
-        # 2 ms of the CPU for each (put, pinned, looked up, fetched, freed).
-        small = sum(x.nbytes for x in weights.values()) <= INLINE
+        small = nbytes(weights) <= INLINE
         self._published = dict(weights) if small else ray.put(dict(weights)), version
 
     def send(self, member: int) -> None:
