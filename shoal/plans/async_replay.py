@@ -1,10 +1,10 @@
 """Distributed replay: workers sample, shards remember, the learner learns, each at its own speed.
 
 Ape-X's plan (Horgan et al. 2018, arXiv:1803.00933, Figure 1 and Algorithms 1 and 2). Fragments go
-from worker to shard without passing through this process, which hands on references; what is drawn
-comes from shards to the learner, and priorities go back. A declared ratio of transitions trained on
-to env steps sampled holds on the average: the learner waits for what it has not earned, and workers
-wait where it falls behind.
+from worker to shard without a look at them in this process, which hands on references to all that
+is not small; what is drawn comes from shards to the learner, and priorities go back. A declared
+ratio of transitions trained on to env steps sampled holds on the average: the learner waits for
+what it has not earned, and workers wait where it falls behind.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A parameter server: the weights lie in shards, workers pull them and push gradients.
 
 Gorila's plan (Nair et al. 2015, arXiv:1507.04296, section 4), after DistBelief. Slices travel from
-shard to worker and back without passing through this process, which holds references only. A shard
-applies what comes in the order in which it comes, each at its own version.
+shard to worker and back without a look at them in this process, which hands on references to all
+that is not small. A shard applies what comes in the order in which it comes, each at its own
+version.
 """
 
 from __future__ import annotations
