@@ -117,6 +117,8 @@ class Fleet(Protocol):
     ) -> Iterator[tuple[int, Any]]:
         """Call the verb again and again; ``(member, result)`` as they finish, without an end.
 
+        A member's results come in the order of its calls.
+
         At most ``in_flight`` calls wait at each member; the next is made, with ``args()`` of that
         moment, when its result was taken and the caller comes back for another.
         """

@@ -83,6 +83,7 @@ class Member:
     deaf: bool = False  # the last of these questions failed
     lost: int = 0  # results in a row that did not reach this process, though it lives
     calls: dict[Any, Call] = field(default_factory=dict)  # by the reference to their results
+    early: set[Any] = field(default_factory=set)  # of these, what came before an earlier call's
 
 
 GONE = object()  # in place of a result: its member died
@@ -114,7 +115,7 @@ class RayFleet:
         self._make, self._cluster, self._cpus, self._name = make, cluster, cpus, name
         self._whole = whole
         self._members: dict[int, Member] = {}
-        self._calls: dict[Any, Member] = {}  # every reference waited for, starts included
+        self._calls: dict[Any, Member] = {}  # by every reference waited for, starts included
         self._deaths: deque[float] = deque()
         self._in_a_row: dict[int, int] = {}
         self._lives: dict[int, int] = {}  # members of each index so far: no two draw the same
@@ -341,10 +342,10 @@ class RayFleet:
 
     def _forget(self, into: deque[tuple[int, Any]]) -> None:
         """Nobody waits any more for these calls."""
-        for ref, member in list(self._calls.items()):
-            call = member.calls.get(ref)
-            if call is not None and call.into is into:
-                call.into, call.wanted = deque(), False
+        for member in {*self._calls.values(), *self._members.values()}:
+            for call in member.calls.values():
+                if call.into is into:
+                    call.into, call.wanted = deque(), False
 
     def _end(self, member: Member) -> None:
         for ref, call in member.calls.items():
@@ -352,6 +353,7 @@ class RayFleet:
             call.into.append((member.index, GONE))
             self.health.lost_calls += call.wanted and call.verb != "start"
         member.calls.clear()
+        member.early.clear()
         with suppress(RayError):
             ray.kill(member.actor)
 
@@ -374,15 +376,26 @@ class RayFleet:
             more, _ = ray.wait(rest, num_returns=len(rest), timeout=0)
             ready += more
         for ref in ready:
-            self._take(ref)
+            self._arrived(ref)
         if monotonic() - self._looked >= SLICE:  # whoever is stuck, while others are not, too
             self._look_after()
             self._looked = monotonic()
 
-    def _take(self, ref: Any) -> None:
+    def _arrived(self, ref: Any) -> None:
+        """Take a member's results in the order of its calls.
+
+        Ray does not promise it: what lies in the object store can be known here later than the
+        next call's result, which came inside of its message.
+        """
         member = self._calls.pop(ref, None)
         if member is None:  # its member died with another call of this batch
             return
+        member.early.add(ref)
+        while member.calls and (first := next(iter(member.calls))) in member.early:
+            member.early.discard(first)
+            self._take(member, first)
+
+    def _take(self, member: Member, ref: Any) -> None:
         call = member.calls.pop(ref)
         now = monotonic()
         try:

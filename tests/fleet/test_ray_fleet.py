@@ -82,6 +82,22 @@ def test_a_stream_asks_for_its_arguments_when_it_makes_the_call(fleet: Made) -> 
     assert next(now) == 4  # two were in flight when the third result came
 
 
+def test_results_keep_the_order_of_the_calls_whichever_is_here_first(
+    fleet: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = fleet(1)
+    wait = module.ray.wait
+
+    def newest_first(refs: list[Any], **given: Any) -> tuple[list[Any], list[Any]]:
+        ready, _ = wait(refs, num_returns=len(refs), timeout=given["timeout"])
+        return ready[-1:], [ref for ref in refs if ref not in ready[-1:]]
+
+    monkeypatch.setattr(module.ray, "wait", newest_first)
+    now = iter(range(100))
+    stream = members.stream("echo", lambda: (next(now),), in_flight=4)
+    assert [value for _, value in islice(stream, 20)] == list(range(20))
+
+
 def test_weights_reach_whom_they_are_sent_to_and_never_go_back(fleet: Made) -> None:
     members = fleet(2)
     members.broadcast(weights(1), 1)
