@@ -12,6 +12,7 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from shoal.envs import BEST_RETURN, best_return, make, make_single
+from shoal.envs.make import FEW
 from shoal.envs.native import NativeVector
 from shoal.envs.serial import SerialEnv
 from shoal.errors import EnvError, describe
@@ -91,12 +92,17 @@ def test_callables() -> None:
 
 @pytest.mark.parametrize(("name", "limit"), [("CartPole-v0", 200), ("CartPole-v1", 500)])
 def test_own_vector_form_keeps_the_time_limit(name: str, limit: int) -> None:
-    world = make(name, 2, seed=0)
+    world = make(name, 5, seed=0)
     assert isinstance(world, NativeVector) and world.env.unwrapped.max_episode_steps == limit
-    shorter = make(name, 2, kwargs={"max_episode_steps": 5}, seed=0)
+    shorter = make(name, 5, kwargs={"max_episode_steps": 5}, seed=0)
     shorter.reset(seed=0)
-    ended = [shorter.step(np.arange(2) * 0 + t % 2).truncated.all() for t in range(5)]
+    ended = [shorter.step(np.arange(5) * 0 + t % 2).truncated.all() for t in range(5)]
     assert ended == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize("slots", [1, FEW, FEW + 1])
+def test_only_more_than_a_few_copies_use_the_own_vector_form(slots: int) -> None:
+    assert isinstance(make("CartPole-v1", slots), NativeVector) == (slots > FEW)
 
 
 def test_a_vector_form_that_is_another_environment_is_not_used(
@@ -110,15 +116,15 @@ def test_a_vector_form_that_is_another_environment_is_not_used(
             self.single_observation_space = gym.spaces.Box(-1, 1, (4,))
 
     monkeypatch.setattr(gym.registry["CartPole-v1"], "vector_entry_point", Other)
-    assert isinstance(make("CartPole-v1", 2), SerialEnv)
+    assert isinstance(make("CartPole-v1", 5), SerialEnv)
 
     class Narrow(CartPoleVectorEnv):
         def __init__(self, num_envs: int, max_episode_steps: int) -> None:
             super().__init__(num_envs, max_episode_steps)
 
     monkeypatch.setattr(gym.registry["CartPole-v1"], "vector_entry_point", Narrow)
-    assert isinstance(make("CartPole-v1", 2), NativeVector)
-    world = make("CartPole-v1", 2, kwargs={"sutton_barto_reward": True})
+    assert isinstance(make("CartPole-v1", 5), NativeVector)
+    world = make("CartPole-v1", 5, kwargs={"sutton_barto_reward": True})
     assert isinstance(world, SerialEnv)
 
 
