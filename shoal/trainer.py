@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, replace
+from inspect import GEN_RUNNING, getgeneratorstate
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakSet
 
 import numpy as np
 
@@ -34,6 +37,7 @@ STOPS = {  # keywords of a trainer, and the settings that they stand for
     "stop_seconds": "stop.seconds",
 }
 REPORT_STEPS = 2000  # env steps that a report covers at least
+_running: WeakSet[Trainer] = WeakSet()
 
 
 class Trainer:
@@ -76,6 +80,7 @@ class Trainer:
         except BaseException:
             self._close()
             raise
+        _running.add(self)
 
     def _join(self) -> None:
         """What the workers' environments decide: spaces, model, learner."""
@@ -318,6 +323,7 @@ class Trainer:
             self._updates.close()  # its calls are not waited for any more
             self._updates = None
         self._close()
+        _running.discard(self)
 
     def __enter__(self) -> Self:
         return self
@@ -329,3 +335,12 @@ class Trainer:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """A program may end with plans amid an update; what they do then needs modules still there."""
+    for trainer in list(_running):
+        updates = trainer._updates
+        if updates is None or getgeneratorstate(updates) != GEN_RUNNING:  # in another thread
+            trainer.stop()

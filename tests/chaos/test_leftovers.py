@@ -130,27 +130,33 @@ SCRIPT = """
 import os, sys, time
 from shoal import Trainer
 from tests.chaos.mortal import Mortal
-small = dict(envs_per_worker=1, fragment_length=16, network={{"hidden": [4]}}, learner="torch")
-trainer = Trainer("a2c", Mortal, workers=2, env_kwargs={kwargs!r}, **small)
+small = dict(envs_per_worker=1, fragment_length=16, network={{"hidden": [4]}}, learner={learner!r})
+trainer = Trainer({system!r}, Mortal, workers=2, env_kwargs={kwargs!r}, **small)
 print("begun", flush=True)
 {ending}
 """
 ENDINGS = {
     "end": ("trainer.train(); time.sleep(1)", 0),
+    "break": ("for report in trainer:\n    break", 0),
     "exception": ("trainer.train(); raise ValueError('mine')", 1),
     "os._exit": ("trainer.train(); time.sleep(1); os._exit(4)", 4),
 }
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(
+    ("ending", "system", "learner"),
+    [*((ending, "a2c", "torch") for ending in ENDINGS), ("break", "impala", "jax")],
+)
 def test_a_program_that_forgets_to_stop_its_trainer_leaves_nothing(
-    ending: str, tmp_path: Path
+    ending: str, system: str, learner: str, tmp_path: Path
 ) -> None:
     end, code = ENDINGS[ending]
     kwargs = Ledger(tmp_path).kwargs()
-    program = Process(tmp_path, "-c", SCRIPT.format(kwargs=kwargs, ending=end))
+    script = SCRIPT.format(system=system, learner=learner, kwargs=kwargs, ending=end)
+    program = Process(tmp_path, "-c", script)
     program.wait_for(lambda: "begun" in program.text)
     assert program.leaves_nothing() == code, program.text
+    assert "ignored" not in program.text  # what fails while the interpreter is taken apart
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -159,7 +165,8 @@ def test_a_program_whose_workers_are_stuck_can_be_ended(
 ) -> None:
     ledger = Ledger(tmp_path)
     kwargs = ledger.kwargs(how="hang", at=9, times=9)
-    program = Process(tmp_path, "-c", SCRIPT.format(kwargs=kwargs, ending="trainer.train()"))
+    script = SCRIPT.format(system="a2c", learner="torch", kwargs=kwargs, ending="trainer.train()")
+    program = Process(tmp_path, "-c", script)
     program.wait_for(lambda: ledger.path.exists() and ledger.steps == 2 * 9)
     begin = time.monotonic()
     program.popen.send_signal(number)
