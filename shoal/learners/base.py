@@ -228,10 +228,11 @@ class Holder:
         self._now = State(params, optimiser, now.aux, version, steps, targets)
 
 
-def pack(tree: Mapping[str, Array]) -> Array:
-    """All arrays of a dict as one vector."""
+def pack(tree: Mapping[str, Array], out: Array | None = None) -> Array:
+    """All arrays of a dict as one vector; written into ``out``, a tensor of PyTorch's."""
     xp = namespace(*tree.values())
-    return xp.concat([xp.reshape(x, (-1,)) for x in tree.values()])
+    flat = [xp.reshape(x, (-1,)) for x in tree.values()]
+    return xp.concat(flat) if out is None else xp.concat(flat, out=out)
 
 
 def unpack(vector: Array, like: Mapping[str, Array]) -> Params:
@@ -257,10 +258,11 @@ class Packing:
         for name, x in like.items():
             self._parts.setdefault(optimiser.group(name), {})[name] = x
 
-    def pack(self, tree: Mapping[str, Array]) -> Params:
-        """{group: vector}."""
+    def pack(self, tree: Mapping[str, Array], out: Mapping[str, Array] | None = None) -> Params:
+        """{group: vector}; written into those of ``out``, if it has any (PyTorch's)."""
         return {
-            group: pack({name: tree[name] for name in part}) for group, part in self._parts.items()
+            group: pack({name: tree[name] for name in part}, out.get(group) if out else None)
+            for group, part in self._parts.items()
         }
 
     def unpack(self, packed: Mapping[str, Array]) -> Params:

@@ -24,6 +24,8 @@ from shoal.learners.base import (
 )
 from shoal.trajectory import Batch, ndarray
 
+Packed = tuple[Params, Params]  # parameters and the optimiser's state, as vectors
+
 
 class TorchLearner(Holder):
     """A learner whose parameters are PyTorch tensors. See ``learners.base.Learner``."""
@@ -39,6 +41,10 @@ class TorchLearner(Holder):
         torch.set_num_threads(threads)
         self._bfloat16 = precision == "bfloat16"
         super().__init__(algorithm, model, params, _tensors, _numpy)
+        self._packed: tuple[Any, Packed] | None = None  # a state, and its parameters as vectors
+        self._before: Packed | None = None  # those of the state before, which may come back
+        self._spare: Packed | None = None  # those of the one before that: memory for the next
+        self._grads: Params = {}  # vectors that gradients are written into
 
     def update(
         self,
@@ -64,7 +70,10 @@ class TorchLearner(Holder):
         aux, now = self._with(hyper), self._now
         tensors = self._prepared(aux, _tensors(batch))
         packing = Packing(self.algorithm.optimiser, now.params)
-        params, opt = packing.pack(now.params), packing.pack_slots(now.optimiser)
+        if self._packed is None or self._packed[0] is not now:
+            packed = packing.pack(now.params), packing.pack_slots(now.optimiser)
+            self._packed, self._before, self._spare = (now, packed), None, None
+        (params, opt), out = self._packed[1], self._spare
         targets, own = now.targets, tensors.get(STEP, {})
         sums: dict[str, Any] = {}
         told: dict[str, list[Any]] = {}
@@ -82,8 +91,10 @@ class TorchLearner(Holder):
             stop = bool(metrics.pop("stop", 0.0) > 0)
             metrics["grad_norm"] = torch.zeros(())  # of a step that is not taken
             if not stop:
-                grads = packing.pack(by_name)
-                params, opt, metrics["grad_norm"] = self._step(params, grads, opt, aux["hyper/lr"])
+                grads = self._grads = packing.pack(by_name, self._grads)
+                lr = aux["hyper/lr"]
+                params, opt, metrics["grad_norm"] = self._step(params, grads, opt, lr, out)
+                out = params, opt  # they may be written over: nobody else has seen them
                 taken += 1
                 if targets:
                     step = now.gradient_steps + taken
@@ -96,6 +107,9 @@ class TorchLearner(Holder):
         means = {k: float(x) / seen for k, x in sums.items()}
         new, slots = packing.unpack(params), packing.unpack_slots(opt)
         self._commit(new, slots, taken, means["loss"], means["grad_norm"], targets=targets)
+        if taken:
+            self._spare, self._before = self._before, self._packed[1]
+            self._packed = self._now, (params, opt)
         every = {name: torch.cat(x).numpy() for name, x in told.items()}
         return {**means, "gradient_steps": float(taken)}, every
 
@@ -155,10 +169,10 @@ class TorchLearner(Holder):
             return super()._follow(params, targets, torch.tensor(int(step)))
 
     def _step(
-        self, params: Params, grads: Params, opt: Params, lr: Any
+        self, params: Params, grads: Params, opt: Params, lr: Any, out: Packed | None = None
     ) -> tuple[Params, Params, Any]:
         with torch.no_grad():
-            return self.algorithm.optimiser.update(params, grads, opt, lr)
+            return self.algorithm.optimiser.update(params, grads, opt, lr, out)
 
 
 def _tensors(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,9 @@ asked which one it is. JAX and PyTorch are imported by the first array of theirs
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import reduce
+from operator import add
 from typing import Any
 
 import array_api_compat as compat
@@ -21,6 +22,7 @@ _NUMBERS = {2: np.uint16, 4: np.uint32, 8: np.uint64, 16: np.complex128}  # by t
 _SHORT = 256  # bytes of a run of memory that is worth making longer before it is copied often
 _SMALL = 1_000_000  # multiplications up to which OpenBLAS has kernels that do not copy first
 _FEW = 16  # rows up to which a product takes as long as its matrix takes to be rearranged
+_BLOCK = 1 << 16  # entries: 256 kB of float32
 _LEAST = 48  # of an axis that is cut in pieces: below, calls and sums cost more than is won
 
 _NAMESPACES: dict[type, Any] = {np.ndarray: np}
@@ -44,6 +46,40 @@ def namespace(x: Array, *others: Array) -> Any:
     if not others:
         _NAMESPACES[type(x)] = xp
     return xp
+
+
+def in_blocks(
+    f: Callable[[dict[str, Array]], dict[str, Array]],
+    arrays: Mapping[str, Array],
+    out: Mapping[str, Array] | None = None,
+) -> dict[str, Array]:
+    """``f(arrays)``, of a function that goes entry by entry; what it returns has their names.
+
+    Operation after operation over long vectors waits for memory, so these are gone through in
+    blocks that stay in a core's cache; JAX's compiler does as much by itself. Where there is
+    ``out``, which may be ``arrays``, the results are written there: the first touch of new memory
+    costs as much as all operations (Adam on 3.3 million parameters in PyTorch: 41 ms at once, 28 ms
+    in blocks, 14 ms into old memory).
+    """
+    x = next(iter(arrays.values()))
+    if x.ndim != 1 or x.shape[0] <= _BLOCK or compat.is_jax_array(x):
+        return f(dict(arrays))
+    found = dict(out or {})
+    for start in range(0, x.shape[0], _BLOCK):
+        part = slice(start, start + _BLOCK)
+        for name, value in f({name: x[part] for name, x in arrays.items()}).items():
+            if name not in found:
+                found[name] = namespace(x).empty_like(arrays[name])
+            found[name][part] = value
+    return found
+
+
+def sum_of_squares(x: Array) -> Array:
+    """Of all entries of an array."""
+    if x.ndim != 1 or x.shape[0] <= _BLOCK or compat.is_jax_array(x):
+        return namespace(x).sum(x * x)
+    parts = (x[start : start + _BLOCK] for start in range(0, x.shape[0], _BLOCK))
+    return reduce(add, (namespace(x).sum(part * part) for part in parts))
 
 
 def stop_gradient(x: Array) -> Array:

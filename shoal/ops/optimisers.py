@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import Any, Literal
 
 from shoal.errors import ConfigError
-from shoal.ops.kernels import Array, namespace
+from shoal.ops.kernels import Array, in_blocks, namespace, sum_of_squares
 
 Arrays = dict[str, Array]
 _KINDS = "adagrad", "adam", "rmsprop", "sgd"
@@ -86,13 +86,17 @@ class Optimiser:
         grads: Mapping[str, Array],
         state: Mapping[str, Array],
         lr: float | Array,
+        out: tuple[Arrays, Arrays] | None = None,
     ) -> tuple[Arrays, Arrays, Array]:
-        """One gradient step of size ``lr``: new parameters, new state, norm before clipping."""
+        """One gradient step of size ``lr``: new parameters, new state, norm before clipping.
+
+        ``out``, parameters and a state that nobody needs any more, is memory for the new ones where
+        they are long vectors; it may be ``params`` and ``state`` themselves.
+        """
         xp = namespace(next(iter(params.values())))
-        norm = global_norm(grads)
+        norm, scale = global_norm(grads), None
         if self.clip_norm is not None:
             scale = xp.clip(self.clip_norm / (norm + 1e-6), None, 1.0)
-            grads = {name: g * scale for name, g in grads.items()}
         t = xp.asarray(state["t"] + 1, dtype=xp.int32)
         lr = xp.asarray(lr, dtype=norm.dtype)
         known = {ALL: self._scalars(xp, t, lr)}
@@ -106,13 +110,13 @@ class Optimiser:
             group = self.group(name)
             rate, eps = known[group]
             old = {slot: state[f"{slot}/{name}"] for slot in self._slots}
-            step, slots = self._step(xp, grads[name], old, eps)
-            moved = x - rate * step
-            if group in wait:
-                moved = xp.where(wait[group], x, moved)
-                slots = {slot: xp.where(wait[group], old[slot], v) for slot, v in slots.items()}
-            after[name] = moved
-            new.update({f"{slot}/{name}": value for slot, value in slots.items()})
+            move = partial(self._moved, xp, scale, rate, eps, wait.get(group))
+            into = None
+            if out is not None:
+                into = {"x": out[0][name], **{k: out[1][f"{k}/{name}"] for k in old}}
+            moved = in_blocks(move, {"x": x, "g": grads[name], **old}, into)
+            after[name] = moved.pop("x")
+            new.update({f"{slot}/{name}": value for slot, value in moved.items()})
         return after, new, norm
 
     def group(self, name: str) -> str:
@@ -146,6 +150,16 @@ class Optimiser:
         root = xp.sqrt(seen2)
         return lr * root / seen1, self.eps * (seen2 if self.eps_inside else root)
 
+    def _moved(
+        self, xp: Any, scale: Array | None, rate: Array, eps: Array, wait: Array | None, old: Arrays
+    ) -> Arrays:
+        """A parameter ``"x"`` and its slots, after a step along ``"g"``."""
+        step, new = self._step(xp, old["g"] if scale is None else old["g"] * scale, old, eps)
+        new["x"] = old["x"] - rate * step
+        if wait is None:
+            return new
+        return {name: xp.where(wait, old[name], value) for name, value in new.items()}
+
     def _step(self, xp: Any, g: Array, old: Arrays, eps: Array) -> tuple[Array, Arrays]:
         """Of one parameter: its step for a step size of 1, and its new slots."""
         adam = self.kind == "adam"
@@ -173,4 +187,4 @@ class Optimiser:
 def global_norm(arrays: Mapping[str, Array]) -> Array:
     """Euclidean norm of all arrays together, as one vector (PPO detail 11)."""
     xp = namespace(next(iter(arrays.values())))
-    return xp.sqrt(reduce(add, (xp.sum(x * x) for x in arrays.values())))
+    return xp.sqrt(reduce(add, (sum_of_squares(x) for x in arrays.values())))

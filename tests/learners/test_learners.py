@@ -22,6 +22,7 @@ from shoal.fleet.collective import Broken, Reduce, ThreadGroup
 from shoal.learners.base import choose, create, minibatch, threads
 from shoal.learners.jax import rounded
 from shoal.nets import Network
+from shoal.ops import kernels
 from shoal.spaces import Spaces
 from shoal.trajectory import concatenate, select
 from tests.worlds import TINY, Script, Scripts, difference, settings, worker
@@ -512,6 +513,32 @@ def test_rollback_takes_the_newest_update_back_to_the_bit(kind: str, batch: Any)
     assert not difference(learner.get_state(), before)
     learner.update(batch, indices(seed=1), HYPER)
     assert not difference(learner.get_state(), once)
+
+
+def test_updates_in_old_memory_leave_the_update_before_whole(
+    batch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's long vectors are written over those of two updates ago, not those of the last."""
+    whole, learner, states = fresh("torch"), fresh("torch", rank=1), []
+    for seed in range(4):
+        whole.update(batch, indices(seed=seed), HYPER)
+        states.append(whole.get_state())
+    monkeypatch.setattr(kernels, "_BLOCK", 8)
+    for seed in range(4):
+        learner.update(batch, indices(seed=seed), HYPER)
+
+    def interrupted(vector: np.ndarray) -> np.ndarray:
+        if next(steps) == 1:
+            raise Broken("in the middle of an update")
+        return vector
+
+    steps = iter(range(3))
+    with pytest.raises(Broken):
+        learner.update(batch, indices(), HYPER, interrupted)
+    for version in (4, 3):
+        learner.rollback(version)
+        found, asked = learner.get_state()["params"], states[version - 1]["params"]
+        close(found, asked, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from shoal.errors import ConfigError
+from shoal.ops import kernels
 from shoal.ops.optimisers import Optimiser, global_norm
 
 STEPS, LR = 20, 0.02
@@ -243,6 +244,31 @@ def test_changes_nothing_in_place(lib: Any) -> None:
     after = [np.asarray(x) for tree in (params, grads, state) for x in tree.values()]
     for old, new in zip(before, after, strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+LONG = [Optimiser("adam", 0.5), Optimiser("rmsprop", centered=True), Optimiser("adagrad")]
+
+
+@pytest.mark.parametrize("reuse", [False, True], ids=["new memory", "its own memory"])
+@pytest.mark.parametrize("optimiser", LONG, ids=lambda each: each.kind)
+def test_in_blocks_it_takes_the_same_steps(
+    optimiser: Optimiser, reuse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    x, *grads = (torch.tensor(rng.normal(size=1000), dtype=torch.float32) for _ in range(4))
+    ends = []
+    for block in (1000, 64):
+        monkeypatch.setattr(kernels, "_BLOCK", block)
+        params = {"all": x.clone()}
+        state = optimiser.init(params)
+        first = params["all"].data_ptr()
+        for g in grads:
+            out = (params, state) if reuse else None
+            params, state, _ = optimiser.update(params, {"all": g}, state, LR, out)
+        assert (params["all"].data_ptr() == first) == (reuse and block < 1000)
+        ends.append({**params, **state})
+    for name, value in ends[0].items():
+        np.testing.assert_allclose(ends[1][name], value, rtol=2e-6, atol=1e-7)
 
 
 def test_state_holds_only_what_its_kind_needs() -> None:
