@@ -110,6 +110,8 @@ class Trainer:
             rows = config.replay.batch_size
         cluster = config.cluster
         alone = config.plan.exact or cluster.in_process or cluster.joined is not None
+        if self.run.remembers and not config.plan.learns_on_workers:
+            alone = True  # workers wait for the learner, as the replay ratio says
         self.learner = create(
             self.framework,
             algorithm,

@@ -27,7 +27,10 @@ from shoal.ops.exploration import EpsilonGreedy
 from shoal.ops.kernels import Array, constant, namespace, ndarray, stop_gradient
 from shoal.ops.optimisers import Optimiser
 from shoal.ops.q_learning import allowed, dueling, huber, log_softmax, pick, project
-from shoal.spaces import Spaces
+from shoal.spaces import ACTION_MASK, Spaces
+from shoal.trajectory import Obs, Trajectory
+
+VALUES = "values"  # where they are known, of what stands for an observation
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ class DQN(OffPolicy):
         self, model: Model, params: Params, obs: Mapping[str, Array], noise: Array | None = None
     ) -> Array:
         """Of every action, [..., actions, atoms]: its value, or logits of its return's atoms."""
+        if VALUES in obs:
+            return obs[VALUES]
         if self.noisy and noise is not None:
             net: Any = model.net  # hashable, as whatever is compared by identity
             params = noisy.perturbed(_layers(net), params, noise)
@@ -131,11 +136,12 @@ class DQN(OffPolicy):
         own = None
         if noise is not None and self.noisy:
             own = namespace(noise).reshape(noise, (-1, noise.shape[-1]))[0, 2:]
-        q = self.q(self.values(model, params, obs, own))
+        values = self.values(model, params, obs, own)
+        q, said = self.q(values), {VALUES: values}
         if noise is None or self.noisy:
-            return model.dist.mode(q, mask), {}, state
+            return model.dist.mode(q, mask), said, state
         epsilon = params.get("explore/epsilon", self.epsilon)
-        return model.dist.choose(q, noise, epsilon, mask), {}, state
+        return model.dist.choose(q, noise, epsilon, mask), said, state
 
     def exploration(self, env_steps: int) -> dict[str, ndarray]:
         """What ``act`` finds among its parameters after so many env steps of the run."""
@@ -153,6 +159,21 @@ class DQN(OffPolicy):
             return {}
         i = np.arange(first, first + count) / max(total - 1, 1)
         return {"explore/epsilon": (self.epsilon ** (1.0 + self.ladder * i)).astype(np.float32)}
+
+    def seen(self, model: Model, params: Params, trajectory: Trajectory) -> tuple[Obs, Obs]:
+        """The values that ``act`` has said, and those of what it did not act on.
+
+        So first priorities cost next to nothing (Horgan et al. 2018, arXiv:1803.00933, section 3).
+        """
+        said, seen, final = trajectory.extras[VALUES], trajectory.obs, trajectory.final
+        last = self.values(model, params, {path: x[-1:] for path, x in seen.items()})
+        of_seen = {VALUES: np.concatenate([said, last])}
+        of_final = {
+            VALUES: self.values(model, params, final) if len(trajectory.final_t) else said[0, :0]
+        }
+        if ACTION_MASK in seen:
+            of_seen[ACTION_MASK], of_final[ACTION_MASK] = seen[ACTION_MASK], final[ACTION_MASK]
+        return of_seen, of_final
 
     # -------------------------------------------------------------- learning
 

@@ -9,7 +9,7 @@ import numpy as np
 from shoal.algorithms.base import Batch, Model, Params
 from shoal.nets import Net
 from shoal.ops.kernels import Array, namespace
-from shoal.trajectory import Trajectory, ndarray
+from shoal.trajectory import Obs, Trajectory, ndarray
 
 TARGET = "target/"  # before the name of a parameter: its target network's
 FLOOR = 1e-6  # added to priorities, so that whatever was stored can be drawn again
@@ -43,6 +43,13 @@ class OffPolicy:
     def indices(self, rng: np.random.Generator, rows: int) -> ndarray | None:
         """Batches come as they are drawn."""
         return None
+
+    def seen(self, model: Model, params: Params, trajectory: Trajectory) -> tuple[Obs, Obs]:
+        """What stands for observations in the loss of a fragment's own transitions, and for finals.
+
+        These themselves; or what a policy has made of them already.
+        """
+        return trajectory.obs, trajectory.final
 
     def slots_explore(self, first: int, count: int, total: int) -> dict[str, ndarray]:
         """What some of the run's environments explore with, whatever the others do: nothing."""

@@ -20,7 +20,7 @@ from shoal.envs import Step, VectorEnv, make
 from shoal.errors import EnvError
 from shoal.fleet.base import Parcel
 from shoal.ops.moments import Moments
-from shoal.replay.layout import layout
+from shoal.replay.layout import column, layout
 from shoal.spaces import Spaces
 from shoal.trajectory import Batch, Obs, Trajectory, ndarray
 
@@ -163,6 +163,9 @@ class Worker:
         ``number`` of the fragment, in the plans that wait for all workers; by it ``rollback`` knows
         what to undo, in workers that joined later too.
         """
+        return self._sample(number)[0]
+
+    def _sample(self, number: int | None) -> tuple[Sample, Trajectory]:
         idle = perf_counter() - self._idle_since
         self._begin(number)
         algorithm, rollout = self.config.algorithm, self.config.rollout
@@ -184,7 +187,8 @@ class Worker:
         times["idle"] = idle
         trained = int(np.count_nonzero(batch["mask"]))
         self._idle_since = perf_counter()
-        return Sample(batch, env_steps, trained, self.version, episodes, moments, times)
+        sample = Sample(batch, env_steps, trained, self.version, episodes, moments, times)
+        return sample, trajectory
 
     def sample_apart(self) -> Sample:
         """Sample one fragment, whose batch stays here until whoever is to have it fetches it.
@@ -192,12 +196,15 @@ class Worker:
         Where transitions are drawn by priority, they get their first one here, by the weights that
         sampled them (Horgan et al. 2018, arXiv:1803.00933, section 3).
         """
-        sample = self.sample()
+        sample, trajectory = self._sample(None)
         if self.config.replay.alpha:
-            sample.batch["priority"] = self.priorities(sample.batch)
+            start = perf_counter()
+            sample.batch["priority"] = self._priorities(sample.batch, trajectory)
+            self._idle_since = perf_counter()
+            sample.times["postprocess"] += self._idle_since - start
         return replace(sample, batch=Parcel(sample.batch))
 
-    def priorities(self, batch: Batch) -> ndarray:
+    def _priorities(self, batch: Batch, trajectory: Trajectory) -> ndarray:
         """Of a fragment's transitions [T, B]: what the loss makes of them, targets being online.
 
         The last ones of a fragment bootstrap earlier than after n steps.
@@ -205,15 +212,16 @@ class Worker:
         from shoal.replay.buffer import Buffer  # it compiles, which nobody else need wait for
 
         algorithm, model = self.config.algorithm, self.model
-        steps, slots = batch["reward"].shape
-        stacks = self.get_stacks()
-        most = max(stacks.values(), default=1) + 1  # rows that one env step can take
-        n_step, seen = getattr(algorithm, "n_step", 1), layout(self.env.spaces, stacks)
-        capacity = slots * ((steps + 2) * most)
-        buffer = Buffer(seen, slots, capacity, n_step=n_step, gamma=algorithm.gamma)
-        buffer.store(0, batch)
-        drawn = buffer.everything().batch
         params = {name: self.weights[name] for name in self._parameters()}
+        obs, final = algorithm.seen(model, params, trajectory)
+        columns = layout(self.env.spaces, self.get_stacks())
+        columns = replace(columns, obs={k: columns.obs.get(k) or column(x) for k, x in obs.items()})
+        steps, slots = batch["reward"].shape
+        most = max(c.stack for c in columns.obs.values()) + 1  # rows that one env step can take
+        capacity, n_step = slots * (steps + 2) * most, getattr(algorithm, "n_step", 1)
+        buffer = Buffer(columns, slots, capacity, n_step=n_step, gamma=algorithm.gamma)
+        buffer.store(0, {**batch, "obs": obs, "final": final})
+        drawn = buffer.everything().batch
         noise = algorithm.draw(model, self.rng, 1, len(drawn["reward"]))
         drawn["step"] = {name: x[0] for name, x in noise.items()}
         aux = {**self.weights, **algorithm.targets(params)}

@@ -38,6 +38,11 @@ class Column:
         return math.prod(self.stored) * self.dtype.itemsize
 
 
+def column(x: ndarray) -> Column:
+    """For the entries of a fragment's array, [T, B, ...]."""
+    return Column(x.shape[2:], x.dtype)
+
+
 @dataclass(frozen=True)
 class Layout:
     """What rows hold: {leaf: its column}, and the action."""

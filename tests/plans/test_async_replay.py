@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import ray
@@ -88,16 +89,51 @@ def test_shards_are_drawn_from_in_proportion_to_what_they_hold() -> None:
         assert held[0] / held[1] == pytest.approx(2.0, rel=0.1)
 
 
-def test_initial_priorities_are_what_the_learner_would_find() -> None:
+class Masked(gym.Env[Any, Any]):
+    """Walks among random numbers; one of three actions is not allowed. Episodes are cut, or end."""
+
+    observation_space, action_space = gym.spaces.Box(-9.0, 9.0, (2,)), gym.spaces.Discrete(3)
+
+    def seen(self) -> tuple[Any, dict[str, Any]]:
+        allowed = np.ones(3, np.int8)
+        allowed[self.np_random.integers(3)] = 0
+        return self.np_random.standard_normal(2).astype("f"), {"action_mask": allowed}
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return self.seen()
+
+    def step(self, action: Any) -> Any:
+        obs, info = self.seen()
+        end, cut = self.np_random.random(2) < 0.1
+        return obs, float(self.np_random.normal()), bool(end), bool(cut), info
+
+
+@pytest.mark.parametrize(
+    ("system", "env", "switches"),
+    [
+        ("ape-x", "CartPole-v1", {}),
+        ("ape-x", "CartPole-v1", {"atoms": 11}),
+        ("ape-x", Masked, {}),
+        ("ape-x-dpg", "Pendulum-v1", {}),
+    ],
+    ids=["ape-x", "of distributions", "masked", "ape-x-dpg"],
+)
+def test_initial_priorities_are_what_the_learner_would_find(
+    system: str, env: Any, switches: dict[str, Any]
+) -> None:
     """With the weights that sampled, and targets equal to them; over ends and short windows."""
-    config = settings("ape-x", "CartPole-v1", rollout={"envs_per_worker": 3, "fragment_length": 40})
+    rollout = {"envs_per_worker": 3, "fragment_length": 40}
+    config = settings(system, env, rollout=rollout, **switches)
     made = worker(config)
-    algorithm, model, weights = config.algorithm, made.model, dict(made.weights)
-    batch = made.sample().batch
-    found = made.priorities(batch)
+    algorithm: Any = config.algorithm
+    model, weights = made.model, dict(made.weights)
+    made.set_weights({**algorithm.exploration(100_000), **weights}, 0)
+    batch = made.sample_apart().batch.open()
+    found = batch["priority"]
     learner = create("jax", algorithm, model, algorithm.init(model, np.random.default_rng(0)), 1)
     learner.set_weights(weights, 1)
-    store = Store(config.replay, model.spaces, {}, 3, 3, algorithm.gamma)
+    store = Store(config.replay, model.spaces, {}, 3, algorithm.n_step, algorithm.gamma)
     store.exchange(1, [(0, Parcel(batch))], [], None, 0.0)
     drawn = store._buffer.everything()
     _, _, rows = learner.gradients({**drawn.batch, "step": {}}, {"lr": 0.0})
