@@ -63,18 +63,18 @@ class Buffer:
         alpha: float = 0.0,
     ) -> None:
         self.layout, self.slots, self.length = layout, slots, length(capacity, slots)
-        self.n_step, self.gamma, self.alpha = n_step, gamma, alpha
+        self.n_step, self.alpha = n_step, alpha
         self._first, *self._others = layout.obs.items()
         self.reach = max((c.stack for c in layout.obs.values()), default=1)  # rows of a stack
-        rows = slots, self.length
-        self._obs = {k: np.zeros((*rows, *c.stored), c.dtype) for k, c in layout.obs.items()}
-        self._words = {k: _words(x) for k, x in self._obs.items()}
-        self._action = np.zeros((*rows, *layout.action.shape), layout.action.dtype)
-        self._action_words = _words(self._action)
-        self._reward = np.zeros(rows, np.float32)
-        self._kind = np.zeros(rows, np.int8)
+        self._rows = np.zeros((slots, self.length, layout.words), np.uint32)
+        self._kind, self._reward = self._rows[..., 0], self._rows[..., 1].view(np.float32)
+        self._action = layout.action.inside(self._rows, 2)
+        self._obs = {k: c.inside(self._rows, layout.places[k]) for k, c in layout.obs.items()}
         self._head = np.zeros(slots, np.int64)  # rows that each slot has had; there stands the
         # observation that followed the last of them, where there is one
+        path, column = self._first
+        leaf = layout.places[path], column.words, column.stack
+        self._seen = self._rows, self._head, layout.action.words, *leaf, n_step, gamma
         self._tree = sum_tree(slots * self.length)
         self._live = 0  # transitions that can be drawn
         self._highest = 1.0  # priority, to the power of alpha, of any row so far
@@ -127,7 +127,7 @@ class Buffer:
                 stops = np.flatnonzero(over[t:] | ~valid[t:, b])
                 end = t + int(stops[0]) + 1 if len(stops) else steps
                 at = self._push(slot, {p: self._newest(p, x[t:end]) for p, x in own.items()})
-                kind = np.where(valid[t:end, b], STEP, SEEN).astype(np.int8)
+                kind = np.where(valid[t:end, b], STEP, SEEN).astype(np.uint32)
                 if terminated[end - 1, b]:
                     kind[-1] = TERMINATED
                 elif truncated[end - 1, b]:
@@ -247,7 +247,7 @@ class Buffer:
         if self._tree[1] <= 0.0:
             raise ValueError("the buffer holds no transition")
         beta = beta if self.alpha else 0.0
-        return self._drawn(_draw(self._tree, u, beta, *self._columns()))
+        return self._drawn(_draw(self._tree, u, beta, *self._seen))
 
     def everything(self) -> Drawn:
         """All that could be drawn, slot by slot in the order of time."""
@@ -255,14 +255,7 @@ class Buffer:
         slot, at = np.divmod(live, self.length)
         age = (self._head[slot] - 1 - at) % self.length
         leaves = live[np.lexsort((-age, slot))]
-        return self._drawn(_transitions(leaves, *self._columns()))
-
-    def _columns(self) -> tuple[Any, ...]:
-        """What ``_transitions`` sees; of the observations, the first leaf."""
-        path, column = self._first
-        words = self._words[path], column.stack
-        step = self._reward, self._kind, self._head, self._action_words
-        return *step, *words, self.n_step, self.gamma
+        return self._drawn(_transitions(leaves, *self._seen))
 
     def _drawn(self, found: tuple[Any, ...]) -> Drawn:
         """The transitions of which all but further leaves of the observations were found."""
@@ -271,8 +264,9 @@ class Buffer:
         path, column = self._first
         obs, next_obs = {path: column.of(now)}, {path: column.of(then)}
         for path, column in self._others:
-            now, then = _gather(self._words[path], where, column.stack)
-            obs[path], next_obs[path] = column.of(now), column.of(then)
+            leaf = self.layout.places[path], column.words, column.stack
+            obs[path] = column.of(_gather(self._rows, where[0], *leaf))
+            next_obs[path] = column.of(_gather(self._rows, where[1], *leaf))
         batch: Batch = {
             "obs": obs,
             "next_obs": next_obs,
@@ -282,7 +276,7 @@ class Buffer:
             "weight": weight,
             "mask": mask,
         }
-        return Drawn(batch, where[3], age)
+        return Drawn(batch, where[2], age)
 
     def set_priorities(self, rows: ndarray, priority: ndarray) -> int:
         """New priorities (above 0) of rows that were drawn; returns how many had gone meanwhile."""
@@ -304,10 +298,7 @@ class Buffer:
     def get_state(self) -> dict[str, Any]:
         """All of it, bit for bit."""
         return {
-            "obs": dict(self._obs),
-            "action": self._action,
-            "reward": self._reward,
-            "kind": self._kind,
+            "rows": self._rows,
             "head": self._head,
             "tree": self._tree,
             "highest": self._highest,
@@ -316,12 +307,8 @@ class Buffer:
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
-        self._obs = {path: state["obs"][path].copy() for path in self._obs}
-        self._words = {k: _words(x) for k, x in self._obs.items()}
-        self._action, self._reward = state["action"].copy(), state["reward"].copy()
-        self._action_words = _words(self._action)
-        self._kind, self._head = state["kind"].copy(), state["head"].copy()
-        self._tree, self._highest = state["tree"].copy(), state["highest"]
+        self._rows[:], self._head[:] = state["rows"], state["head"]
+        self._tree[:], self._highest = state["tree"], state["highest"]
         self._live = int(np.count_nonzero(self._tree[len(self._tree) // 2 :]))
         self.stored = state["stored"]
 
@@ -333,24 +320,16 @@ def _nan(x: ndarray) -> bool:
     return x.dtype.kind == "f"
 
 
-def _words(x: ndarray) -> ndarray:
-    """The bytes behind the first two axes, in words as long as they divide them: [S, L, words]."""
-    flat = x.reshape(*x.shape[:2], -1)
-    size = flat.shape[-1] * flat.itemsize
-    dtype = np.uint64 if size % 8 == 0 else np.uint32 if size % 4 == 0 else np.uint8
-    return flat.view(dtype)
-
-
 @njit(cache=True, nogil=True)
 def _draw(
     tree: ndarray,
     u: ndarray,
     beta: float,
-    reward: ndarray,
-    kind: ndarray,
+    rows: ndarray,
     head: ndarray,
-    action: ndarray,
-    words: ndarray,
+    acted: int,
+    begin: int,
+    words: int,
     stack: int,
     n: int,
     gamma: float,
@@ -358,7 +337,7 @@ def _draw(
     """What ``_transitions`` says of leaves drawn by ``u [parts, k]``, with equation 1's weights."""
     parts, k = u.shape
     leaves = drawn_leaves(tree, u)
-    found = _transitions(leaves, reward, kind, head, action, words, stack, n, gamma)
+    found = _transitions(leaves, rows, head, acted, begin, words, stack, n, gamma)
     if beta > 0.0:
         size, weight = len(tree) // 2, found[1][2]
         for part in range(parts):
@@ -373,68 +352,72 @@ def _draw(
 @njit(cache=True, nogil=True)
 def _transitions(
     leaves: ndarray,
-    reward: ndarray,
-    kind: ndarray,
+    rows: ndarray,
     head: ndarray,
-    action: ndarray,
-    words: ndarray,
+    acted: int,
+    begin: int,
+    words: int,
     stack: int,
     n: int,
     gamma: float,
 ) -> tuple[Any, ...]:
-    """Of each leaf: slot, place, successor's place and number [4, N]; return, product of discounts,
-    and a weight and a mask of 1 [4, N]; action [N, words]; what ``_gather`` finds; their mean age.
+    """Of leaves: themselves, their successors and their numbers [3, N]; return, product of
+    discounts, and a weight and a mask of 1 [4, N]; action [N, acted]; what ``_gather`` finds of the
+    leaves and of their successors; their mean age.
 
     A window ends with its episode: the product is 0 where the task ended, gamma^m where a time
     limit cut it after m steps. One that reaches the newest row is shorter, too.
     """
-    length, count = reward.shape[1], len(leaves)
-    where, numbers = np.empty((4, count), np.int64), np.ones((4, count), np.float32)
-    actions, ages = np.empty((count, action.shape[2]), action.dtype), 0
+    length, count, ages = rows.shape[1], len(leaves), 0
+    flat = rows.reshape(-1, rows.shape[2])
+    rewards, kinds = flat.view(np.float32), np.empty(count, np.uint32)
+    where, numbers = np.empty((3, count), np.int64), np.ones((4, count), np.float32)
+    # Every row is asked for before the first is used, so that memory brings several at a time.
+    for j in range(count):
+        kinds[j] = flat[leaves[j], 0]
+        s = leaves[j] // length
+        age = (head[s] - 1 - leaves[j] + s * length) % length
+        ages += age
+        where[0, j], where[2, j] = leaves[j], s * _SLOT + head[s] - 1 - age
     for j in range(count):
         s = leaves[j] // length
-        i = leaves[j] - s * length
-        for w in range(action.shape[2]):
-            actions[j, w] = action[s, i, w]
-        newest = head[s] % length
-        age = newest - 1 - i if i < newest else newest - 1 - i + length
-        ages += age
-        where[0, j], where[1, j], where[3, j] = s, i, s * _SLOT + head[s] - 1 - age
-        total, discount = 0.0, 1.0
+        i, end, newest = leaves[j], (s + 1) * length, s * length + head[s] % length
+        what, total, discount = kinds[j], 0.0, 1.0
         for _ in range(n):
-            what = kind[s, i]
             if what == BROKEN:  # amid a window only: such a row is not drawn itself
                 break
-            total += discount * reward[s, i]
+            total += discount * rewards[i, 1]
             discount *= gamma
             i += 1
-            if i == length:
-                i = 0
+            if i == end:
+                i -= length
             if what == TERMINATED:
                 discount = 0.0
             if what != STEP or i == newest:
                 break
-        where[2, j], numbers[0, j], numbers[1, j] = i, total, discount
-    now, then = _gather(words, where, stack)
-    return where, numbers, actions, now, then, ages / max(count, 1)
+            what = flat[i, 0]
+        where[1, j], numbers[0, j], numbers[1, j] = i, total, discount
+    action = _gather(rows, where[0], 2, acted, 1)
+    now = _gather(rows, where[0], begin, words, stack)
+    then = _gather(rows, where[1], begin, words, stack)
+    return where, numbers, action, now, then, ages / max(count, 1)
 
 
 @njit(cache=True, nogil=True)
-def _gather(stored: ndarray, where: ndarray, stack: int) -> tuple[ndarray, ndarray]:
-    """Observations of rows and of their successors, stacks put together again: [N, stack words]."""
-    length, words = stored.shape[1], stored.shape[2]
-    slot, at, after = where[0], where[1], where[2]
-    now = np.empty((len(slot), stack * words), stored.dtype)
-    then = np.empty((len(slot), stack * words), stored.dtype)
-    for j in range(len(slot)):
-        s = slot[j]
+def _gather(rows: ndarray, leaves: ndarray, begin: int, words: int, stack: int) -> ndarray:
+    """Of rows, the words from ``begin`` on, stacks put together again: [N, stack words]."""
+    length, flat = rows.shape[1], rows.reshape(-1, rows.shape[2])
+    out = np.empty((len(leaves), stack * words), np.uint32)
+    for j in range(len(leaves)):
+        begun = leaves[j] - leaves[j] % length if stack > 1 else 0  # the slot's first row
         for back in range(stack):
-            a, b, begin = at[j] + back + 1 - stack, after[j] + back + 1 - stack, back * words
-            row, following = stored[s, a % length], stored[s, b % length]
+            i = leaves[j] + back + 1 - stack
+            if i < begun:
+                i += length
+            row, to = flat[i, begin : begin + words], out[j, back * words : (back + 1) * words]
             for w in range(words):
-                now[j, begin + w] = row[w]
-                then[j, begin + w] = following[w]
-    return now, then
+                to[w] = row[w]
+    return out
 
 
 @njit(cache=True, nogil=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,16 +27,28 @@ class Column:
         """Shape of what one row stores of it."""
         return self.shape if self.stack == 1 else self.shape[1:]
 
+    @cached_property
+    def words(self) -> int:
+        """What one row stores of it takes, in words of 4 bytes: the last may be part empty."""
+        return -(-math.prod(self.stored) * self.dtype.itemsize // 4)
+
+    @cached_property
+    def _even(self) -> bool:
+        return math.prod(self.stored) * self.dtype.itemsize == 4 * self.words
+
     def of(self, words: ndarray) -> ndarray:
-        """The entries of N rows from the words that hold them, [N, words]."""
+        """The entries of N rows from the words that hold them, uint32 [N, stack words]."""
         entries = words.view(self.dtype)
-        if len(self.shape) == 1:
+        if not self._even:
+            entries = entries.reshape(len(words), self.stack, -1)[..., : math.prod(self.stored)]
+        elif len(self.shape) == 1:
             return entries
         return entries.reshape(len(words), *self.shape) if self.shape else entries.ravel()
 
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.stored) * self.dtype.itemsize
+    def inside(self, rows: ndarray, begin: int) -> ndarray:
+        """A view of what rows, uint32 [S, L, words], hold of it from a word on: [S, L, *stored]."""
+        entries = rows[..., begin : begin + self.words].view(self.dtype)
+        return entries[..., : math.prod(self.stored)].reshape(*rows.shape[:2], *self.stored)
 
 
 def column(x: ndarray) -> Column:
@@ -45,10 +58,22 @@ def column(x: ndarray) -> Column:
 
 @dataclass(frozen=True)
 class Layout:
-    """What rows hold: {leaf: its column}, and the action."""
+    """What rows hold: {leaf: its column}, and the action. With what a row is and its reward, a word
+    each, they lie side by side, as a draw waits for memory more than for anything else."""
 
     obs: dict[str, Column]
     action: Column
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """By leaf, the word of a row with which its column begins; the action's is 2."""
+        ends = np.cumsum([2 + self.action.words, *(c.words for c in self.obs.values())])
+        return {path: int(begin) for path, begin in zip(self.obs, ends[:-1], strict=True)}
+
+    @property
+    def words(self) -> int:
+        """Of a row."""
+        return 2 + self.action.words + sum(c.words for c in self.obs.values())
 
     @property
     def row_bytes(self) -> int:
@@ -58,8 +83,7 @@ class Layout:
     def nbytes(self, capacity: int, slots: int) -> int:
         """Bytes that a buffer of so many rows takes, its sum tree included."""
         rows = length(capacity, slots) * slots
-        row = sum(c.nbytes for c in self.obs.values()) + self.action.nbytes + 4 + 1
-        return rows * row + 16 * (1 << (rows - 1).bit_length())
+        return rows * 4 * self.words + 16 * (1 << (rows - 1).bit_length())
 
 
 def length(capacity: int, slots: int) -> int:
