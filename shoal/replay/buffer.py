@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from shoal.replay.layout import Layout, length
+from shoal.replay.layout import ACTION, KIND, REWARD, Layout, length
 from shoal.replay.tree import drawn_leaves, set_leaves, sum_tree
 from shoal.trajectory import Batch, Obs, ndarray
 
@@ -67,14 +67,13 @@ class Buffer:
         self._first, *self._others = layout.obs.items()
         self.reach = max((c.stack for c in layout.obs.values()), default=1)  # rows of a stack
         self._rows = np.zeros((slots, self.length, layout.words), np.uint32)
-        self._kind, self._reward = self._rows[..., 0], self._rows[..., 1].view(np.float32)
-        self._action = layout.action.inside(self._rows, 2)
-        self._obs = {k: c.inside(self._rows, layout.places[k]) for k, c in layout.obs.items()}
+        self._kind, self._reward = self._rows[..., KIND], self._rows[..., REWARD].view(np.float32)
+        self._action = layout.action.inside(self._rows, ACTION)
+        self._obs = {k: c.inside(self._rows, layout.places[k][0]) for k, c in layout.obs.items()}
         self._head = np.zeros(slots, np.int64)  # rows that each slot has had; there stands the
         # observation that followed the last of them, where there is one
-        path, column = self._first
-        leaf = layout.places[path], column.words, column.stack
-        self._seen = self._rows, self._head, layout.action.words, *leaf, n_step, gamma
+        leaf = layout.places[self._first[0]]
+        self._read = self._rows, self._head, layout.action.words, *leaf, n_step, gamma
         self._tree = sum_tree(slots * self.length)
         self._live = 0  # transitions that can be drawn
         self._highest = 1.0  # priority, to the power of alpha, of any row so far
@@ -247,7 +246,7 @@ class Buffer:
         if self._tree[1] <= 0.0:
             raise ValueError("the buffer holds no transition")
         beta = beta if self.alpha else 0.0
-        return self._drawn(_draw(self._tree, u, beta, *self._seen))
+        return self._drawn(_draw(self._tree, u, beta, *self._read))
 
     def everything(self) -> Drawn:
         """All that could be drawn, slot by slot in the order of time."""
@@ -255,7 +254,7 @@ class Buffer:
         slot, at = np.divmod(live, self.length)
         age = (self._head[slot] - 1 - at) % self.length
         leaves = live[np.lexsort((-age, slot))]
-        return self._drawn(_transitions(leaves, *self._seen))
+        return self._drawn(_transitions(leaves, *self._read))
 
     def _drawn(self, found: tuple[Any, ...]) -> Drawn:
         """The transitions of which all but further leaves of the observations were found."""
@@ -264,7 +263,7 @@ class Buffer:
         path, column = self._first
         obs, next_obs = {path: column.of(now)}, {path: column.of(then)}
         for path, column in self._others:
-            leaf = self.layout.places[path], column.words, column.stack
+            leaf = self.layout.places[path]
             obs[path] = column.of(_gather(self._rows, where[0], *leaf))
             next_obs[path] = column.of(_gather(self._rows, where[1], *leaf))
         batch: Batch = {
@@ -300,17 +299,28 @@ class Buffer:
         return {
             "rows": self._rows,
             "head": self._head,
-            "tree": self._tree,
+            "values": self._tree[len(self._tree) // 2 :][: self.slots * self.length],
             "highest": self._highest,
             "stored": self.stored,
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
-        self._rows[:], self._head[:] = state["rows"], state["head"]
-        self._tree[:], self._highest = state["tree"], state["highest"]
-        self._live = int(np.count_nonzero(self._tree[len(self._tree) // 2 :]))
-        self.stored = state["stored"]
+        """Go on from there. Raises ValueError where that was of another size, or is damaged."""
+        rows, head, values = state["rows"], state["head"], state["values"]
+        for name, saved, own in (
+            ("rows", rows, self._rows.shape),
+            ("head", head, self._head.shape),
+            ("values", values, (self.slots * self.length,)),
+        ):
+            if saved.shape != own:
+                raise ValueError(f"a buffer's {name} were {saved.shape}, and are {own} now")
+        if not np.all(np.isfinite(values) & (values >= 0.0)) or np.any(head < 0):
+            raise ValueError("a buffer with values or a head below 0, or not finite")
+        self._rows[:], self._head[:] = rows, head
+        self._tree[:] = 0.0
+        # Sums are computed anew, so that no draw is led where there is no row.
+        self._live = set_leaves(self._tree, np.flatnonzero(values), values[values > 0.0])
+        self._highest, self.stored = state["highest"], state["stored"]
 
 
 _SLOT = 1 << 40  # rows that no slot will ever have: one number names a slot and a row
@@ -370,23 +380,20 @@ def _transitions(
     """
     length, count, ages = rows.shape[1], len(leaves), 0
     flat = rows.reshape(-1, rows.shape[2])
-    rewards, kinds = flat.view(np.float32), np.empty(count, np.uint32)
+    rewards = flat.view(np.float32)
     where, numbers = np.empty((3, count), np.int64), np.ones((4, count), np.float32)
-    # Every row is asked for before the first is used, so that memory brings several at a time.
-    for j in range(count):
-        kinds[j] = flat[leaves[j], 0]
-        s = leaves[j] // length
-        age = (head[s] - 1 - leaves[j] + s * length) % length
-        ages += age
-        where[0, j], where[2, j] = leaves[j], s * _SLOT + head[s] - 1 - age
     for j in range(count):
         s = leaves[j] // length
         i, end, newest = leaves[j], (s + 1) * length, s * length + head[s] % length
-        what, total, discount = kinds[j], 0.0, 1.0
+        age = (newest - 1 - i) % length
+        ages += age
+        where[0, j], where[2, j] = i, s * _SLOT + head[s] - 1 - age
+        total, discount = 0.0, 1.0
         for _ in range(n):
+            what = flat[i, KIND]
             if what == BROKEN:  # amid a window only: such a row is not drawn itself
                 break
-            total += discount * rewards[i, 1]
+            total += discount * rewards[i, REWARD]
             discount *= gamma
             i += 1
             if i == end:
@@ -395,9 +402,8 @@ def _transitions(
                 discount = 0.0
             if what != STEP or i == newest:
                 break
-            what = flat[i, 0]
         where[1, j], numbers[0, j], numbers[1, j] = i, total, discount
-    action = _gather(rows, where[0], 2, acted, 1)
+    action = _gather(rows, where[0], ACTION, acted, 1)
     now = _gather(rows, where[0], begin, words, stack)
     then = _gather(rows, where[1], begin, words, stack)
     return where, numbers, action, now, then, ages / max(count, 1)

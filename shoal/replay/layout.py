@@ -13,6 +13,8 @@ import numpy as np
 from shoal.spaces import ACTION_MASK, Spaces
 from shoal.trajectory import ndarray
 
+KIND, REWARD, ACTION = range(3)  # words of a row in which they begin; observations follow
+
 
 @dataclass(frozen=True)
 class Column:
@@ -28,19 +30,23 @@ class Column:
         return self.shape if self.stack == 1 else self.shape[1:]
 
     @cached_property
+    def _entries(self) -> int:
+        return math.prod(self.stored)
+
+    @cached_property
     def words(self) -> int:
         """What one row stores of it takes, in words of 4 bytes: the last may be part empty."""
-        return -(-math.prod(self.stored) * self.dtype.itemsize // 4)
+        return -(-self._entries * self.dtype.itemsize // 4)
 
     @cached_property
     def _even(self) -> bool:
-        return math.prod(self.stored) * self.dtype.itemsize == 4 * self.words
+        return self._entries * self.dtype.itemsize == 4 * self.words
 
     def of(self, words: ndarray) -> ndarray:
         """The entries of N rows from the words that hold them, uint32 [N, stack words]."""
         entries = words.view(self.dtype)
         if not self._even:
-            entries = entries.reshape(len(words), self.stack, -1)[..., : math.prod(self.stored)]
+            entries = entries.reshape(len(words), self.stack, -1)[..., : self._entries]
         elif len(self.shape) == 1:
             return entries
         return entries.reshape(len(words), *self.shape) if self.shape else entries.ravel()
@@ -48,7 +54,7 @@ class Column:
     def inside(self, rows: ndarray, begin: int) -> ndarray:
         """A view of what rows, uint32 [S, L, words], hold of it from a word on: [S, L, *stored]."""
         entries = rows[..., begin : begin + self.words].view(self.dtype)
-        return entries[..., : math.prod(self.stored)].reshape(*rows.shape[:2], *self.stored)
+        return entries[..., : self._entries].reshape(*rows.shape[:2], *self.stored)
 
 
 def column(x: ndarray) -> Column:
@@ -65,15 +71,18 @@ class Layout:
     action: Column
 
     @cached_property
-    def places(self) -> dict[str, int]:
-        """By leaf, the word of a row with which its column begins; the action's is 2."""
-        ends = np.cumsum([2 + self.action.words, *(c.words for c in self.obs.values())])
-        return {path: int(begin) for path, begin in zip(self.obs, ends[:-1], strict=True)}
+    def places(self) -> dict[str, tuple[int, int, int]]:
+        """By leaf, where a row holds its column: the first word, how many, and of how many rows."""
+        places, begin = {}, ACTION + self.action.words
+        for path, column in self.obs.items():
+            places[path] = begin, column.words, column.stack
+            begin += column.words
+        return places
 
     @property
     def words(self) -> int:
         """Of a row."""
-        return 2 + self.action.words + sum(c.words for c in self.obs.values())
+        return ACTION + self.action.words + sum(c.words for c in self.obs.values())
 
     @property
     def row_bytes(self) -> int:

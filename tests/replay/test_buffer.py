@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from shoal.replay.buffer import Buffer
 from shoal.replay.layout import Column, Layout
+from shoal.replay.tree import sum_tree
 
 GAMMA = 0.9
 
@@ -223,9 +224,9 @@ def test_a_late_priority_does_not_reach_what_was_overwritten() -> None:
     early = buffer.draw(rng.random((1, 8)))
     for _ in range(3):
         buffer.add(slice(0, 1), *fragment(worlds, 10, True, [False]))
-    before = buffer.get_state()["tree"].copy()
+    before = buffer.get_state()["values"].copy()
     assert buffer.set_priorities(early.rows, np.full(8, 1e6)) == 8
-    np.testing.assert_array_equal(buffer.get_state()["tree"], before)
+    np.testing.assert_array_equal(buffer.get_state()["values"], before)
 
 
 def test_a_stream_that_broke_off_is_not_continued_by_the_next() -> None:
@@ -249,7 +250,12 @@ def test_a_restored_buffer_goes_on_bit_for_bit(stack: int) -> None:
     for _ in range(10):
         buffer.add(slice(0, 1), *fragment(world, 9, True, [False]))
     other = buffer_of(stack, 1, 60, alpha=0.5, n_step=3)
+    elsewhere = [Slot(np.random.default_rng(2), 500, "zeros", stack)]
+    for _ in range(8):  # of what it held, nothing stays
+        other.add(slice(0, 1), *fragment(elsewhere, 11, True, [False]))
     other.set_state(buffer.get_state())
+    assert other.size == buffer.size
+    assert other.mass == buffer.mass
     last = fragment(world, 9, True, [False])
     drawn = []
     for each in (buffer, other):
@@ -261,6 +267,31 @@ def test_a_restored_buffer_goes_on_bit_for_bit(stack: int) -> None:
     np.testing.assert_array_equal(drawn[0][0], drawn[1][0])
     for key in ("reward", "discount", "weight", "action"):
         np.testing.assert_array_equal(drawn[0][1].batch[key], drawn[1][1].batch[key])
+
+
+@pytest.mark.parametrize(
+    ("key", "broken", "said"),
+    [
+        ("rows", lambda x: x[:1], "rows"),
+        ("head", lambda x: x[:1], "head"),
+        ("values", lambda x: np.append(x, 1.0), "values"),
+        ("values", lambda x: np.where(x > 0.0, np.nan, x), "not finite"),
+        ("values", lambda x: -x, "below 0"),
+        ("head", lambda x: -1 - x, "below 0"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(key: str, broken: Any, said: str) -> None:
+    """Compiled code does not look where it reads, so nothing of another size may come in."""
+    rng = np.random.default_rng(0)
+    buffer, slots = buffer_of(1, 2, 50), [Slot(rng, 1000 * i, "zeros", 1) for i in range(2)]
+    *columns, final = fragment(slots, 20, True, [False] * 2)
+    buffer.add(slice(0, 2), *columns, final)
+    before = buffer.everything()
+    state = buffer.get_state()
+    with pytest.raises(ValueError, match=said):
+        buffer.set_state({**state, key: broken(state[key])})
+    np.testing.assert_array_equal(buffer.everything().rows, before.rows)
+    np.testing.assert_array_equal(buffer.everything().batch["reward"], before.batch["reward"])
 
 
 def test_entries_of_every_size_come_back_as_they_were_stored() -> None:
@@ -295,9 +326,8 @@ def test_a_buffer_takes_the_bytes_that_were_predicted() -> None:
     layout = Layout(obs, Column((), np.dtype(np.int32)))
     buffer = Buffer(layout, 8, 100_000, n_step=3)
     state = buffer.get_state()
-    arrays = [state["rows"], state["tree"]]
     predicted = layout.nbytes(100_000, 8)
-    assert sum(x.nbytes for x in arrays) == predicted
+    assert state["rows"].nbytes + sum_tree(100_000).nbytes == predicted
     assert predicted == pytest.approx(100_000 * 84 * 84, rel=0.01)
     assert layout.nbytes(1_000_000, 8) <= 7.6e9
 
