@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.envs.base import VectorEnv
+from shoal.envs.copies import refuse_shared
 from shoal.errors import EnvError, SpaceError, cut, place_of
 
 _ATARI = re.compile(r"ALE/|\w+(NoFrameskip|Deterministic)-v\d+$")
@@ -111,6 +112,7 @@ def make_single(
         made = make_copy(source.id, source.atari, render_mode)
     else:
         made = source.create(1, render_mode)
+    refuse_shared(made, source.id, source.where)  # evaluation would step it, and close it
     if isinstance(made, GymnasiumVector):
         from shoal.envs.single import SingleCopy
 
@@ -134,11 +136,12 @@ def make_single(
 
 @contextmanager
 def _located(source: _Source) -> Iterator[None]:
-    """A space that is not supported is reported with the place where the environment is defined."""
+    """An error about the spaces or the copies names where the environment is defined."""
     try:
         yield
-    except SpaceError as error:
-        error.locate(source.where)
+    except (SpaceError, EnvError) as error:
+        if isinstance(error, SpaceError) or error.where is None:
+            error.locate(source.where)
         raise
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from shoal.envs.base import NDArray, Obs, Step
 from shoal.envs.checks import Checks, Rows, check_reset, check_step, where_is
+from shoal.envs.copies import claim, release
 from shoal.envs.state import capture, restore, set_generator
 from shoal.errors import CheckpointError, EnvError, ShoalError
 from shoal.spaces import ACTION_MASK, Spaces
@@ -37,6 +38,7 @@ class NativeVector:
     def __init__(self, env: Any, *, id: str, seed: int | None = None) -> None:
         from gymnasium.vector import AutoresetMode
 
+        claim(env, id)
         self.env, self.id, self.slots = env, id, int(env.num_envs)
         self._rng = np.random.default_rng(seed)
         self._env_steps = 0
@@ -160,7 +162,10 @@ class NativeVector:
 
     def close(self) -> None:
         """Close the environment."""
-        self.env.close()
+        try:
+            self.env.close()
+        finally:
+            release(self.env)
 
     def _find_spaces(self) -> Spaces:
         spaces = Spaces(self.env.single_observation_space, self.env.single_action_space)

@@ -22,6 +22,7 @@ from shoal.envs.checks import (
     check_step,
     where_is,
 )
+from shoal.envs.copies import claim, release
 from shoal.envs.state import MAX_REPLAY, ActionLog, set_generator
 from shoal.errors import CheckpointError, EnvError, NetworkError, ShoalError
 from shoal.spaces import ACTION_MASK, Spaces
@@ -41,7 +42,8 @@ class SerialEnv:
         create: makes one `gymnasium.Env`; called `slots` times, but for those in `made`.
         made: copies that exist already.
 
-    Raises SpaceError for spaces that are not supported, EnvError if the copies differ.
+    Raises SpaceError for spaces that are not supported, EnvError if the copies differ or are one
+    and the same object.
     """
 
     frame_stack = 1
@@ -58,10 +60,12 @@ class SerialEnv:
     ) -> None:
         self.id, self.slots = id, slots
         self._rng = np.random.default_rng(seed)
-        self.envs: list[Any] = list(made)
+        self.envs: list[Any] = []
         try:
-            while len(self.envs) < slots:
-                self.envs.append(self._construct(create))
+            for slot in range(slots):
+                env = made[slot] if slot < len(made) else self._construct(create)
+                claim(env, id, self.envs)
+                self.envs.append(env)
             self.spaces = self._find_spaces()
         except BaseException:
             self.close()
@@ -194,6 +198,7 @@ class SerialEnv:
         """Close every copy, also if one of them fails to."""
         with ExitStack() as stack:
             for env in self.envs:
+                stack.callback(release, env)
                 stack.callback(env.close)
 
     def _construct(self, create: Callable[[], Any]) -> Any:
