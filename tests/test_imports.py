@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from graphlib import TopologicalSorter
+from pathlib import Path
 
 import pytest
 
@@ -117,12 +118,22 @@ except ImportError:
     assert [i.module for i in inside] == ["shoal.nets.network"]
 
 
-def test_closure_follows_an_import_and_stops_at_init() -> None:
-    start = ["shoal.algorithms.ppo"]
-    strict = closure(start, PATHS, through_init=False)
-    assert {"shoal.algorithms.ppo", "shoal.ops.kernels", "shoal.config"} <= strict
-    assert not any(PATHS[name].name == "__init__.py" for name in strict)
-    assert strict < closure(start, PATHS, through_init=True)
+def test_closure_follows_deferred_imports_and_init_files(tmp_path: Path) -> None:
+    files = {
+        "shoal.a": "def f():\n    from shoal.b import g",
+        "shoal.b": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import shoal.c.d",
+        "shoal.c": "from . import e",
+        "shoal.c.d": "",
+        "shoal.c.e": "",
+        "shoal.f": "",
+    }
+    paths = {}
+    for name, source in files.items():
+        folder = name == "shoal.c"
+        paths[name] = tmp_path / name / ("__init__.py" if folder else "x.py")
+        paths[name].parent.mkdir()
+        paths[name].write_text(source)
+    assert closure(["shoal.a"], paths) == set(files) - {"shoal.f"}
 
 
 def test_arrows_go_downward() -> None:

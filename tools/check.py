@@ -6,9 +6,16 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import json
+import subprocess
+import sys
+import threading
 from collections.abc import Iterable, Iterator
+from inspect import CO_NEWLOCALS
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from types import FrameType
+from typing import Any, NamedTuple, TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "shoal"
@@ -92,19 +99,66 @@ def _imported(node: ast.AST, home: list[str], known: set[str]) -> list[str]:
     return []
 
 
-def closure(start: Iterable[str], paths: dict[str, Path], *, through_init: bool) -> set[str]:
-    """The modules of the package that loading ``start`` leads to, itself included."""
-    seen: set[str] = set()
+def closure(start: Iterable[str], paths: dict[str, Path]) -> set[str]:
+    """The modules of the package that a reader of ``start`` is led to, itself included.
+
+    Every import counts: those inside functions, those for type checkers only, and those of the
+    ``__init__`` files of folders on the way.
+    """
+    seen = {PACKAGE}  # whose __init__ is the front door: it names everything, and is lazy
     ahead = list(start)
     while ahead:
         name = ahead.pop()
-        folder = name in paths and paths[name].name == "__init__.py"
-        if name in seen or name not in paths or (folder and not through_init):
+        if name in seen or name not in paths:
             continue
         seen.add(name)
-        found = imports(paths[name].read_text(), name, paths, folder=folder)
-        ahead += [item.module for item in found if not item.deferred]
-    return seen
+        folder = paths[name].name == "__init__.py"
+        ahead += [i.module for i in imports(paths[name].read_text(), name, paths, folder=folder)]
+        ahead.append(name.rpartition(".")[0])  # loading a module runs the __init__ above it
+    return seen - {PACKAGE}
+
+
+def executed(root: Path = ROOT) -> dict[str, set[int]]:
+    """Lines that run while PPO trains on CartPole in one process: {module: line numbers}.
+
+    Lines that only loading a module runs (imports, ``def``, fields) do not count.
+    """
+    script = (
+        "import json, sys\n"
+        "from tools.check import trace_ppo\n"
+        "print('\\n' + json.dumps(trace_ppo()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True
+    )
+    found: dict[str, list[int]] = json.loads(done.stdout.splitlines()[-1])
+    return {name: set(numbers) for name, numbers in found.items()}
+
+
+def trace_ppo() -> dict[str, list[int]]:
+    """Train PPO on CartPole for one update, and record the lines that run in function bodies."""
+    names = {str(path): name for name, path in modules().items()}
+    ran: dict[str, set[int]] = {}
+
+    def trace(frame: FrameType, event: str, arg: Any) -> Any:
+        code = frame.f_code
+        name = names.get(code.co_filename)
+        # Bodies of modules and classes run when they are loaded, not when PPO trains.
+        if name is None or code.co_name == "<module>" or not code.co_flags & CO_NEWLOCALS:
+            return None
+        ran.setdefault(name, set()).add(frame.f_lineno)
+        return trace
+
+    sys.settrace(trace)
+    threading.settrace(trace)
+    try:
+        trainer_of = importlib.import_module("shoal.trainer").Trainer
+        with trainer_of("ppo", env="CartPole-v1", learner="jax") as trainer:
+            trainer.train()
+    finally:
+        sys.settrace(None)
+        threading.settrace(None)
+    return {name: sorted(numbers) for name, numbers in sorted(ran.items())}
 
 
 def lines(paths: Iterable[Path]) -> int:
@@ -145,7 +199,7 @@ def _nodes(paths: Iterable[Path], kind: type[T]) -> Iterator[tuple[Path, T]]:
 def main() -> None:
     paths = modules()
     package, tests = list(paths.values()), sorted((ROOT / "tests").rglob("*.py"))
-    strict = closure(PPO, paths, through_init=False)
+    radius, ran = closure(PPO, paths), executed()
     file, function, fields = longest_file(package), longest_function(package), most_fields(package)
     rows = [
         ("package", f"{lines(package):,} lines", f"{len(package)} files"),
@@ -154,19 +208,28 @@ def main() -> None:
         ("longest function", f"{function.size:,} lines", function.where),
         ("largest dataclass", f"{fields.size:,} fields", fields.where),
         ("", "", ""),
-        ("reading radius of PPO", _radius(strict, paths), f"{len(strict)} files, distributed"),
+        ("reading radius of PPO", _radius(radius, paths), f"{len(radius)} files, distributed"),
         *((f"  {house}", f"{size:,} lines", note) for house, size, note in OTHERS),
     ]
-    every = closure(PPO, paths, through_init=True)
-    rows.append(("  ours, through __init__", _radius(every, paths), f"{len(every)} files"))
+    of_files = _radius(set(ran), paths)
+    rows += [
+        ("", "", ""),
+        ("PPO on CartPole runs", f"{sum(map(len, ran.values())):,} lines", f"of {len(ran)} files"),
+        ("  which are in all", of_files, "longest: " + _longest(ran, paths)),
+    ]
     for left, number, right in rows:
         print(f"{left:<24}{number:>14}   {right}".rstrip())
     print(
-        "\nReading radius: lines of the files of the package that importing"
-        f"\n{' and '.join(PPO)} leads to. As for the other\nlibraries, __init__ files are not"
-        " followed; nor are imports inside functions\nor for type checkers, which are read when"
-        " their turn comes."
+        "\nReading radius: lines of the files of the package that a reader of"
+        f"\n{' and '.join(PPO)} is led to. All imports are\nfollowed: of __init__ files, inside"
+        " functions, and for type checkers."
     )
+
+
+def _longest(names: Iterable[str], paths: dict[str, Path]) -> str:
+    """The three longest of these files."""
+    sizes = sorted(((lines([paths[name]]), name) for name in names), reverse=True)
+    return ", ".join(f"{name.removeprefix(PACKAGE + '.')} {size}" for size, name in sizes[:3])
 
 
 def _radius(names: set[str], paths: dict[str, Path]) -> str:
