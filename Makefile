@@ -37,9 +37,11 @@ train: install
 	$(BIN)/shoal plot "$$out" -o "$$out/returns.png"; \
 	echo "The run is in $$out, its returns are drawn in $$out/returns.png"
 
-# Small arrays: a second BLAS thread would only compete with the process that tests.
+# One process per core; with one, pytest itself (ARGS=-n0 too). tests/conftest.py says which tests
+# stay together. Small arrays: a second BLAS thread would only compete with the other processes.
 test: install
-	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest \
+		-n logical --maxprocesses=8 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: install
 	$(BIN)/ruff format --check .

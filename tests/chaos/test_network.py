@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.ray
 ROOT = str(Path(__file__).parents[2])
 
 SCRIPT = """

@@ -1,37 +1,15 @@
-"""One Ray for all tests here, and what an error is told as."""
+"""The command line in this process, and the form in which it tells an error."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.faults import broken
-
-
-@pytest.fixture(scope="session")
-def one_ray() -> Iterator[None]:
-    """Ray in this process: trainers find it and join it."""
-    import ray
-
-    owned = not ray.is_initialized()
-    if owned:
-        ray.init(
-            address="local",
-            num_cpus=4,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            object_store_memory=100 * 2**20,
-            _node_ip_address="127.0.0.2",
-        )
-        ray._private.worker._worker_logs_enabled = False  # deaths are meant here
-    yield
-    if owned:
-        ray.shutdown()
 
 
 @pytest.fixture

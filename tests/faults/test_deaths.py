@@ -70,6 +70,7 @@ def test_what_was_learned_before_is_saved(shoal: Callable[..., Any]) -> None:
     assert "go on with: shoal resume run" in out and "could not be written" not in text
 
 
+@pytest.mark.ray
 def test_nothing_but_what_happened_is_on_the_console(tmp_path: Path) -> None:
     """A whole run as a user sees it: no dumps, no log lines of Ray, nothing twice."""
     argv = ["train", "tests.faults.broken:Loud", *SMALL, "--workers", "1", "--out", "run"]
