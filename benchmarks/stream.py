@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from shoal.config import Cluster
+from shoal.config.config import Cluster
 from shoal.fleet.cluster import connect
 from shoal.fleet.ray import RayFleet
 

@@ -12,12 +12,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shoal.algorithms.a2c import A2C
     from shoal.algorithms.appo import APPO
+    from shoal.algorithms.ddpg import DDPG, TD3
+    from shoal.algorithms.dqn import DQN
     from shoal.algorithms.pg import PG
     from shoal.algorithms.ppo import PPO
+    from shoal.algorithms.sac import SAC
     from shoal.algorithms.vtrace import VTrace
-    from shoal.config import Checkpointing, Config, Linear, Rollout, Stop
+    from shoal.config.config import Checkpointing, Cluster, Config, Replay, Rollout, Stop
+    from shoal.config.schedule import Linear
     from shoal.evaluation import evaluate
     from shoal.nets import Network
+    from shoal.plans.allreduce import Allreduce
+    from shoal.plans.async_gradients import AsyncGradients
+    from shoal.plans.async_replay import AsyncReplay
+    from shoal.plans.async_samples import AsyncSamples
+    from shoal.plans.parameter_server import ParameterServer
+    from shoal.plans.sync_replay import SyncReplay
     from shoal.plans.sync_samples import SyncSamples
     from shoal.policy import Policy, load
     from shoal.trainer import Trainer
@@ -26,16 +36,28 @@ __version__ = "0.1.0"
 _HOMES = {
     "A2C": "algorithms.a2c",
     "APPO": "algorithms.appo",
+    "DDPG": "algorithms.ddpg",
+    "DQN": "algorithms.dqn",
     "PG": "algorithms.pg",
     "PPO": "algorithms.ppo",
+    "SAC": "algorithms.sac",
+    "TD3": "algorithms.ddpg",
     "VTrace": "algorithms.vtrace",
-    "Checkpointing": "config",
-    "Config": "config",
-    "Linear": "config",
-    "Rollout": "config",
-    "Stop": "config",
+    "Checkpointing": "config.config",
+    "Cluster": "config.config",
+    "Config": "config.config",
+    "Replay": "config.config",
+    "Rollout": "config.config",
+    "Stop": "config.config",
+    "Linear": "config.schedule",
     "evaluate": "evaluation",
     "Network": "nets",
+    "Allreduce": "plans.allreduce",
+    "AsyncGradients": "plans.async_gradients",
+    "AsyncReplay": "plans.async_replay",
+    "AsyncSamples": "plans.async_samples",
+    "ParameterServer": "plans.parameter_server",
+    "SyncReplay": "plans.sync_replay",
     "SyncSamples": "plans.sync_samples",
     "Policy": "policy",
     "load": "policy",
@@ -44,15 +66,27 @@ _HOMES = {
 __all__ = [
     "A2C",
     "APPO",
+    "DDPG",
+    "DQN",
     "PG",
     "PPO",
+    "SAC",
+    "TD3",
+    "Allreduce",
+    "AsyncGradients",
+    "AsyncReplay",
+    "AsyncSamples",
     "Checkpointing",
+    "Cluster",
     "Config",
     "Linear",
     "Network",
+    "ParameterServer",
     "Policy",
+    "Replay",
     "Rollout",
     "Stop",
+    "SyncReplay",
     "SyncSamples",
     "Trainer",
     "VTrace",

@@ -26,7 +26,7 @@ from shoal.errors import CheckpointError, ConfigError, ShoalError, describe, rep
 from shoal.options import Pairs, Parser, flag, help_wanted, settings, settings_help, unknown
 
 if TYPE_CHECKING:
-    from shoal.config import Config
+    from shoal.config.config import Config
     from shoal.console import Console
     from shoal.trainer import Trainer
 
@@ -174,8 +174,10 @@ def _new_config(parser: Parser, args: Any, pairs: Pairs) -> tuple[Config, bool]:
     """
     from dataclasses import replace
 
-    from shoal.config import Stop, load_file
-    from shoal.systems import configure, default_config, refuse_impossible, with_plan
+    from shoal.config.config import Stop
+    from shoal.config.files import load_file
+    from shoal.configure import configure, refuse_impossible
+    from shoal.systems import default_config, with_plan
 
     nested = load_file(args.config) if args.config else {}
     named = nested.pop("system", None), nested.pop("env", None)
@@ -203,7 +205,7 @@ def _new_config(parser: Parser, args: Any, pairs: Pairs) -> tuple[Config, bool]:
 
 
 def _default_out(config: Config) -> Path:
-    from shoal.config import to_dict
+    from shoal.config.settings import to_dict
 
     env = config.env if isinstance(config.env, str) else to_dict(config.env).get("id", "env")
     plain = re.sub(r"[^\w.]+", "-", str(env))

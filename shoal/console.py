@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from shoal.config import Stop
-from shoal.values import is_number
+from shoal.config.bounds import is_number
+from shoal.config.config import Stop
 
 REFRESH = 5.0  # times a second that the live line is drawn
 _FIRST, _SECOND, _LONGEST = 1.0, 5.0, 30.0  # seconds between plain lines: they grow

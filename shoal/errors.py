@@ -8,7 +8,8 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import SequenceMatcher
 from functools import cache
 from typing import Any
 
@@ -71,6 +72,19 @@ class NetworkError(ShoalError):
 
 class CheckpointError(ShoalError):
     """A checkpoint that is damaged, hostile, of another version or of another environment."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The one of ``names`` (which may be dotted) that ``name`` was most likely meant to be.
+
+    The last part of a path counts most, so that a setting is found in another group too.
+    """
+
+    def score(other: str) -> tuple[float, float]:
+        last = SequenceMatcher(None, name.rpartition(".")[2], other.rpartition(".")[2]).ratio()
+        return last, SequenceMatcher(None, name, other).ratio()
+
+    return max(names, key=score)
 
 
 def cut(text: str, limit: int = 400) -> str:

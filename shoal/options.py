@@ -5,23 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from shoal.config import Config
+    from shoal.config.config import Config
 
 Pairs = list[tuple[str, str | None]]  # settings as given: [("algorithm.lr", "1e-3")]
-_FIELDS = {  # what the short options mean in the configuration
-    "seed": "seed",
-    "plan": "plan.name",
-    "workers": "rollout.workers",
-    "address": "cluster.address",
-    "learner": "learner",
-    "stop_return": "stop.return_mean",
-    "stop_steps": "stop.env_steps",
-    "stop_seconds": "stop.seconds",
-}
-_FLAGS = {path: "--" + name.replace("_", "-") for name, path in _FIELDS.items()}
 
 
 class Parser(argparse.ArgumentParser):
@@ -60,23 +49,29 @@ class Parser(argparse.ArgumentParser):
             else:
                 pairs.append((name[2:], value if equals else None))
         if pairs and not settings:
-            raise self.unknown(pairs[0][0], [])
+            raise self.unknown(pairs[0][0])
         return self.parse_args(fixed), pairs
 
-    def unknown(self, name: str, paths: list[str]) -> ConfigError:
-        """The error for an option that is neither fixed nor one of these settings."""
+    def unknown(self, name: str, config: Config | None = None) -> ConfigError:
+        """The error for an option that is neither fixed nor a setting of this configuration."""
+        from shoal.config.names import SHORT
+        from shoal.config.settings import arguments, elsewhere
+
         known = [option[2:] for option in self.takes if option.startswith("--")]
-        what = f"there is no option --{name}"
-        return unknown(what, name, [*known, *map(flag, paths)], f"{self.prog} --help", "--")
+        meant = None
+        if config is not None:
+            short = {path: name for name, path in SHORT.items()}
+            meant = elsewhere(config, name)
+            meant = None if meant is None else flag(short.get(meant, meant))
+            known += [flag(argument.name) for argument in arguments(config)]
+        what, listing = f"there is no option --{name}", f"{self.prog} --help"
+        return unknown(what, meant or name, known, listing, "--")
 
 
 def unknown(what: str, name: str, known: list[str], listing: str, prefix: str = "") -> ConfigError:
-    """The error for a word that is none of those known, with the nearest of them."""
-    from shoal.config import nearest
-
-    close = nearest(name, known)
-    hint = f"did you mean {prefix}{close}? " if close else ""
-    return ConfigError(what, None, f"{hint}`{listing}` lists what there is")
+    """The error for an unknown word; it suggests the nearest of the known ones."""
+    hint = f"did you mean {prefix}{nearest(name, known)}? " if known else ""
+    return ConfigError(what, None, f"{hint}`{listing}` lists them all")
 
 
 def flag(path: str) -> str:
@@ -87,29 +82,28 @@ def flag(path: str) -> str:
 def settings(
     parser: Parser, args: argparse.Namespace, pairs: Pairs, config: Config
 ) -> dict[str, str]:
-    """Short options and settings by their whole names in the configuration."""
-    from shoal.config import arguments
+    """Options and settings, by the paths of the settings that they mean.
 
-    short = {path: getattr(args, name, None) for name, path in _FIELDS.items()}
-    found = {path: value for path, value in short.items() if value is not None}
+    Raises ConfigError for a setting that does not exist, has no value, or is given twice.
+    """
+    from shoal.config.names import SHORT
+    from shoal.config.settings import arguments, find
+
     known = {a.name: a for a in arguments(config) if a.name not in ("system", "env")}
-    paths = list(known)
-    for name, value in pairs:
-        wanted = flag(name)
-        matches = [p for p in paths if flag(p) == wanted]
-        matches = matches or [p for p in paths if flag(p).rpartition(".")[2] == wanted]
-        if not matches:
-            raise parser.unknown(name, paths)
-        if len(matches) > 1:
-            several = " or ".join(f"--{flag(path)}" for path in matches)
-            raise ConfigError(f"--{name} could be {several}", None, "write the whole name")
-        if matches[0] in found:
-            also = f" ({_FLAGS[matches[0]]} is the same)" if matches[0] in _FLAGS else ""
+    fixed = [(SHORT[k], x) for k, x in vars(args).items() if k in SHORT and x is not None]
+    found: dict[str, str] = {}
+    for name, value in [*fixed, *pairs]:
+        path = find(config, name)
+        if path not in known:
+            raise parser.unknown(name, config)
+        if path in found:
+            short = next((k for k, x in SHORT.items() if x == path), None)
+            also = f" (--{flag(short)} is the same)" if short else ""
             raise ConfigError(f"--{name} is given twice{also}", None, "give it once")
-        accepted = known[matches[0]].annotation
+        accepted = known[path].annotation
         if value is None and "true" not in accepted:
             raise ConfigError(f"--{name} needs a value", None, f"it accepts: {accepted}")
-        found[matches[0]] = "true" if value is None else value
+        found[path] = "true" if value is None else value
     return found
 
 
@@ -123,12 +117,13 @@ def help_wanted(parser: Parser, argv: list[str]) -> bool:
 
 def settings_help(system: str) -> str:
     """Every setting of a system, one a line, with its default and what it accepts."""
-    from shoal.config import arguments, to_dict
+    from shoal.config.names import SHORT
+    from shoal.config.settings import arguments, to_dict
     from shoal.systems import default_config
 
     lines = [f"settings of {system}, with their defaults (--system NAME shows another's):"]
     for argument in arguments(default_config(system, "")):
-        if argument.name not in ("system", "env", *_FLAGS):
+        if argument.name not in ("system", "env", *SHORT.values()):
             default = text(to_dict(argument.default))
             about = f"{argument.help}  [{argument.annotation}]".strip()
             lines.append(f"  --{flag(argument.name):<30} {default:<8} {about}")

@@ -11,7 +11,8 @@ import numpy as np
 
 from shoal import checkpoint
 from shoal.algorithms.base import Algorithm, Model
-from shoal.config import Config, merge, to_dict
+from shoal.config.config import Config
+from shoal.config.settings import merge, to_dict
 from shoal.errors import CheckpointError, ConfigError
 from shoal.spaces import Spaces
 from shoal.systems import default_config, system, with_plan

@@ -17,7 +17,8 @@ from types import FrameType
 from typing import Any
 
 from shoal import __version__
-from shoal.config import Config, to_dict
+from shoal.config.config import Config
+from shoal.config.settings import to_dict
 from shoal.console import Console, count, duration, value
 from shoal.errors import cut
 from shoal.folder import (

@@ -16,7 +16,9 @@ from weakref import WeakSet
 import numpy as np
 
 from shoal import checkpoint
-from shoal.config import Config, route, to_dict
+from shoal.config.config import Config
+from shoal.config.settings import route, to_dict
+from shoal.configure import configure
 from shoal.errors import CheckpointError, ConfigError, ShoalError
 from shoal.evaluation import evaluate
 from shoal.fleet.create import create as create_fleet
@@ -26,16 +28,10 @@ from shoal.plans.base import Run, Update
 from shoal.policy import Policy, saved_config
 from shoal.replay.settings import fit, saved
 from shoal.spaces import Spaces
-from shoal.systems import configure
 
 log = logging.getLogger("shoal.trainer")
 
 PROBE_STEPS = 64  # random env steps per slot that give normalisation its first moments
-STOPS = {  # keywords of a trainer, and the settings that they stand for
-    "stop_return": "stop.return_mean",
-    "stop_steps": "stop.env_steps",
-    "stop_seconds": "stop.seconds",
-}
 REPORT_STEPS = 2000  # env steps that a report covers at least
 _running: WeakSet[Trainer] = WeakSet()
 
@@ -67,7 +63,7 @@ class Trainer:
         **fields: Any,
     ) -> None:
         given = {"stop_return": stop_return, "stop_steps": stop_steps, "stop_seconds": stop_seconds}
-        fields |= {STOPS[k]: x for k, x in given.items() if x is not None}
+        fields |= {name: x for name, x in given.items() if x is not None}
         self.config = configure(system, env, config, fields, plan=plan, use_tuned=tuned)
         self._env = env if callable(env) else self.config.env
         self._setup()
@@ -266,7 +262,6 @@ class Trainer:
         config = saved_config(path, meta, env=env, network=network, algorithm=algorithm)
         with checkpoint.blame(path):
             learner, spaces = meta["learner"], meta["spaces"]
-        fields = {STOPS.get(k, k): x for k, x in fields.items()}
         config = route(replace(config, learner=learner), fields)
         if isinstance(config.env, Mapping) and "object" in config.env:
             raise ConfigError(

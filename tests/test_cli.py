@@ -16,7 +16,9 @@ from gymnasium.spaces import Box, Discrete
 
 import shoal
 from shoal.cli import DEFAULT_STEPS, _new_config, _train_parser, main
-from shoal.config import Config, Linear, arguments
+from shoal.config.config import Config
+from shoal.config.schedule import Linear
+from shoal.config.settings import arguments
 from shoal.options import flag
 from shoal.systems import SYSTEMS, default_config
 

@@ -16,23 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.config import (
-    Checkpointing,
-    Config,
-    Linear,
-    Rollout,
-    Schedule,
-    Stop,
-    arguments,
-    at,
-    check,
-    load_file,
-    merge,
-    nearest,
-    route,
-    to_dict,
-)
-from shoal.errors import ConfigError
+from shoal.config.bounds import check
+from shoal.config.config import Checkpointing, Config, Rollout, Stop
+from shoal.config.files import load_file
+from shoal.config.schedule import Linear, Schedule, at
+from shoal.config.settings import arguments, merge, route, to_dict
+from shoal.errors import ConfigError, nearest
 
 
 @dataclass(frozen=True)
@@ -296,8 +285,17 @@ def test_bare_names_go_to_the_one_group_that_has_them() -> None:
 
 
 def test_a_bare_name_of_several_groups_lists_them() -> None:
-    with pytest.raises(ConfigError, match=r"could mean plan\.seed or seed"):
-        route(CONFIG, {"seed": 3})
+    several = replace(CONFIG, algorithm=Algo(critic=Net()))
+    with pytest.raises(
+        ConfigError, match=r"could mean algorithm\.network\.hidden or algorithm\.cr"
+    ):
+        route(several, {"hidden": 3})
+    assert route(several, {"critic.hidden": 3}).algorithm.critic == Net((3,))
+
+
+def test_a_whole_name_is_meant_before_the_end_of_another() -> None:
+    got = route(CONFIG, {"seed": 3})
+    assert (got.seed, got.plan.seed) == (3, 0)
 
 
 @pytest.mark.parametrize(
@@ -463,7 +461,7 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
 
 def test_every_argument_can_be_set_by_the_name_that_lists_it() -> None:
     listed = {argument.name: argument for argument in arguments(CONFIG)}
-    assert listed["rollout.envs_per_worker"].annotation == "int"
+    assert listed["rollout.envs_per_worker"].annotation == "int, >= 1"
     assert listed["algorithm.lr"].annotation == "float | linear(start, end)"
     assert listed["algorithm.lr"].help == "step size, # per update"
     assert listed["algorithm.high"].help == "above low"

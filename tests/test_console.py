@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shoal.config import Stop
+from shoal.config.config import Stop
 from shoal.console import (
     Console,
     Recent,

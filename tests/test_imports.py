@@ -21,8 +21,7 @@ IMPORTS = {
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "ops": {"errors"},
-    "values": {"errors"},
-    "config": {"values", "errors"},
+    "config": {"errors"},
     "space_json": {"errors"},
     "spaces": {"space_json", "ops", "errors"},
     "trajectory": {"ops", "errors"},
@@ -36,7 +35,8 @@ ARROWS: dict[str, set[str]] = {
         *("trajectory", "errors"),
     },
     "plans": {"replay", "fleet", "learners", "algorithms", "ops", "config", "trajectory", "errors"},
-    "systems": {"replay", "plans", "algorithms", "envs", "config", "errors"},
+    "systems": {"plans", "algorithms", "config", "errors"},
+    "configure": {"systems", "plans", "envs", "config", "errors"},
     "metrics": {"plans", "fleet"},
     "tree": {"errors"},
     "checkpoint": {"tree", "errors", "__init__"},  # of the front door only the version number
@@ -44,9 +44,9 @@ ARROWS: dict[str, set[str]] = {
     "evaluation": {"policy", "envs", "errors"},
     "events": set(),
     "folder": {"checkpoint", "events", "config", "errors", "__init__"},
-    "console": {"config", "values"},
+    "console": {"config"},
     "plot": {"console", "folder", "errors"},
-    "options": {"systems", "config", "errors"},
+    "options": {"configure", "systems", "config", "errors"},
     "run": {"trainer", "replay", "console", "folder", "config", "errors", "__init__"},
 }
 FRONT = {"trainer", "cli", "__init__"}  # the only rooms that know all the others
@@ -65,7 +65,7 @@ HEAVY = {"ray", "matplotlib", "rich", "tensorboard", "imageio", *FRAMEWORKS}
 
 
 def room(module: str) -> str:
-    """ "ops" of shoal.ops.returns, "config" of shoal.config, "__init__" of shoal itself."""
+    """ "ops" of shoal.ops.returns, "config" of shoal.config.bounds, "__init__" of shoal itself."""
     return [*module.split("."), "__init__"][1]
 
 

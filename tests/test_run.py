@@ -23,7 +23,7 @@ import shoal
 from shoal import folder as folders
 from shoal.checkpoint import load as load_checkpoint
 from shoal.cli import main
-from shoal.config import Cluster
+from shoal.config.config import Cluster
 from shoal.console import Console
 from shoal.errors import CheckpointError, ShoalError
 from shoal.fleet.base import Health

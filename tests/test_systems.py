@@ -10,10 +10,13 @@ import pytest
 
 from shoal.algorithms.a2c import A2C
 from shoal.algorithms.ppo import PPO
-from shoal.config import Config, Linear, load_file
+from shoal.config.config import Config
+from shoal.config.files import load_file
+from shoal.config.schedule import Linear
+from shoal.configure import configure, tuned
 from shoal.errors import ConfigError
 from shoal.plans.sync_samples import SyncSamples
-from shoal.systems import PLANS, SYSTEMS, configure, default_config, matrix, system, tuned
+from shoal.systems import PLANS, SYSTEMS, default_config, matrix, system
 from shoal.trainer import Trainer
 from tests.worlds import TINY, Scripts
 

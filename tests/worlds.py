@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from shoal.config import Config, Rollout
+from shoal.config.config import Config, Rollout
 from shoal.fleet.worker import Worker
 from shoal.nets import Network
 from shoal.systems import default_config

@@ -20,7 +20,8 @@ from shoal.algorithms.actor_critic import masked_mean, standardise
 from shoal.algorithms.base import Batch, Metrics, Model, Params
 from shoal.algorithms.ppo import clipped_surrogate, k3, minibatches, value_error
 from shoal.algorithms.vtrace import OffPolicy, along, bounded, without_masked
-from shoal.config import Schedule, at, check
+from shoal.config.bounds import check
+from shoal.config.schedule import Schedule, at
 from shoal.nets import Network
 from shoal.ops.kernels import Array, namespace
 from shoal.ops.optimisers import Optimiser

@@ -20,7 +20,8 @@ import numpy as np
 from shoal.algorithms.actor_critic import masked_mean
 from shoal.algorithms.base import Batch, Metrics, Model, Params, State
 from shoal.algorithms.off_policy import FLOOR, OffPolicy, Pair, copies, follow, targets_of
-from shoal.config import Schedule, at, check, is_number, is_whole
+from shoal.config.bounds import check, is_number, is_whole
+from shoal.config.schedule import Schedule, at
 from shoal.errors import SpaceError
 from shoal.nets import Head, Network, build
 from shoal.nets.network import ArrayNet

@@ -14,7 +14,8 @@ import numpy as np
 from shoal.algorithms import actor_critic
 from shoal.algorithms.actor_critic import ActorCritic, masked_mean, standardise
 from shoal.algorithms.base import Batch, Metrics, Model, Params
-from shoal.config import Schedule, at, check
+from shoal.config.bounds import check
+from shoal.config.schedule import Schedule, at
 from shoal.nets import Network
 from shoal.ops.kernels import Array, namespace
 from shoal.ops.optimisers import Optimiser

@@ -20,7 +20,8 @@ from shoal.algorithms.actor_critic import masked_mean
 from shoal.algorithms.base import Batch, Metrics, Model, Params, State
 from shoal.algorithms.ddpg import ACTION, Critics, held, lowest
 from shoal.algorithms.off_policy import copies, targets_of
-from shoal.config import Schedule, check, is_number, is_whole
+from shoal.config.bounds import check, is_number, is_whole
+from shoal.config.schedule import Schedule
 from shoal.errors import SpaceError
 from shoal.nets import Head, Network
 from shoal.ops.distributions import Categorical, TanhGaussian

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from shoal.algorithms.base import Model
-from shoal.config import Config
+from shoal.config.config import Config
 from shoal.learners.base import STEP
 from shoal.replay.buffer import Drawn
 from shoal.replay.settings import make

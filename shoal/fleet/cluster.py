@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from shoal.config import Cluster
+from shoal.config.config import Cluster
 from shoal.errors import ConfigError, cut
 from shoal.fleet import death
 from shoal.fleet.host import THREADS

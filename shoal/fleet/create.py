@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from shoal.config import Config
+from shoal.config.config import Config
 from shoal.errors import is_user_code, place_of
 from shoal.fleet.base import Fleet
 from shoal.fleet.local import LocalFleet

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shoal.config import Config
+from shoal.config.config import Config
 from shoal.fleet.base import Parcel
 from shoal.fleet.collective import Broken, Reduce, open_store, own_address
 from shoal.fleet.shard import Piece, slices, whole

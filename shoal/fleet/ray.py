@@ -25,7 +25,7 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from shoal.config import Cluster
+from shoal.config.config import Cluster
 from shoal.errors import ConfigError, ShoalError, cut
 from shoal.fleet import death
 from shoal.fleet.base import INLINE, Fleet, Health, Lost, Make, nbytes, no_args

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from shoal.config import Replay
+from shoal.config.config import Replay
 from shoal.fleet.base import Lost, Parcel
 from shoal.replay.buffer import Drawn
 from shoal.replay.settings import make

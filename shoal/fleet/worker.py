@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from shoal.algorithms.base import Model
-from shoal.config import Config
+from shoal.config.config import Config
 from shoal.envs import Step, VectorEnv, make
 from shoal.errors import EnvError
 from shoal.fleet.base import Parcel

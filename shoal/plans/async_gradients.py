@@ -10,7 +10,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Literal
 
-from shoal.config import check, is_whole
+from shoal.config.bounds import check, is_whole
 from shoal.fleet.base import Fleet
 from shoal.learners.base import Learner
 from shoal.plans.base import Clock, Run, Update, Work, metrics_of, needs, work

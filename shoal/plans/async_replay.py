@@ -18,7 +18,8 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from shoal.config import at, check, is_whole
+from shoal.config.bounds import check, is_whole
+from shoal.config.schedule import at
 from shoal.fleet.base import Fleet
 from shoal.fleet.store import Served, Store
 from shoal.fleet.worker import Sample

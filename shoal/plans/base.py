@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from shoal.algorithms.base import Algorithm
-from shoal.config import Replay, at
+from shoal.config.config import Replay
+from shoal.config.schedule import at
 from shoal.fleet.base import Fleet
 from shoal.fleet.worker import Sample
 from shoal.learners.base import Learner

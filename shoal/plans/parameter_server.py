@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from shoal.config import check, is_number, is_whole
+from shoal.config.bounds import check, is_number, is_whole
 from shoal.fleet.base import Fleet
 from shoal.fleet.shard import Outliers, Shard, cut, joined
 from shoal.learners.base import Learner

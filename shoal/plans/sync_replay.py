@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from shoal.algorithms.base import Model
-from shoal.config import Replay, at
+from shoal.config.config import Replay
+from shoal.config.schedule import at
 from shoal.fleet.base import Fleet
 from shoal.fleet.worker import Sample
 from shoal.learners.base import STEP, Learner

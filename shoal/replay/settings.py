@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from shoal.config import Replay
+from shoal.config.config import Replay
 from shoal.errors import ConfigError
 from shoal.replay.layout import Layout, layout
 from shoal.spaces import Spaces

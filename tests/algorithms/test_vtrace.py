@@ -13,10 +13,10 @@ from gymnasium.spaces import Box
 from shoal.algorithms.a2c import A2C
 from shoal.algorithms.base import Model
 from shoal.algorithms.vtrace import VTrace
-from shoal.config import Rollout
+from shoal.config.config import Rollout
+from shoal.configure import configure
 from shoal.errors import ConfigError
 from shoal.spaces import Spaces
-from shoal.systems import configure
 from shoal.trajectory import Trajectory, concatenate, pad, select
 from tests.algorithms.conftest import SLOTS, Policy, VTraceOracle, garbage, linear
 from tests.worlds import LINEAR, TINY, Scripts, settings, worker

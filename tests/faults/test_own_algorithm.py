@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import shoal
+from shoal.configure import configure
 from shoal.errors import ConfigError
-from shoal.systems import SYSTEMS, configure
+from shoal.systems import SYSTEMS
 from shoal.trainer import Trainer
 from tests.faults.broken import Broken, Halved
 from tests.worlds import TINY

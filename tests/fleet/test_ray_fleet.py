@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shoal.config import Cluster
+from shoal.config.config import Cluster
 from shoal.errors import ConfigError
 from shoal.fleet import ray as module
 from shoal.fleet.ray import Died, RayFleet

@@ -1,140 +1,22 @@
-"""One setting: how Python, YAML, JSON or a command line say it, and what its annotation accepts."""
+"""One value: how Python, YAML, JSON or a command line write it, and what its annotation accepts."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import types
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, TypeAlias, Union, cast, get_args, get_origin
+from typing import Any, Literal, Union, cast, get_args, get_origin
 
 import numpy as np
 
-from shoal.errors import ConfigError
+from shoal.config.files import FileSyntaxError, parse_yaml
+from shoal.config.schedule import Linear
 
 _LINEAR = re.compile(r"linear\(([^,()]+)(?:,([^,()]+))?\)")
 _BOOLS = {"true": True, "yes": True, "on": True, "1": True}
 _BOOLS |= {"false": False, "no": False, "off": False, "0": False}
-
-
-def check(ok: bool, name: str, value: Any, accepted: str) -> None:
-    """Raise ConfigError unless ``ok``: ``name`` is ``value``, but must be ``accepted``."""
-    if not ok:
-        raise ConfigError(f"{name} is {value!r}", None, f"make {name} {accepted}")
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A value annealed linearly over the run's env steps; as text "linear(1e-3, 0)"."""
-
-    start: float
-    end: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, value in (("start", self.start), ("end", self.end)):
-            check(is_number(value), f"linear's {name}", value, "a finite number")
-
-    def at(self, progress: float) -> float:
-        """The value when ``progress`` of the run is done, clipped to [0, 1]."""
-        done = min(max(progress, 0.0), 1.0)
-        return self.start * (1.0 - done) + self.end * done
-
-    def __str__(self) -> str:
-        return f"linear({self.start!r}, {self.end!r})"
-
-
-Schedule: TypeAlias = float | Linear
-
-
-def at(value: Schedule, progress: float) -> float:
-    """A schedule's value when ``progress`` in [0, 1] of the run is done; a number is constant."""
-    return value.at(progress) if isinstance(value, Linear) else value
-
-
-def is_number(value: Any) -> bool:
-    """A finite real number."""
-    number = isinstance(value, int | float | np.integer | np.floating)
-    return number and not isinstance(value, bool) and -math.inf < value < math.inf
-
-
-def is_whole(value: Any, least: int) -> bool:
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return whole and bool(value >= least)
-
-
-def load_file(path: str | Path) -> dict[str, Any]:
-    """The settings in a YAML or JSON file, for ``merge``; an empty file has none.
-
-    Raises ConfigError with file and line for what cannot be read, for a key that is given twice,
-    and for anything that is not a mapping.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        fix = "give a YAML or JSON file in UTF-8"
-        raise ConfigError(f"cannot read the settings: {error}", str(path), fix) from error
-    try:
-        found = _parse_json(text) if path.suffix == ".json" and text.strip() else _parse_yaml(text)
-    except _SyntaxError as error:
-        where = str(path) if error.line is None else f"{path}:{error.line}"
-        raise ConfigError(f"settings not understood: {error}", where, "correct the file") from error
-    if not isinstance(found, dict | None):
-        fix = "write lines of 'name: value'"
-        raise ConfigError(f"the file holds {found!r}, not settings", str(path), fix)
-    return found or {}
-
-
-class _SyntaxError(ValueError):
-    def __init__(self, message: str, line: int | None) -> None:
-        super().__init__(message)
-        self.line = line
-
-
-def _parse_json(text: str) -> Any:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                raise _SyntaxError(f"{key!r} is given twice", None)
-            found[key] = value
-        return found
-
-    try:
-        return json.loads(text, object_pairs_hook=once)
-    except json.JSONDecodeError as error:
-        raise _SyntaxError(error.msg, error.lineno) from error
-    except RecursionError as error:
-        raise _SyntaxError("nested too deeply", None) from error
-
-
-def _parse_yaml(text: str) -> Any:
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            seen: set[str] = set()
-            for key, _ in node.value:
-                if isinstance(key.value, str) and key.value in seen:
-                    raise _SyntaxError(f"{key.value!r} is given twice", key.start_mark.line + 1)
-                seen |= {key.value} if isinstance(key.value, str) else set()
-            return super().construct_mapping(node, deep=deep)
-
-    # YAML 1.1, which PyYAML reads, takes 1e-3 for a text; YAML 1.2 takes it for the number it is.
-    number = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
-    try:
-        return yaml.load(text, Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        message = getattr(error, "problem", None) or str(error)
-        raise _SyntaxError(message, mark.line + 1 if mark else None) from error
-    except (ValueError, RecursionError) as error:  # 2024-13-45 is no date; lists a thousand deep
-        raise _SyntaxError(str(error), getattr(error, "line", None)) from error
 
 
 class Mismatch(Exception):
@@ -220,8 +102,8 @@ def _mapping(value: Any) -> Any:
 
 def _inline(text: str) -> Any:
     try:
-        return _parse_yaml(text)
-    except _SyntaxError as error:
+        return parse_yaml(text)
+    except FileSyntaxError as error:
         raise Mismatch from error
 
 

@@ -1,0 +1,179 @@
+"""The dataclasses of a whole run: one tree of frozen dataclasses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from shoal.config.bounds import check, check_bounds, is_number, setting
+from shoal.config.schedule import Schedule
+from shoal.errors import ConfigError
+
+
+class Frozen(Mapping[str, Any]):
+    """A mapping that cannot be changed, and that processes can send to each other."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, Any] | None = None) -> None:
+        self._items = dict(items or {})
+
+    def __getitem__(self, key: str) -> Any:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """How the environments are sampled."""
+
+    workers: int = setting(0, least=0)  # processes that sample; 0: sample in this process
+    envs_per_worker: int = setting(8, least=1)  # copies of the environment in each worker
+    fragment_length: int = setting(128, least=1)  # env steps of each copy between two batches
+    normalise_obs: bool = False  # observations by their running mean and standard deviation
+    scale_reward: bool = False  # rewards by the running standard deviation of the return
+    clip_reward: float | Literal["auto"] | None = setting(
+        "auto", above=0
+    )  # bound; auto: 1 on Atari
+    env_kwargs: Mapping[str, Any] = field(default_factory=Frozen)  # arguments of the environment
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "rollout.")
+        ok = isinstance(self.env_kwargs, Mapping) and all(type(k) is str for k in self.env_kwargs)
+        check(ok, "rollout.env_kwargs", self.env_kwargs, "a mapping of argument names to values")
+        both = bool(self.scale_reward) and is_number(self.clip_reward)
+        fix = "'auto' or none if rollout.scale_reward is on: scaled rewards are clipped already"
+        check(not both, "rollout.clip_reward", self.clip_reward, fix)
+        object.__setattr__(self, "env_kwargs", Frozen(self.env_kwargs))
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When a run ends: at the first of these that is met; none means never."""
+
+    return_mean: float | None = setting(None)  # mean return of the last 100 training episodes
+    env_steps: int | None = setting(None, least=1)  # env steps sampled
+    seconds: float | None = setting(None, above=0)  # wall-clock time of the run
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "stop.")
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """When a run writes a checkpoint, and how many it keeps."""
+
+    every_seconds: float = setting(60.0, above=0)  # wall-clock time between two checkpoints
+    every_iterations: int | None = setting(None, least=1)  # and reports between two checkpoints
+    keep: int = setting(2, least=1)  # newest checkpoints that are kept
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "checkpointing.")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where workers live, from the first one on (rollout.workers); without any, in this process."""
+
+    address: str | None = None  # of a Ray cluster; none: RAY_ADDRESS, else Ray on this machine
+    in_process: bool = False  # all workers in this process, in turn: to debug, or to compare
+    cpus_per_worker: float | None = setting(None, least=0)  # reserved; none: 1 (0 in an actor)
+    timeout: float = setting(60.0, above=0)  # seconds without an env step: the worker is stuck
+    restarts_per_minute: int = setting(10, least=0)  # deaths of workers before the run ends
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "cluster.")
+
+    @property
+    def joined(self) -> str | None:
+        """Address of the cluster that workers live on; None: they live on this machine."""
+        return None if self.in_process else self.address or os.environ.get("RAY_ADDRESS")
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The replay buffer: its size, how batches are drawn from it, and how often."""
+
+    capacity: int = setting(100_000, least=2)  # env steps in the buffer, of all slots together
+    batch_size: int = setting(64, least=1)  # transitions in one gradient step
+    replay_ratio: float = setting(8.0, above=0)  # transitions replayed per env step
+    warmup: int = setting(1_000, least=1)  # env steps before the first gradient step
+    alpha: float = setting(0.0, least=0, most=1)  # priority exponent; 0: uniform (PER: 0.6)
+    beta: Schedule = setting(0.4, least=0, most=1)  # importance-weight exponent, if alpha > 0
+    save: bool | None = None  # save the buffer in checkpoints; none: if it is at most 256 MB
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "replay.")
+        if self.warmup > self.capacity:
+            raise ConfigError(
+                f"replay.warmup is {self.warmup:,}, but a buffer of {self.capacity:,} env steps "
+                "never holds so many",
+                None,
+                "lower replay.warmup, or raise replay.capacity",
+            )
+        if self.batch_size > self.warmup:
+            raise ConfigError(
+                f"replay.batch_size is {self.batch_size}, but learning begins with "
+                f"{self.warmup} env steps",
+                None,
+                "raise replay.warmup to the batch size at least",
+            )
+
+    def begin(self, stored: int, replayed: int) -> float | None:
+        """``learning_from`` of ``due`` once ``stored`` env steps are enough to begin, else None."""
+        return stored - replayed / self.replay_ratio if stored >= self.warmup else None
+
+    def due(self, stored: int, learning_from: float | None, replayed: int) -> int:
+        """Gradient steps that are due, in the declared ratio, with ``replayed`` transitions so far.
+
+        All of these stand for ``stored - learning_from`` env steps; None: there is no learning yet.
+        """
+        if learning_from is None:
+            return 0
+        owed = self.replay_ratio * (stored - learning_from) - replayed
+        return max(int(owed // self.batch_size), 0)
+
+    def at_once(self, due: int, most: int) -> int:
+        """Gradient steps of one call: a power of two, for each number is compiled by itself."""
+        steps = min(due, most)
+        return 1 << (steps.bit_length() - 1) if steps > 0 else 0
+
+    def each(self, members: int) -> Replay:
+        """The part of one of several members that remember for themselves."""
+        capacity, warmup = self.capacity // members, -(-self.warmup // members)
+        return replace(self, capacity=capacity, warmup=max(warmup, self.batch_size))
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run: an algorithm under a plan on an environment."""
+
+    system: str  # name of the system: an algorithm under a plan
+    env: str | Mapping[str, Any] | Callable[..., Any]  # Gymnasium id, module:Class, or a callable
+    algorithm: Any  # what is learned: a frozen dataclass
+    plan: Any  # how it is run: a frozen dataclass
+    rollout: Rollout = Rollout()
+    replay: Replay = Replay()
+    cluster: Cluster = Cluster()
+    stop: Stop = Stop()
+    checkpointing: Checkpointing = Checkpointing()
+    learner: Literal["auto", "jax", "torch"] = "auto"  # the library that differentiates
+    precision: Literal["float32", "bfloat16"] = "float32"  # of its matrix products; weights float32
+    seed: int = setting(0, least=0)  # of everything random in the run
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        ok = isinstance(self.learner, str) and self.learner in ("auto", "jax", "torch")
+        check(ok, "learner", self.learner, "'auto', 'jax' or 'torch'")
+        ok = isinstance(self.precision, str) and self.precision in ("float32", "bfloat16")
+        check(ok, "precision", self.precision, "'float32' or 'bfloat16'")

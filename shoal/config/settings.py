@@ -1,0 +1,306 @@
+"""The one resolver of settings: names, values and texts into a tree of frozen dataclasses.
+
+A field whose value is a frozen dataclass is a *group*; everything else is a leaf, and its
+annotation says what it accepts. The names are the same in Python, on the command line, in YAML and
+in JSON. This file knows the shape of such a tree, not what any algorithm or plan puts into it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
+from functools import cache
+from typing import (
+    Any,
+    NamedTuple,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import numpy as np
+
+from shoal.config.bounds import bounds_of
+from shoal.config.names import OTHERS, SHORT
+from shoal.config.schedule import Linear
+from shoal.config.values import Mismatch, accepted, union
+from shoal.errors import ConfigError, nearest
+
+T = TypeVar("T")
+_OBJECT = re.compile(r"[\w.]+:[\w.<>]+")  # what to_dict writes: "module:QualName"
+
+
+# ------------------------------------------------------------------ out: a tree as plain values
+
+
+def to_dict(value: Any) -> Any:
+    """A configuration, or any part of it, as plain JSON values; ``merge`` takes them back.
+
+    What has no JSON form (a module, a callable) becomes {"object": "module:QualName"}. A number
+    that JSON cannot spell becomes its text ("inf"); tuples become lists.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Linear):
+        return str(value)
+    if _is_group(value):
+        return {f.name: to_dict(getattr(value, f.name)) for f in fields(value) if f.init}
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: to_dict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_dict(item) for item in value]
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return {"object": f"{named.__module__}:{named.__qualname__}"}
+
+
+class Argument(NamedTuple):
+    """One leaf of a configuration, as a command line or a table of options shows it."""
+
+    name: str  # "rollout.envs_per_worker"
+    annotation: str  # what it accepts: "int, >= 1", "float | linear(start, end) | none"
+    default: Any
+    help: str  # the field's metadata "help", else the comment beside it in the source
+
+
+def arguments(config: Any) -> list[Argument]:
+    """Every leaf of a configuration, in the order of its fields."""
+    found = []
+    for path, owner, name in _walk(config, ""):
+        value = getattr(owner, name)
+        if not _is_group(value):
+            annotation = accepted(_annotations(type(owner))[name])
+            if bounds := str(bounds_of(type(owner), name) or ""):
+                annotation += f", {bounds}"
+            found.append(Argument(path, annotation, value, _help(type(owner), name)))
+    return found
+
+
+def _walk(group: Any, prefix: str) -> Iterator[tuple[str, Any, str]]:
+    """(dotted path, group, field name) of every field below a group, groups themselves included."""
+    for f in fields(group):
+        if f.init:
+            yield prefix + f.name, group, f.name
+            value = getattr(group, f.name)
+            if _is_group(value):
+                yield from _walk(value, f"{prefix}{f.name}.")
+
+
+def _help(cls: type, name: str) -> str:
+    stated = next(f for f in fields(cls) if f.name == name).metadata.get("help")
+    if stated is not None:
+        return str(stated)
+    return next((c[name] for c in map(_comments, cls.__mro__[:-1]) if name in c), "")
+
+
+@cache
+def _comments(cls: type) -> dict[str, str]:
+    """The comment at the end of each field's line; empty where the source is not at hand."""
+    import ast
+    import inspect
+    import io
+    import textwrap
+    import tokenize
+
+    try:
+        source = textwrap.dedent(inspect.getsource(cls))
+    except (OSError, TypeError):  # a class made at a prompt or by a program has no source
+        return {}
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    notes = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
+    body = cast(ast.ClassDef, ast.parse(source).body[0]).body
+    return {
+        node.target.id: notes[node.end_lineno]
+        for node in body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        if node.end_lineno in notes
+    }
+
+
+# ------------------------------------------------------------------ in: plain values into a tree
+
+
+def merge(config: T, changes: Mapping[str, Any], where: str | None = None) -> T:
+    """``config`` with nested ``changes``, each value brought to its field's type.
+
+    Values are Python's, YAML's, JSON's, or text as on a command line ("1e-3", "true", "64,64",
+    "none", "linear(1e-3, 0)"). In keys "-" and "_" are one, at the end neither counts ("lambda" is
+    ``lambda_``), and "rollout.workers" is a path. A mapping that is a leaf (``env_kwargs``) is
+    replaced as a whole. The text "none" always means None where None is accepted.
+
+    Raises ConfigError (with ``where``: file or origin of the changes) for a key that does not
+    exist, naming the nearest one, for a value of the wrong type, and from the fields' own checks.
+    An {"object": ...} entry, which ``to_dict`` writes for what has no JSON form, is accepted only
+    where ``config`` already holds such an object: it is then kept.
+    """
+    if not isinstance(changes, Mapping):
+        raise ConfigError(f"settings must be a mapping, not {changes!r}", where)
+    return cast(T, _merge(config, list(changes.items()), "", _Scope(config, where)))
+
+
+def route(config: T, flat: Mapping[str, Any], where: str | None = None) -> T:
+    """``config`` with ``flat`` settings, whose names are looked up by ``find``.
+
+    Raises ConfigError as ``merge`` and ``find`` do.
+    """
+    placed: dict[str, Any] = {}
+    for key, value in flat.items():
+        path = find(config, str(key), where) or str(key)
+        if path in placed:
+            raise ConfigError(f"setting {path} is given twice", where, "give it once")
+        placed[path] = value
+    return merge(config, placed, where)
+
+
+def find(config: Any, name: str, where: str | None = None) -> str | None:
+    """The dotted path of the setting that a name means; None if there is none.
+
+    A name is a whole path ("algorithm.lr"), a short name ("stop_steps"), or the end of one path
+    ("lr", "network.hidden").
+
+    Raises ConfigError for an end that several paths have.
+    """
+    key = normal(name)
+    paths = {normal(path): path for path, _, _ in _walk(config, "")}
+    whole = paths.get(key) or paths.get(SHORT.get(key, ""))
+    if whole is not None:
+        return whole
+    ends = [path for known, path in paths.items() if known.endswith(f".{key}")]
+    if len(ends) > 1:
+        what = f"setting {name!r} could mean {' or '.join(ends)}"
+        raise ConfigError(what, where, f"write the whole name, for example {ends[0]!r}")
+    return ends[0] if ends else None
+
+
+def normal(name: str) -> str:
+    """A name as it is compared: "-" is "_", and "lambda" is ``lambda_``, which Python reserves."""
+    return ".".join(part.rstrip("_") for part in name.replace("-", "_").split("."))
+
+
+def elsewhere(config: Any, name: str) -> str | None:
+    """The path of the setting that other libraries call so; None if they have none of that name."""
+    paths = {path for path, _, _ in _walk(config, "")}
+    others = OTHERS.get(normal(name).rpartition(".")[2].lower(), ())
+    return next((path for path in others if path in paths), None)
+
+
+class _Scope(NamedTuple):
+    """What an error needs to tell: the whole tree, and where the changes come from."""
+
+    root: Any
+    where: str | None
+
+    def unknown(self, path: str) -> ConfigError:
+        known = [known for known, _, _ in _walk(self.root, "")]
+        fix = f"did you mean {elsewhere(self.root, path) or nearest(path, known)}?"
+        return ConfigError(f"there is no setting {path!r}", self.where, fix)
+
+    def twice(self, path: str) -> ConfigError:
+        return ConfigError(f"setting {path} is given twice", self.where, "give it once")
+
+
+def _merge(group: Any, changes: list[tuple[Any, Any]], prefix: str, scope: _Scope) -> Any:
+    """One group with its changes; those of a group below are gathered, so that it is built once."""
+    annotations = _annotations(type(group))
+    changed: dict[str, Any] = {}
+    below: dict[str, list[tuple[Any, Any]]] = {}
+    for key, value in changes:
+        head, _, rest = str(key).partition(".")
+        name = next((known for known in annotations if normal(known) == normal(head)), None)
+        if name is None:
+            raise scope.unknown(prefix + str(key).replace("-", "_"))
+        value = {rest: value} if rest else value
+        current, annotation = getattr(group, name), annotations[name]
+        settings = isinstance(value, Mapping) and not _is_object(value)
+        if settings and _base(current, annotation) is not None:
+            below.setdefault(name, []).extend(value.items())
+        elif name in changed:
+            raise scope.twice(prefix + name)
+        else:
+            changed[name] = _leaf(value, annotation, current, prefix + name, scope)
+    for name, pairs in below.items():
+        base = _base(changed.get(name, getattr(group, name)), annotations[name])
+        if base is None or (name in changed and changed[name] is None):
+            raise scope.twice(prefix + name)
+        changed[name] = _merge(base, pairs, f"{prefix}{name}.", scope)
+    try:
+        return replace(group, **changed) if changed else group
+    except ConfigError as error:
+        raise ConfigError(error.what, error.where or scope.where, error.fix) from error
+
+
+def _base(current: Any, annotation: Any) -> Any:
+    """The group that a mapping's settings change: the present one, or its type's defaults."""
+    if _is_group(current):
+        return current
+    return next((kind() for kind in _members(annotation) if _is_group_type(kind)), None)
+
+
+def _leaf(value: Any, annotation: Any, current: Any, path: str, scope: _Scope) -> Any:
+    """The value of a field that is not a group, or that a user's object replaces as a whole."""
+    value = _with_objects(value, current, path, scope)
+    kinds = _members(annotation)
+    if _is_group(current) and isinstance(value, str | bool | int | float | list | tuple | None):
+        kinds = tuple(kind for kind in kinds if kind not in (Any, object))
+    try:
+        return union(value, kinds)
+    except Mismatch as error:
+        settings = [f"settings of {type(current).__name__}"] if _is_group(current) else []
+        options = " | ".join(settings + [accepted(kind) for kind in kinds])
+        what, fix = f"{path} is {value!r}", f"it accepts: {options}"
+        raise ConfigError(what, scope.where, fix) from error
+
+
+def _with_objects(value: Any, current: Any, path: str, scope: _Scope) -> Any:
+    """``value``, each {"object": ...} in it replaced by the object that is there at present."""
+    if _is_object(value):
+        if to_dict(current) == value:
+            return current
+        name = value["object"]
+        what = f"{path} was an object of Python, {name}, which settings in a file cannot hold"
+        raise ConfigError(what, scope.where, f"pass {path} again in Python: your own {name}")
+    if type(value) is dict:
+        now = current if isinstance(current, Mapping) else {}
+        return {k: _with_objects(v, now.get(k), f"{path}.{k}", scope) for k, v in value.items()}
+    if type(value) is list:
+        old = list(current) if isinstance(current, list | tuple) else []
+        old += [None] * (len(value) - len(old))
+        return [_with_objects(v, old[i], f"{path}.{i}", scope) for i, v in enumerate(value)]
+    return value
+
+
+def _annotations(cls: type) -> dict[str, Any]:
+    hints = get_type_hints(cls)
+    return {f.name: hints[f.name] for f in fields(cls) if f.init}
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    union = get_origin(annotation) in (Union, types.UnionType)
+    return get_args(annotation) if union else (annotation,)
+
+
+def _is_group(value: Any) -> bool:
+    return not isinstance(value, type) and _is_group_type(type(value))
+
+
+def _is_group_type(kind: Any) -> bool:
+    """Frozen dataclasses are groups; a flax module, which is a dataclass but not frozen, is not."""
+    if not (isinstance(kind, type) and is_dataclass(kind)) or kind is Linear:
+        return False
+    return bool(kind.__dataclass_params__.frozen)  # type: ignore[attr-defined]
+
+
+def _is_object(value: Any) -> bool:
+    """Whether this is what ``to_dict`` writes for an object that has no JSON form."""
+    if not isinstance(value, Mapping) or list(value) != ["object"]:
+        return False
+    return isinstance(value["object"], str) and _OBJECT.fullmatch(value["object"]) is not None

@@ -1,0 +1,152 @@
+"""One configuration from a system's name or an algorithm, files, tuned settings and keywords."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields as dataclass_fields
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from shoal.config.config import Config
+from shoal.config.files import load_file
+from shoal.config.schedule import Linear
+from shoal.config.settings import merge, route
+from shoal.envs import best_return
+from shoal.errors import ConfigError
+from shoal.systems import SYSTEMS, default_config, with_plan
+
+
+def tuned(name: str, env: str) -> dict[str, Any]:
+    """Settings known to do well for a system on an environment (``tuned.yaml``).
+
+    An entry's name may be a pattern ("ALE/*"); the environment's own name comes first.
+
+    Raises ConfigError, with the environments that have some, when there are none.
+    """
+    known = load_file(Path(__file__).with_name("tuned.yaml")).get(name, {})
+    name_of = env if env in known else next((k for k in known if fnmatchcase(env, k)), None)
+    if name_of is None:
+        raise ConfigError(
+            f"there are no tuned settings of {name} for {env}",
+            None,
+            f"leave tuned out, or take one of: {', '.join(known) or '(none)'}",
+        )
+    settings: dict[str, Any] = known[name_of]
+    return settings
+
+
+def configure(
+    what: str | Config | Any,
+    env: Any,
+    changes: Mapping[str, Any] | str | Path | None = None,
+    fields: Mapping[str, Any] | None = None,
+    *,
+    plan: Any = None,
+    where: str | None = None,
+    use_tuned: bool = False,
+    final: bool = True,
+) -> Config:
+    """One configuration from a system's name, an algorithm or a whole ``Config``, and changes.
+
+    Later ones win: the system's defaults, tuned settings, ``changes`` (a nested mapping, or a YAML
+    or JSON file of one, a run's ``config.json`` too), then ``fields`` (names wherever they stand in
+    the tree). ``where`` the changes come from is told in errors.
+
+    Raises ConfigError for what is unknown, of the wrong type, or cannot be together; the last only
+    where the configuration is ``final``, so that its caller adds nothing more.
+    """
+    if isinstance(changes, str | Path):
+        where, changes = str(changes), load_file(changes)
+    nested = dict(changes or {})
+    nested.pop("shoal", None)  # the version that wrote a config.json
+    named = nested.get("system")
+    if isinstance(what, str) and named not in (None, what):
+        raise ConfigError(
+            f"the system is {what!r}, but these settings are for {named!r}", where, "name one"
+        )
+    if what is None:
+        what = named
+    if env is None:
+        env = what.env if isinstance(what, Config) else nested.get("env")
+    if what is None or env is None:
+        missing = "system" if what is None else "env"
+        raise ConfigError(f"no {missing} was given", where, f"name one: {missing}=...")
+    nested |= {"env": env}
+    if isinstance(what, Config):
+        config = what
+    elif isinstance(what, str):
+        config = default_config(what, env)
+    else:
+        rows = [r for r in SYSTEMS.values() if isinstance(what, type(r.algorithm))]
+        if not rows:
+            raise ConfigError(
+                f"{type(what).__name__} is no algorithm of Shoal's",
+                None,
+                f"give a system's name ({', '.join(SYSTEMS)}), or one of their algorithms or a "
+                "class derived from it",
+            )
+        line = type(what).__mro__  # a user's own class takes the row of what it derives from
+        row = min(rows, key=lambda r: line.index(type(r.algorithm)))
+        config = replace(default_config(row.name, env), algorithm=what)
+    fields = dict(fields or {})
+    config = _under_named(config, nested, fields)
+    if use_tuned:
+        config = merge(config, tuned(config.system, str(env)), "tuned.yaml")
+    nested.pop("system", None)
+    config = route(merge(config, nested, where), fields)
+    if plan is not None:
+        config = with_plan(config, plan)
+    if final:
+        refuse_impossible(config)
+    return config
+
+
+def _under_named(config: Config, nested: dict[str, Any], fields: dict[str, Any]) -> Config:
+    """The configuration under the plan that the changes name, so that its options can be set."""
+    if isinstance(nested.get("plan"), str):
+        nested["plan"] = {"name": nested["plan"]}
+    name = fields.pop("plan.name", None) or dict(nested.get("plan", {})).get("name")
+    return config if name is None else with_plan(config, name)
+
+
+def refuse_impossible(config: Config) -> None:
+    """Raise ConfigError for settings that are each right but cannot be together."""
+    reason = config.plan.refuses(type(config.algorithm))
+    if reason is not None:
+        raise ConfigError(
+            f"{type(config.algorithm).__name__} does not run under {config.plan.name}: {reason}",
+            None,
+            "`shoal systems` shows what runs under what",
+        )
+    rollout, size = config.rollout, getattr(config.algorithm, "minibatch_size", 1)
+    rows = rollout.fragment_length * rollout.envs_per_worker * max(rollout.workers, 1)
+    if size > rows:
+        raise ConfigError(
+            f"algorithm.minibatch_size is {size}, but a batch has only {rows} rows "
+            f"(rollout: {max(rollout.workers, 1)} workers x {rollout.envs_per_worker} "
+            f"environments x {rollout.fragment_length} env steps)",
+            None,
+            f"use algorithm.minibatch_size <= {rows}, or longer fragments",
+        )
+    annealed = [
+        f.name
+        for f in dataclass_fields(config.algorithm)
+        if isinstance(getattr(config.algorithm, f.name), Linear)
+    ]
+    if annealed and config.stop.env_steps is None:
+        raise ConfigError(
+            f"algorithm.{annealed[0]} is annealed over the run, but its length is not known",
+            None,
+            "set stop.env_steps, or make it a constant",
+        )
+    best = best_return(config.env, rollout.env_kwargs) if isinstance(config.env, str) else None
+    wanted = config.stop.return_mean
+    if best is not None and wanted is not None and wanted > best:
+        raise ConfigError(
+            f"stop.return_mean is {wanted:g}, but no episode of {config.env} can return more "
+            f"than {best:g}",
+            None,
+            f"stop at {best:g} or less, or by env steps or seconds",
+        )
