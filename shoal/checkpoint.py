@@ -62,12 +62,12 @@ def save(
     Args:
         root: folder of checkpoints; made where it is missing.
         number: orders the checkpoints below one root. The same number replaces the earlier one.
-        state: tree of dicts (keys are str), lists and tuples, at most 64 deep, over NumPy arrays
-            and scalars (bool, integers, float16 to float64), str, int of any size, float, bool,
-            None and bytes. It comes back exactly, types included; only an array's memory layout
+        state: tree of dicts, lists, tuples and sets, at most 64 deep, over NumPy arrays and
+            scalars (bool, integers, float16 to float64), str, int of any size, float, bool, None,
+            bytes and paths. It comes back exactly, types included; only an array's memory layout
             and byte order come back as the machine's own.
-        meta: the same without arrays and bytes. "format_version", "shoal" (the version) and "time"
-            are added.
+        meta: the same, with arrays and bytes of up to 1 MiB each. "format_version", "shoal" (the
+            version) and "time" are added.
         keep: how many stay, this one included; those of lower numbers beyond are deleted.
 
     Raises CheckpointError, earlier checkpoints untouched, for what cannot be stored or written.

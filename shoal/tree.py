@@ -1,7 +1,7 @@
 """A tree of plain values as what a checkpoint's files hold: JSON, and arrays beside it.
 
-Written is exactly what can be read back, and read is only what is written: there is no value in a
-file, however made, that runs code, or that costs more than its own size to refuse.
+What is written can be read back exactly, and only what Shoal writes is read: no value in a file,
+however made, runs code, or costs more than its own size to refuse.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,11 @@ from shoal.errors import CheckpointError
 ndarray = npt.NDArray[Any]
 
 MAX_JSON = 16 << 20  # bytes; what is larger belongs into arrays
+MAX_INLINE = 1 << 20  # bytes of one array that stands in the JSON itself
 _MAX_DEPTH = 64  # levels of nesting
 _HEX = re.compile(r"-?0x[0-9a-f]+")
 _BYTES = re.compile(r"[0-9a-f]+")
+_KINDS: dict[type, str] = {tuple: "$tuple", set: "$set", frozenset: "$frozenset"}
 _DTYPES = {  # NumPy's name of a dtype, and that of safetensors
     "bool": "BOOL",
     **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
@@ -39,12 +42,23 @@ class Damage(Exception):
 # ------------------------------------------------------------------ writing
 
 
-def encode(value: Any, path: tuple[str, ...], arrays: dict[str, ndarray] | None) -> Any:
-    """A tree as JSON values. A dict of one key that begins with "$" stands for what JSON lacks."""
+def encode(
+    value: Any,
+    path: tuple[str, ...],
+    arrays: dict[str, ndarray] | None,
+    other: Callable[[Any], Any] | None = None,
+) -> Any:
+    """A tree as JSON values. A dict of one key that begins with "$" stands for what JSON lacks.
+
+    Arrays go to ``arrays``; without it, those of up to 1 MiB stand in the JSON itself. ``other``
+    gives the JSON value of an object that has no form here.
+
+    Raises CheckpointError for a tree that is too deep, and without ``other`` for such an object.
+    """
     if len(path) > _MAX_DEPTH:
         raise CheckpointError(f"{'/'.join(path)[:80]}... is nested deeper than {_MAX_DEPTH}")
-    if type(value) in (dict, list, tuple) or isinstance(value, Mapping):
-        return _encode_container(value, path, arrays)
+    if type(value) in (dict, list, *_KINDS) or (other is None and isinstance(value, Mapping)):
+        return _encode_container(value, path, arrays, other)
     if value is None or type(value) in (bool, str):
         return value
     if type(value) is int:
@@ -53,11 +67,13 @@ def encode(value: Any, path: tuple[str, ...], arrays: dict[str, ndarray] | None)
         return value if math.isfinite(value) else {"$float": str(value)}
     if isinstance(value, np.generic) and value.dtype.name in _DTYPES:
         return {"$scalar": [value.dtype.name, _little(np.asarray(value)).tobytes().hex()]}
-    if arrays is not None:
-        if type(value) is bytes:
-            return {"$bytes": _put(np.frombuffer(value, np.uint8), path, arrays)}
-        if type(value) in (np.ndarray, np.memmap) and value.dtype.name in _DTYPES:
-            return {"$array": _put(value, path, arrays)}
+    if isinstance(value, PurePath):
+        return {"$path": str(value)}
+    form = _encode_array(value, path, arrays)
+    if form is not None:
+        return form
+    if other is not None:
+        return other(value)
     raise CheckpointError(
         f"{'/'.join(path)} is of type {type(value).__module__}.{type(value).__qualname__}"
         f"{f' ({value.dtype})' if isinstance(value, np.ndarray) else ''}, which cannot be saved",
@@ -66,16 +82,37 @@ def encode(value: Any, path: tuple[str, ...], arrays: dict[str, ndarray] | None)
     )
 
 
-def _encode_container(value: Any, path: tuple[str, ...], arrays: dict[str, ndarray] | None) -> Any:
+def _encode_array(value: Any, path: tuple[str, ...], arrays: dict[str, ndarray] | None) -> Any:
+    """An array or bytes: in ``arrays``, or small ones in the JSON itself. None for all else."""
+    if type(value) is bytes:
+        if arrays is not None:
+            return {"$bytes": _put(np.frombuffer(value, np.uint8), path, arrays)}
+        return {"$hex": value.hex()} if len(value) <= MAX_INLINE else None
+    if type(value) in (np.ndarray, np.memmap) and value.dtype.name in _DTYPES:
+        if arrays is not None:
+            return {"$array": _put(value, path, arrays)}
+        if value.nbytes <= MAX_INLINE:
+            return {"$inline": [value.dtype.name, [*value.shape], _little(value).tobytes().hex()]}
+    return None
+
+
+def _encode_container(
+    value: Any,
+    path: tuple[str, ...],
+    arrays: dict[str, ndarray] | None,
+    other: Callable[[Any], Any] | None,
+) -> Any:
     if isinstance(value, Mapping):
-        wrong = next((key for key in value if type(key) is not str), None)
-        if wrong is not None:
-            what = f"{'/'.join(path)} has the key {wrong!r}, which is no str"
-            raise CheckpointError(what, None, "make it a str")
-        encoded = {key: encode(item, (*path, key), arrays) for key, item in value.items()}
+        if not all(type(key) is str for key in value):
+            at = [(*path, str(key)) for key in value]
+            pairs = zip(value.items(), at, strict=True)
+            return {"$pairs": [[encode(x, p, arrays, other) for x in pair] for pair, p in pairs]}
+        encoded = {key: encode(item, (*path, key), arrays, other) for key, item in value.items()}
         return {"$dict": encoded} if _is_tag(encoded) else encoded
-    items = [encode(item, (*path, str(i)), arrays) for i, item in enumerate(value)]
-    return items if type(value) is list else {"$tuple": items}
+    items = [encode(item, (*path, str(i)), arrays, other) for i, item in enumerate(value)]
+    if type(value) in (set, frozenset):
+        items.sort(key=json.dumps)  # in an order that does not change between processes
+    return items if type(value) is list else {_KINDS[type(value)]: items}
 
 
 def _is_tag(value: dict[str, Any]) -> bool:
@@ -187,11 +224,21 @@ def decode(value: Any, arrays: dict[str, ndarray], depth: int = 0) -> Any:
     if not _is_tag(value):
         return {key: decode(item, arrays, depth + 1) for key, item in value.items()}
     ((tag, inner),) = value.items()
-    if tag == "$tuple" and isinstance(inner, list):
-        return tuple(decode(inner, arrays, depth + 1))
+    if isinstance(inner, list) and tag in ("$pairs", *_KINDS.values()):
+        items = decode(inner, arrays, depth + 1)
+        return _container(tag, items)
     if tag == "$dict" and isinstance(inner, dict):
         return {key: decode(item, arrays, depth + 1) for key, item in inner.items()}
     return _decode_atom(tag, inner, arrays)
+
+
+def _container(tag: str, items: list[Any]) -> Any:
+    try:
+        if tag == "$pairs":
+            return dict(items)
+        return next(kind for kind, name in _KINDS.items() if name == tag)(items)
+    except (TypeError, ValueError) as error:  # keys or members without a hash; no pairs
+        raise Damage(f"manifest.json holds a {tag} that means nothing") from error
 
 
 def _decode_atom(tag: str, inner: Any, arrays: dict[str, ndarray]) -> Any:
@@ -199,7 +246,13 @@ def _decode_atom(tag: str, inner: Any, arrays: dict[str, ndarray]) -> Any:
         kind, text = map(str, inner)
         if kind in _DTYPES and len(text) == 2 * np.dtype(kind).itemsize and _BYTES.fullmatch(text):
             return np.frombuffer(bytes.fromhex(text), np.dtype(kind).newbyteorder("<"))[0]
+    if tag == "$inline" and isinstance(inner, list) and len(inner) == 3:
+        return _inline(*inner)
     if isinstance(inner, str):
+        if tag == "$path" and "\0" not in inner:
+            return Path(inner)
+        if tag == "$hex" and len(inner) % 2 == 0 and _BYTES.fullmatch(inner or "00"):
+            return bytes.fromhex(inner)
         if tag == "$int" and _HEX.fullmatch(inner):
             return int(inner, 16)
         if tag == "$float" and inner in ("nan", "inf", "-inf"):
@@ -208,3 +261,17 @@ def _decode_atom(tag: str, inner: Any, arrays: dict[str, ndarray]) -> Any:
             array = arrays.pop(inner)
             return array if tag == "$array" else array.tobytes()
     raise Damage(f"manifest.json holds a {tag} that means nothing")
+
+
+def _inline(kind: Any, shape: Any, text: Any) -> ndarray:
+    """An array of its dtype, shape and bytes, each of which may be anything."""
+    known = (
+        isinstance(kind, str) and kind in _DTYPES and isinstance(shape, list) and len(shape) < 33
+    )
+    if known and all(type(n) is int and n >= 0 for n in shape) and isinstance(text, str):
+        size = math.prod(shape) * np.dtype(kind).itemsize
+        if len(text) == 2 * size and _BYTES.fullmatch(text or "00"):
+            flat = np.frombuffer(bytes.fromhex(text), np.dtype(kind).newbyteorder("<"))
+            with suppress(ValueError):  # a shape of numbers too large for NumPy
+                return flat.astype(kind).reshape(shape)
+    raise Damage("manifest.json holds an $inline that means nothing")

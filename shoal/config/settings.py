@@ -31,6 +31,7 @@ from shoal.config.names import OTHERS, SHORT
 from shoal.config.schedule import Linear
 from shoal.config.values import Mismatch, accepted, union
 from shoal.errors import ConfigError, nearest
+from shoal.tree import Damage, decode, encode
 
 T = TypeVar("T")
 _OBJECT = re.compile(r"[\w.]+:[\w.<>]+")  # what to_dict writes: "module:QualName"
@@ -42,8 +43,11 @@ _OBJECT = re.compile(r"[\w.]+:[\w.<>]+")  # what to_dict writes: "module:QualNam
 def to_dict(value: Any) -> Any:
     """A configuration, or any part of it, as plain JSON values; ``merge`` takes them back.
 
-    What has no JSON form (a module, a callable) becomes {"object": "module:QualName"}. A number
-    that JSON cannot spell becomes its text ("inf"); tuples become lists.
+    What has no JSON form (a module, a callable) becomes {"object": "module:QualName"}. A setting
+    that JSON cannot spell becomes its text ("inf"), and a tuple a list; inside of a mapping
+    (``env_kwargs``), where no annotation says what it was, {"$tuple": [...]} and the like stand for
+    tuples, numbers, paths, bytes, sets and arrays of up to 1 MiB (``shoal.tree``). A group of a
+    class that is not Shoal's begins with its "class".
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -54,13 +58,24 @@ def to_dict(value: Any) -> Any:
     if isinstance(value, Linear):
         return str(value)
     if _is_group(value):
-        return {f.name: to_dict(getattr(value, f.name)) for f in fields(value) if f.init}
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: to_dict(item) for key, item in value.items()}
+        own = {} if is_ours(type(value)) else {"class": name_of(value)}
+        return own | {f.name: to_dict(getattr(value, f.name)) for f in fields(value) if f.init}
+    if isinstance(value, Mapping):
+        return encode(dict(value), (), None, lambda other: {"object": name_of(other)})
     if isinstance(value, list | tuple):
         return [to_dict(item) for item in value]
+    return {"object": name_of(value)}
+
+
+def name_of(value: Any) -> str:
+    """ "module:QualName" of a class or function, or of an object's class."""
     named = value if hasattr(value, "__qualname__") else type(value)
-    return {"object": f"{named.__module__}:{named.__qualname__}"}
+    return f"{named.__module__}:{named.__qualname__}"
+
+
+def is_ours(cls: type) -> bool:
+    """Whether a class is Shoal's, so that its name need not be saved."""
+    return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 class Argument(NamedTuple):
@@ -140,7 +155,7 @@ def merge(config: T, changes: Mapping[str, Any], where: str | None = None) -> T:
     Raises ConfigError (with ``where``: file or origin of the changes) for a key that does not
     exist, naming the nearest one, for a value of the wrong type, and from the fields' own checks.
     An {"object": ...} entry, which ``to_dict`` writes for what has no JSON form, is accepted only
-    where ``config`` already holds such an object: it is then kept.
+    if ``config`` already holds such an object, which is then kept; the "class" of a group likewise.
     """
     if not isinstance(changes, Mapping):
         raise ConfigError(f"settings must be a mapping, not {changes!r}", where)
@@ -158,7 +173,8 @@ def route(config: T, flat: Mapping[str, Any], where: str | None = None) -> T:
         if path in placed:
             raise ConfigError(f"setting {path} is given twice", where, "give it once")
         placed[path] = value
-    return merge(config, placed, where)
+    scope = _Scope(config, where, plain=False)
+    return cast(T, _merge(config, list(placed.items()), "", scope))
 
 
 def find(config: Any, name: str, where: str | None = None) -> str | None:
@@ -198,6 +214,7 @@ class _Scope(NamedTuple):
 
     root: Any
     where: str | None
+    plain: bool = True  # whether the changes are in the form that ``to_dict`` writes
 
     def unknown(self, path: str) -> ConfigError:
         known = [known for known, _, _ in _walk(self.root, "")]
@@ -215,6 +232,9 @@ def _merge(group: Any, changes: list[tuple[Any, Any]], prefix: str, scope: _Scop
     below: dict[str, list[tuple[Any, Any]]] = {}
     for key, value in changes:
         head, _, rest = str(key).partition(".")
+        if head == "class":
+            _same_class(group, value, prefix, scope)
+            continue
         name = next((known for known in annotations if normal(known) == normal(head)), None)
         if name is None:
             raise scope.unknown(prefix + str(key).replace("-", "_"))
@@ -238,6 +258,14 @@ def _merge(group: Any, changes: list[tuple[Any, Any]], prefix: str, scope: _Scop
         raise ConfigError(error.what, error.where or scope.where, error.fix) from error
 
 
+def _same_class(group: Any, name: Any, prefix: str, scope: _Scope) -> None:
+    """Raise ConfigError unless this is the class of the group that its settings would change."""
+    if name != name_of(group):
+        setting = prefix.rstrip(".")
+        what = f"{setting} was of the class {name}, which settings in a file cannot hold"
+        raise ConfigError(what, scope.where, f"pass {setting} again: your own {name}")
+
+
 def _base(current: Any, annotation: Any) -> Any:
     """The group that a mapping's settings change: the present one, or its type's defaults."""
     if _is_group(current):
@@ -247,6 +275,8 @@ def _base(current: Any, annotation: Any) -> Any:
 
 def _leaf(value: Any, annotation: Any, current: Any, path: str, scope: _Scope) -> Any:
     """The value of a field that is not a group, or that a user's object replaces as a whole."""
+    if scope.plain and type(value) is dict and not _is_object(value):
+        value = _decoded(value, path, scope)
     value = _with_objects(value, current, path, scope)
     kinds = _members(annotation)
     if _is_group(current) and isinstance(value, str | bool | int | float | list | tuple | None):
@@ -271,11 +301,21 @@ def _with_objects(value: Any, current: Any, path: str, scope: _Scope) -> Any:
     if type(value) is dict:
         now = current if isinstance(current, Mapping) else {}
         return {k: _with_objects(v, now.get(k), f"{path}.{k}", scope) for k, v in value.items()}
-    if type(value) is list:
+    if type(value) in (list, tuple):
         old = list(current) if isinstance(current, list | tuple) else []
         old += [None] * (len(value) - len(old))
-        return [_with_objects(v, old[i], f"{path}.{i}", scope) for i, v in enumerate(value)]
+        items = [_with_objects(v, old[i], f"{path}.{i}", scope) for i, v in enumerate(value)]
+        return items if type(value) is list else tuple(items)
     return value
+
+
+def _decoded(value: dict[str, Any], path: str, scope: _Scope) -> Any:
+    """A mapping with what ``to_dict`` wrote in the place of what JSON lacks."""
+    try:
+        return decode(value, {})
+    except Damage as damage:
+        what = f"{path} holds a value that no configuration has: {value!r}"
+        raise ConfigError(what, scope.where, "write it as a config.json has it") from damage
 
 
 def _annotations(cls: type) -> dict[str, Any]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +14,7 @@ from typing import Any
 from shoal.envs.base import VectorEnv
 from shoal.envs.copies import refuse_shared
 from shoal.errors import EnvError, SpaceError, cut, place_of
+from shoal.trust import module_of
 
 _ATARI = re.compile(r"ALE/|\w+(NoFrameskip|Deterministic)-v\d+$")
 FEW = 4  # copies; so many are quicker in a loop (CartPole-v1: 19 us for one and 67 us for four,
@@ -44,8 +43,8 @@ def make(
     Args:
         env: a Gymnasium id (`"CartPole-v1"`, `"ALE/Pong-v5"`, `"module:Id-v0"`); a callable that
             returns a `gymnasium.Env` or a `gymnasium.vector.VectorEnv` (it is given `num_envs` if
-            it has a parameter of that name); such a callable as `"module:name"`, looked up from
-            the working directory too; or `{"id": any of these, "kwargs": {...}}`.
+            it has a parameter of that name); such a callable as `"module:name"` or
+            `"folder/file.py:name"`; or `{"id": any of these, "kwargs": {...}}`.
         slots: number of copies.
         kwargs: arguments of the environment.
         seed: makes everything reproducible until `reset(seed)` does.
@@ -232,10 +231,12 @@ def _find(env: Any, kwargs: Mapping[str, Any]) -> _Source:
             )
         return _find(env["id"], {**env.get("kwargs", {}), **kwargs})
     if isinstance(env, str):
-        module, colon, name = env.partition(":")
-        if colon:
-            _import(module, env)
-            entry = _attribute(sys.modules[module], name)
+        if ":" in env:
+            try:
+                module = module_of(env, "environment", EnvError)
+            except ImportError as error:
+                raise _missing(env, error) from error
+            entry = _attribute(module, env.rpartition(":")[2])
             if entry is not None:
                 return _from_callable(env, entry, dict(kwargs))
         return _from_id(env, dict(kwargs))
@@ -268,7 +269,10 @@ def _from_id(name: str, kwargs: dict[str, Any]) -> _Source:
 
     id = name.rpartition(":")[2]
     if _ATARI.match(id) and id not in gymnasium.registry:
-        _import("ale_py", name)
+        try:
+            import ale_py  # noqa: F401  (it registers its games)
+        except ImportError as error:
+            raise _missing(name, error) from error
     spec: Any = gymnasium.registry.get(id)
     try:
         if spec is None:  # an id without a version, or none at all
@@ -296,24 +300,6 @@ def _from_id(name: str, kwargs: dict[str, Any]) -> _Source:
             fix=_advice(entry, kwargs),
         )
     return _Source(name, entry, kwargs, spec)
-
-
-def _import(module: str, env: str) -> None:
-    """Import a module as `python -m` would, which looks in the working directory first."""
-    here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        parents = [module[: dot.start()] for dot in re.finditer(r"\.|$", module)]
-        if error.name in parents and module != "ale_py":
-            raise EnvError(
-                f"the environment {env!r} cannot be made: there is no module {error.name!r}",
-                fix=f"write it as in an import statement; looked in {here} and the packages of "
-                f"{sys.executable}",
-            ) from error
-        raise _missing(env, error) from error
 
 
 def _attribute(module: Any, name: str) -> Any:

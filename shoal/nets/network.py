@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from shoal.nets.inputs import Image, vector
 from shoal.nets.mlp import MLP, linear
 from shoal.ops.kernels import Array, namespace
 from shoal.spaces import Leaf, Spaces
+from shoal.trust import find
 
 EncoderName = Literal["auto", "mlp", "nature", "impala"]
 Activation = Literal["tanh", "relu", "silu", "gelu"]
@@ -106,8 +106,9 @@ def build(network: Any, spaces: Spaces, heads: Mapping[str, Head]) -> Net:
 
     Args:
         network: a `Network`; or an instance of the user's torch.nn.Module, flax.linen.Module or
-            flax.nnx.Module; or its class or ``"module:Class"``, which are called with what they
-            accept of ``spaces`` and ``rngs`` (a seeded flax.nnx.Rngs). See `shoal.nets.modules`.
+            flax.nnx.Module; or its class, also by name (``"module:Class"``,
+            ``"folder/file.py:Class"``). A class is called with what it accepts of ``spaces`` and
+            ``rngs`` (a seeded flax.nnx.Rngs). See `shoal.nets.modules`.
 
     Raises:
         NetworkError: it cannot be built, or its output does not fit.
@@ -117,7 +118,9 @@ def build(network: Any, spaces: Spaces, heads: Mapping[str, Head]) -> Net:
         return ArrayNet(network, spaces.leaves, heads)
     from shoal.nets.modules import adapt  # heavy frameworks stay behind this line
 
-    return adapt(_find(network) if isinstance(network, str) else network, spaces, heads)
+    if isinstance(network, str):
+        network = find(network, "network", NetworkError)
+    return adapt(network, spaces, heads)
 
 
 Encoder = type[Nature] | type[Impala]
@@ -312,37 +315,3 @@ def _no_image(network: Network, found: Sequence[Leaf]) -> NetworkError:
         "observation",
         'use encoder="auto" or "mlp", or let the environment give its images as uint8',
     )
-
-
-def _find(name: str) -> Any:
-    """The object that "module:Class" names."""
-    module, colon, attribute = name.partition(":")
-    if not (module and colon and attribute):
-        raise NetworkError(
-            f"the network {name!r} is neither settings nor a class",
-            f"network={name!r}",
-            'give "module:Class" of a torch.nn.Module or flax module, as in "mynets:MyNet"',
-        )
-    try:
-        found: Any = importlib.import_module(module)
-    except ModuleNotFoundError as exc:
-        if exc.name is None or not f"{module}.".startswith(f"{exc.name}."):
-            exc.add_note(f"while importing the network {name!r}")
-            raise
-        raise NetworkError(
-            f"the network {name!r} cannot be imported: there is no module {exc.name!r}",
-            f"network={name!r}",
-            "run from the folder that holds it, or put that folder into PYTHONPATH",
-        ) from exc
-    except Exception as exc:
-        exc.add_note(f"while importing the network {name!r}")
-        raise
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise NetworkError(
-                f"the module {module!r} has no {attribute!r}",
-                f"{module}: {getattr(found, '__file__', None) or found!r}",
-                f"correct the name behind the colon in network={name!r}",
-            )
-        found = getattr(found, part)
-    return found

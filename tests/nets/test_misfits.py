@@ -165,7 +165,7 @@ def test_what_is_no_network(network: Any, vector: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "fix"),
     [
-        ("MyNet", "neither settings nor a class", 'give "module:Class"'),
+        ("MyNet", "'MyNet' is not a full name", 'write it as "module:Name"'),
         ("no_such_module_here:Net", "no module 'no_such_module_here'", "PYTHONPATH"),
         ("json.no_such:Net", "no module 'json.no_such'", "PYTHONPATH"),
         ("json:Net", "the module 'json' has no 'Net'", "behind the colon"),
