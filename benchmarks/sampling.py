@@ -33,7 +33,7 @@ def main() -> None:
 
         def update() -> int:
             if args.how == "map":
-                return sum(sample.env_steps for sample in fleet.map("sample"))
+                return sum(sample.env_steps for _, sample in fleet.map("sample"))
             _, sample = next(results)
             return int(sample.env_steps)
 

@@ -64,14 +64,14 @@ def main() -> None:
     config = configure("impala", args.env, fields={"workers": args.workers})
     connection = connect(config.cluster, args.workers, False, False)
     fleet = RayFleet(partial(make, config, args.env), args.workers, config.cluster, 0.0)
-    model = config.algorithm.model(fleet.map("get_spaces")[0])
+    model = config.algorithm.model(fleet.map("get_spaces")[0][1])
     fleet.broadcast(config.algorithm.init(model, np.random.default_rng(0)), 0)
     fragments, begin = 0, perf_counter()
     for _ in fleet.stream("sample", in_flight=config.plan.in_flight):
         fragments += 1
         if perf_counter() - begin >= args.seconds:
             break
-    told = fleet.map("process")
+    told = [each for _, each in fleet.map("process")]
     empty = ray.remote(num_cpus=0)(Empty).remote()
     workers = [memory(pid) for pid, _ in told]
     first, modules = told[0]

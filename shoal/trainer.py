@@ -21,6 +21,7 @@ from shoal.config.settings import route, to_dict
 from shoal.configure import configure
 from shoal.errors import CheckpointError, ConfigError, ShoalError
 from shoal.evaluation import evaluate
+from shoal.fleet.base import results
 from shoal.fleet.create import create as create_fleet
 from shoal.learners.base import choose, create, threads
 from shoal.metrics import Recorder, Report
@@ -81,7 +82,7 @@ class Trainer:
     def _join(self) -> None:
         """What the workers' environments decide: spaces, model, learner."""
         config = self.config
-        spaces: Spaces = self.fleet.map("get_spaces")[0]
+        spaces: Spaces = results(self.fleet.map("get_spaces"))[0]
         algorithm = config.algorithm
         self.spaces, self.model = spaces, algorithm.model(spaces)
         self.run = Run(algorithm, np.random.default_rng([config.seed, 0]), config.stop.env_steps)
@@ -90,7 +91,7 @@ class Trainer:
         self.remembered = 0  # bytes of what is remembered
         if self.run.remembers:
             slots = max(config.rollout.workers, 1) * config.rollout.envs_per_worker
-            stacks = self.fleet.map("get_stacks")[0]
+            stacks = results(self.fleet.map("get_stacks"))[0]
             n_step: int = getattr(algorithm, "n_step", 1)
             layout = fit(config.replay, spaces, stacks, slots, n_step)
             self.remembered = layout.nbytes(config.replay.capacity, slots)
@@ -123,7 +124,7 @@ class Trainer:
         """The plan's updates; before them, the first moments where normalisation has none yet."""
         rollout = self.config.rollout
         if (rollout.normalise_obs or rollout.scale_reward) and not self.run.moments:
-            for sample in self.fleet.map("probe", PROBE_STEPS):
+            for _, sample in self.fleet.map("probe", PROBE_STEPS):
                 self.run.observe(sample.moments)
                 self.run.counters.env_steps += sample.env_steps
                 self.run.counters.agent_steps += sample.env_steps
@@ -227,7 +228,7 @@ class Trainer:
             "learner": self.learner.get_state(),
             "run": self.run.get_state(),
             "recorder": self.recorder.get_state(),
-            "workers": self.fleet.map("get_state") if self.config.plan.exact else [],
+            "workers": results(self.fleet.map("get_state")) if self.config.plan.exact else [],
         }
         meta = {
             "system": self.config.system,

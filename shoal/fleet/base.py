@@ -76,6 +76,11 @@ def nbytes(value: Any) -> int:
     return getattr(value, "nbytes", 0)
 
 
+def results(answers: Sequence[tuple[int, Any]]) -> list[Any]:
+    """The results of ``map`` without the members' numbers, in the same order."""
+    return [result for _, result in answers]
+
+
 class Fleet(Protocol):
     """N stateful members of one kind (workers, shards), wherever they live.
 
@@ -99,17 +104,20 @@ class Fleet(Protocol):
     def health(self) -> Health:
         """What was mended so far."""
 
-    def map(self, verb: str, *args: Any) -> list[Any]:
-        """Call the verb on every member and wait for all; results in the order of the members.
+    def map(self, verb: str, *args: Any) -> list[tuple[int, Any]]:
+        """Call the verb on every member and wait for all; ``(member, result)`` in their order.
 
         A member that dies meanwhile is replaced and asked again. One that cannot be replaced in
-        time (its node is gone) is left out.
+        time (its node is gone) is left out, so a result's position does not say whose it is.
         """
 
-    def attempt(self, verb: str, args: Sequence[tuple[Any, ...]] | None = None) -> list[Any]:
-        """As ``map``, but all at once, member i with ``args[i]``, and None for one that died.
+    def attempt(
+        self, verb: str, args: Sequence[tuple[Any, ...]] | None = None
+    ) -> list[tuple[int, Any]]:
+        """As ``map``, but without a second try: the result is None if the member died.
 
-        For verbs in which the members wait for each other: asking one again would not help.
+        The i-th of the members that are there gets ``args[i]``. For verbs in which members wait for
+        each other: asking one again would not help.
         """
 
     def stream(

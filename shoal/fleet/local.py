@@ -40,17 +40,19 @@ class LocalFleet:
     def queued(self) -> int:
         return 0
 
-    def map(self, verb: str, *args: Any) -> list[Any]:
-        return [self._call(index, verb, args) for index in range(self.size)]
+    def map(self, verb: str, *args: Any) -> list[tuple[int, Any]]:
+        return [(index, self._call(index, verb, args)) for index in range(self.size)]
 
-    def attempt(self, verb: str, args: Sequence[tuple[Any, ...]] | None = None) -> list[Any]:
+    def attempt(
+        self, verb: str, args: Sequence[tuple[Any, ...]] | None = None
+    ) -> list[tuple[int, Any]]:
         given = [()] * self.size if args is None else args
         if self.size == 1:
-            return [self._call(0, verb, given[0])]
+            return [(0, self._call(0, verb, given[0]))]
         with ThreadPoolExecutor(self.size) as pool:  # they wait for each other
             calls = enumerate(given)
             futures = [pool.submit(self._call, index, verb, own) for index, own in calls]
-            return [future.result() for future in futures]
+            return [(index, future.result()) for index, future in enumerate(futures)]
 
     def _call(self, index: int, verb: str, args: tuple[Any, ...]) -> Any:
         with self._noting(index, f"during {verb!r}"):

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from operator import itemgetter
 from time import monotonic
 from typing import Any
 
@@ -144,7 +145,7 @@ class RayFleet:
     def concurrency(self) -> int:
         return max(self.size, 1)
 
-    def map(self, verb: str, *args: Any) -> list[Any]:
+    def map(self, verb: str, *args: Any) -> list[tuple[int, Any]]:
         done: deque[tuple[int, Any]] = deque()
         results: dict[int, Any] = {}
         asked: set[int] = set()
@@ -157,7 +158,7 @@ class RayFleet:
                 waiting = [m for m in self._members.values() if m.index not in results]
                 late = all(m.index not in asked for m in waiting)  # replacements that do not come
                 if not waiting or (results and late and self._overdue(waiting)):
-                    return [results[index] for index in sorted(results)]
+                    return sorted(results.items(), key=itemgetter(0))
                 self._poll()
                 while done:
                     index, result = done.popleft()
@@ -167,7 +168,9 @@ class RayFleet:
         finally:
             self._forget(done)
 
-    def attempt(self, verb: str, args: Sequence[tuple[Any, ...]] | None = None) -> list[Any]:
+    def attempt(
+        self, verb: str, args: Sequence[tuple[Any, ...]] | None = None
+    ) -> list[tuple[int, Any]]:
         if self._whole:
             self._until(self._complete)
         done: deque[tuple[int, Any]] = deque()
@@ -184,7 +187,7 @@ class RayFleet:
                     results[index] = None if result is GONE else result
         finally:
             self._forget(done)
-        return [results[index] for index in sorted(results)]
+        return sorted(results.items(), key=itemgetter(0))
 
     def stream(
         self, verb: str, args: Callable[[], tuple[Any, ...]] = no_args, in_flight: int = 1
@@ -249,7 +252,7 @@ class RayFleet:
     def collective(self) -> GlooGroup:
         while True:  # whoever is first opens a meeting point; if it dies, the next one does
             self._until(lambda: self.size > 0)
-            (met,) = self.attempt("open_meeting", [(ray.util.get_node_ip_address(),)])
+            ((_, met),) = self.attempt("open_meeting", [(ray.util.get_node_ip_address(),)])
             if met is not None:
                 host, port = met
                 return GlooGroup(self.size, host, port, str(monotonic()))

@@ -11,7 +11,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from shoal.fleet.base import Fleet
+from shoal.fleet.base import Fleet, results
 from shoal.fleet.collective import Broken
 from shoal.learners.base import Learner
 from shoal.plans.base import Clock, Run, Update, Work, metrics_of, replays, work
@@ -58,15 +58,16 @@ def allreduce(fleet: Fleet, learner: Learner, run: Run) -> Generator[Update]:
         hyper = run.hyper()
         gathered = fleet.attempt("gather", [(run.fragments, run.normalisation())] * ranks)
         trained: list[Any] = []
-        if None not in gathered and fleet.size == ranks:  # nobody died, nobody came back
-            trained = fleet.attempt("train", [(hyper, ranks)] * ranks)
+        sampled = [(worker, sample) for worker, sample in gathered if sample is not None]
+        samples = results(sampled)
+        if len(sampled) == fleet.size == ranks:  # nobody died, nobody came back
+            trained = results(fleet.attempt("train", [(hyper, ranks)] * ranks))
         broken = [result.broken for result in trained if result is not None]
         whole = len(broken) == ranks and not any(broken)
-        samples = [sample for sample in gathered if sample is not None]
         for sample, result in zip(samples, trained, strict=False):
             for part, seconds in ({} if result is None else result.times).items():
                 sample.times[part] = sample.times.get(part, 0.0) + seconds
-        turn = [work(i, sample, 0 if whole else None) for i, sample in enumerate(samples)]
+        turn = [work(i, sample, 0 if whole else None) for i, sample in sampled]
         busy = fleet.concurrency if ranks == 1 else ranks  # in one process too: they are threads
         clock.waited(turn, busy)
         done += turn
@@ -102,7 +103,7 @@ def meet(fleet: Fleet, learner: Learner) -> tuple[int, list[str]]:
     Returns how many there are, or 0; and, if none died meanwhile, what each had against it.
     """
     group, state = fleet.collective(), learner.get_state()
-    joined = fleet.attempt("join", [(group, rank, state) for rank in range(group.size)])
+    joined = results(fleet.attempt("join", [(group, rank, state) for rank in range(group.size)]))
     if len(joined) < group.size or None in joined:
         return 0, []
     return 0 if any(joined) else group.size, joined

@@ -20,7 +20,7 @@ import numpy as np
 
 from shoal.config.bounds import check, is_whole
 from shoal.config.schedule import at
-from shoal.fleet.base import Fleet
+from shoal.fleet.base import Fleet, results
 from shoal.fleet.store import Served, Store
 from shoal.fleet.worker import Sample
 from shoal.learners.base import STEP, Learner
@@ -183,7 +183,7 @@ class Memory:
 
     def __init__(self, fleet: Fleet, run: Run, options: AsyncReplay) -> None:
         self._run, self._options = run, options
-        self._stacks = fleet.map("get_stacks")[0]
+        self._stacks = results(fleet.map("get_stacks"))[0]
         seen = layout(run.model.spaces, self._stacks)
         most = FUSED // (2 * run.replay.batch_size * seen.row_bytes) or 1
         self._most = min(options.fused, most)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from shoal.config.bounds import check, is_number, is_whole
-from shoal.fleet.base import Fleet
+from shoal.fleet.base import Fleet, results
 from shoal.fleet.shard import Outliers, Shard, cut, joined
 from shoal.learners.base import Learner
 from shoal.plans.async_gradients import one_gradient
@@ -75,7 +75,7 @@ def parameter_server(
     clock, applied = Clock(), 0
 
     def pulled() -> tuple[object, ...]:  # the weight edge: shards -> the worker that samples next
-        return run.hyper(), run.aux(), shards.map("pull"), applied
+        return run.hyper(), run.aux(), results(shards.map("pull")), applied
 
     with closing(fleet.spawn(shard, options.shards, "shard")) as shards:
         for worker, gradient in fleet.stream("gradient_of", pulled):
@@ -90,7 +90,8 @@ def parameter_server(
             hyper = run.hyper()
             taken = []
             if not outliers.reject(gradient.metrics["loss"]):
-                taken = shards.attempt("push", [(piece, hyper["lr"]) for piece in gradient.values])
+                pushed = [(piece, hyper["lr"]) for piece in gradient.values]
+                taken = results(shards.attempt("push", pushed))
             clock("learn")
             if True not in taken:
                 done[-1].lag = None
@@ -104,7 +105,7 @@ def parameter_server(
             run.trained([sample], learner.gradient_steps + len(told) + 1)
             told.append({**gradient.metrics, "accepted_shards": taken.count(True) / len(taken)})
             if len(told) == options.sync_every:
-                state = joined(optimiser, state, shards.map("get_state"), len(told))
+                state = joined(optimiser, state, results(shards.map("get_state")), len(told))
                 learner.adopt(state)
                 learner.set_aux(run.aux())
                 clock("broadcast")

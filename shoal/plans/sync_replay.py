@@ -16,7 +16,7 @@ import numpy as np
 from shoal.algorithms.base import Model
 from shoal.config.config import Replay
 from shoal.config.schedule import at
-from shoal.fleet.base import Fleet
+from shoal.fleet.base import Fleet, results
 from shoal.fleet.worker import Sample
 from shoal.learners.base import STEP, Learner
 from shoal.plans.base import Clock, Run, Update, metrics_of, needs, work
@@ -88,10 +88,11 @@ def sync_replay(fleet: Fleet, learner: Learner, run: Run, options: Replay) -> Ge
             learner.set_aux(run.aux())
             fleet.broadcast(learner.weights(), learner.version)  # the weight edge: learner -> all
             clock("broadcast")
-        samples: list[Sample] = []
+        sampled: list[tuple[int, Sample]] = []
         if due(run, options, steps) == 0:
-            samples = fleet.map("sample", run.fragments)
-        done = [work(i, each, learner.version - each.version) for i, each in enumerate(samples)]
+            sampled = fleet.map("sample", run.fragments)
+        samples = results(sampled)
+        done = [work(i, each, learner.version - each.version) for i, each in sampled]
         clock.waited(done, fleet.concurrency)
 
         if drawn is not None and priority is not None:
@@ -99,7 +100,7 @@ def sync_replay(fleet: Fleet, learner: Learner, run: Run, options: Replay) -> Ge
                 buffer.set_priorities(drawn.rows, priority)
             run.counters.replayed_steps += len(drawn.rows)
         run.fragments += bool(samples)
-        for index, sample in enumerate(samples):
+        for index, sample in sampled:
             run.take(sample)
             buffer.store(index, sample.batch)
         if run.learning_from is None:

@@ -10,7 +10,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Literal
 
-from shoal.fleet.base import Fleet
+from shoal.fleet.base import Fleet, results
 from shoal.learners.base import Learner
 from shoal.plans.base import Clock, Run, Update, metrics_of, replays, work
 from shoal.trajectory import concatenate
@@ -38,8 +38,9 @@ def sync_samples(fleet: Fleet, learner: Learner, run: Run) -> Generator[Update]:
     fleet.broadcast(learner.weights(), learner.version)
     while True:
         clock = Clock()
-        samples = fleet.map("sample", run.fragments)
-        done = [work(i, each, learner.version - each.version) for i, each in enumerate(samples)]
+        sampled = fleet.map("sample", run.fragments)
+        samples = results(sampled)
+        done = [work(i, each, learner.version - each.version) for i, each in sampled]
         clock.waited(done, fleet.concurrency)
         batch = concatenate([sample.batch for sample in samples])
         indices = run.algorithm.indices(run.rng, batch["mask"].size)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from shoal import checkpoint
+from shoal.fleet.base import results
 from shoal.trainer import Trainer
 from tests.worlds import TINY, Script, difference
 
@@ -51,7 +52,7 @@ def state(trainer: Trainer) -> dict[str, Any]:
     return {
         "learner": trainer.learner.get_state(),
         "run": trainer.run.get_state(),
-        "workers": trainer.fleet.map("get_state"),
+        "workers": results(trainer.fleet.map("get_state")),
         "episodes": list(trainer.recorder.episodes),
     }
 
@@ -81,7 +82,7 @@ def test_another_seed_decides_something_else(env: str) -> None:
         train(trainer, 1)
     a, b = first.learner.weights(), second.learner.weights()
     assert all(difference(a[name], b[name]) for name in a if name.startswith("pi/"))
-    x, y = (trainer.fleet.map("get_state")[0]["obs"] for trainer in (first, second))
+    x, y = (results(trainer.fleet.map("get_state"))[0]["obs"] for trainer in (first, second))
     assert difference(x, y)
 
 

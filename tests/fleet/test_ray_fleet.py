@@ -15,6 +15,7 @@ import pytest
 from shoal.config.config import Cluster
 from shoal.errors import ConfigError
 from shoal.fleet import ray as module
+from shoal.fleet.base import results
 from shoal.fleet.ray import Died, RayFleet
 from tests.fleet.members import DEATHS, Member, Slice
 
@@ -52,9 +53,9 @@ def weights(version: int) -> dict[str, np.ndarray]:
 
 def test_map_keeps_the_order_of_the_members_whoever_is_first(fleet: Made) -> None:
     members = fleet(3)
-    assert members.map("nap", 0.3) == [0, 1, 2]
-    assert [index for index, _, _ in members.map("who")] == [0, 1, 2]
-    assert len({pid for _, _, pid in members.map("who")}) == 3
+    assert results(members.map("nap", 0.3)) == [0, 1, 2]
+    assert [index for index, _, _ in results(members.map("who"))] == [0, 1, 2]
+    assert len({pid for _, _, pid in results(members.map("who"))}) == 3
 
 
 @pytest.mark.parametrize("cap", [1, 3])
@@ -105,9 +106,9 @@ def test_weights_reach_whom_they_are_sent_to_and_never_go_back(fleet: Made) -> N
     members.publish(weights(2), 2)
     members.send(1)
     members.publish(weights(3), 3)  # what is sent is what was published last
-    assert [versions for _, versions in members.map("seen")] == [[1], [1, 3]]
+    assert [versions for _, versions in results(members.map("seen"))] == [[1], [1, 3]]
     members.broadcast(weights(4), 4)
-    assert [versions for _, versions in members.map("seen")] == [[1, 4], [1, 3, 4]]
+    assert [versions for _, versions in results(members.map("seen"))] == [[1, 4], [1, 3, 4]]
 
 
 def test_a_parcel_goes_from_member_to_member_by_itself(fleet: Made) -> None:
@@ -115,17 +116,17 @@ def test_a_parcel_goes_from_member_to_member_by_itself(fleet: Made) -> None:
     from ray import cloudpickle
 
     members = fleet(2)
-    parcels = members.map("fill", 200_000)
+    parcels = results(members.map("fill", 200_000))
     assert all(parcel._value is None for parcel in parcels)
     assert len(cloudpickle.dumps(parcels[1]._ref)) < 10_000
-    assert members.map("total", parcels) == [200_000.0, 200_000.0]
+    assert results(members.map("total", parcels)) == [200_000.0, 200_000.0]
 
 
 def test_an_exception_in_a_member_is_raised_as_what_it_is(fleet: Made) -> None:
     members = fleet(2)
     with pytest.raises(ValueError, match="member 1 cannot"):
         members.map("fail", 1)
-    assert members.map("echo", 5) == [5, 5] and not members.health.restarts
+    assert results(members.map("echo", 5)) == [5, 5] and not members.health.restarts
 
 
 def test_an_error_that_nobody_waits_for_any_more_does_not_hide_the_first(
@@ -136,12 +137,12 @@ def test_an_error_that_nobody_waits_for_any_more_does_not_hide_the_first(
     with pytest.raises(ValueError, match="member 0 cannot"):
         next(stream)
     members.settle()
-    assert members.map("echo", 5) == [5]
+    assert results(members.map("echo", 5)) == [5]
     assert "worker 0, when the run had ended: ValueError: member 0 cannot" in caplog.messages
 
 
 def test_learning_libraries_are_not_there_and_arrays_have_one_thread(fleet: Made) -> None:
-    (loaded,) = fleet(1).map("modules", ["jax", "torch", "numpy", "shoal.learners.base"])
+    (loaded,) = results(fleet(1).map("modules", ["jax", "torch", "numpy", "shoal.learners.base"]))
     assert loaded == ["numpy"]
 
 
@@ -154,8 +155,8 @@ def test_a_member_that_dies_in_map_is_replaced_and_asked_again(
 ) -> None:
     members = fleet(2)
     members.broadcast(weights(7), 7)
-    assert members.map("die", how) == [1, 0]  # the second life of member 0, the first of 1
-    assert members.map("seen") == [(1, [7]), (0, [7])]
+    assert results(members.map("die", how)) == [1, 0]  # the second life of member 0, the first of 1
+    assert results(members.map("seen")) == [(1, [7]), (0, [7])]
     health = members.health
     assert (health.restarts, health.lost_calls, len(health.refill_s)) == ({0: 1}, 1, 1)
     assert health.refill_s[0] < 10
@@ -176,24 +177,24 @@ def test_a_member_that_dies_in_a_stream_is_replaced_and_goes_on(fleet: Made) -> 
 def test_who_dies_between_two_calls_is_replaced_too(fleet: Made) -> None:
     members = fleet(2)
     os.kill(pid_of(members, 1), signal.SIGKILL)
-    assert [restart for _, restart, _ in members.map("who")] == [0, 1]
+    assert [restart for _, restart, _ in results(members.map("who"))] == [0, 1]
 
 
 def test_attempt_gives_none_for_whoever_died_and_does_not_ask_again(fleet: Made) -> None:
     members = fleet(3)
     given: list[tuple[Any, ...]] = [("os._exit", 1)] * 3
-    assert members.attempt("die", given) == [0, None, 0]
-    assert members.map("seen") == [(0, []), (1, []), (0, [])]
+    assert results(members.attempt("die", given)) == [0, None, 0]
+    assert results(members.map("seen")) == [(0, []), (1, []), (0, [])]
 
 
 def test_no_two_members_are_made_alike(fleet: Made) -> None:
     """Whether they replace a dead one, or come back after they were let go."""
     members = fleet(2)
     members.map("die", "SIGKILL", 1)
-    lives = [tuple(members.map("who")[1][:2])]
+    lives = [tuple(results(members.map("who"))[1][:2])]
     members.resize(1)
     members.resize(2)
-    lives.append(tuple(members.map("who")[1][:2]))
+    lives.append(tuple(results(members.map("who"))[1][:2]))
     assert lives == [(1, 1), (1, 2)] and members.health.restarts == {1: 1}
 
 
@@ -228,7 +229,7 @@ def test_what_was_lost_on_its_way_is_asked_again_with_its_weights(
 
     members.broadcast(weights(1), 1)
     monkeypatch.setattr(module.ray, "get", unreliable)
-    assert members.map("seen") == [(0, [1, 1])]
+    assert results(members.map("seen")) == [(0, [1, 1])]
     assert members.health.lost_calls == 1 and not members.health.restarts
 
 
@@ -247,7 +248,7 @@ def test_a_member_whose_results_never_come_is_replaced(
         return result
 
     monkeypatch.setattr(module.ray, "get", unreachable)
-    assert members.map("seen") == [(1, [])]
+    assert results(members.map("seen")) == [(1, [])]
     assert members.health.lost_calls == module.LOSSES and members.health.restarts == {0: 1}
 
 
@@ -264,7 +265,7 @@ def test_who_is_stuck_in_map_is_replaced_and_it_is_said_where(
     fleet: Made, caplog: pytest.LogCaptureFixture
 ) -> None:
     members = fleet(2, timeout=1.5)
-    assert members.map("hang") == [1, 0]
+    assert results(members.map("hang")) == [1, 0]
     said = next(text for text in caplog.messages if "stuck" in text)
     assert said.startswith("worker 0: it has been stuck in 'hang' for")
     assert "shoal/envs/single.py:2 in <module>; it is replaced" in said
@@ -283,7 +284,7 @@ def test_a_process_that_is_stopped_is_replaced(fleet: Made) -> None:
     pid = pid_of(members, 1)
     os.kill(pid, signal.SIGSTOP)
     try:
-        assert [restart for _, restart, _ in members.map("who")] == [0, 1]
+        assert [restart for _, restart, _ in results(members.map("who"))] == [0, 1]
     finally:
         members.close()
     assert gone(pid)
@@ -292,7 +293,7 @@ def test_a_process_that_is_stopped_is_replaced(fleet: Made) -> None:
 @pytest.mark.usefixtures("impatient")
 def test_who_is_slow_but_goes_on_is_left_alone(fleet: Made) -> None:
     members = fleet(1, timeout=0.2)
-    assert members.map("work", 2.5) == [0] and not members.health.restarts
+    assert results(members.map("work", 2.5)) == [0] and not members.health.restarts
 
 
 @pytest.mark.usefixtures("impatient")
@@ -329,7 +330,7 @@ def test_an_interruption_does_not_wait_for_a_long_call(
     assert next(stream)[0] == 1
     stream.close()
     members.settle()
-    assert [restart for _, restart, _ in members.map("who")] == [1, 0]
+    assert [restart for _, restart, _ in results(members.map("who"))] == [1, 0]
     assert not members.health.restarts  # it was not its fault
 
 
@@ -347,7 +348,10 @@ def test_growing_and_shrinking_amid_a_stream(fleet: Made) -> None:
     assert {index for index, _ in islice(stream, 6)} == {0}
     members.resize(2)  # who left with calls in flight is not thought to have them still
     assert next(restart for index, (_, restart, _) in stream if index == 1) == 1
-    assert [(index, set(seen)) for index, seen in members.map("seen")] == [(0, {3}), (1, {3})]
+    assert [(index, set(seen)) for index, seen in results(members.map("seen"))] == [
+        (0, {3}),
+        (1, {3}),
+    ]
 
 
 def test_more_members_than_there_are_cpus_are_refused(one_ray: None) -> None:
@@ -363,7 +367,7 @@ def test_more_members_than_there_are_cpus_are_refused(one_ray: None) -> None:
 def test_a_closed_fleet_leaves_no_process(fleet: Made) -> None:
     members = fleet(2)
     shards = members.spawn(Slice, 2, "shard")
-    pids = [pid for _, _, pid in members.map("who") + shards.map("who")]
+    pids = [pid for _, _, pid in results(members.map("who")) + results(shards.map("who"))]
     stream = members.stream("nap", lambda: (600.0,))  # one is in the middle of a call
     next(stream)
     members.close()
@@ -377,9 +381,9 @@ def test_parts_of_a_whole_are_never_confused(fleet: Made) -> None:
     """The next attempt waits for the part that is missing, and gives each its own."""
     parts = fleet(3, Slice, whole=True)
     given: list[tuple[Any, ...]] = [("a", True), ("b",), ("c",)]
-    assert parts.attempt("push", given) == [None, (1, "b"), (2, "c")]
+    assert results(parts.attempt("push", given)) == [None, (1, "b"), (2, "c")]
     given = [("d",), ("e",), ("f",)]
-    assert parts.attempt("push", given) == [(0, "d"), (1, "e"), (2, "f")]
+    assert results(parts.attempt("push", given)) == [(0, "d"), (1, "e"), (2, "f")]
 
 
 def test_parts_of_a_whole_are_never_left_out(fleet: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,7 +391,7 @@ def test_parts_of_a_whole_are_never_left_out(fleet: Made, monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "REFILL", 0.0)
     parts = fleet(2, Slice, whole=True)
     os.kill(pid_of(parts, 0), signal.SIGKILL)
-    assert parts.map("echo", 1) == [1, 1]
+    assert results(parts.map("echo", 1)) == [1, 1]
 
 
 def test_a_barrier_goes_on_without_a_worker_that_does_not_come_back(
@@ -397,16 +401,17 @@ def test_a_barrier_goes_on_without_a_worker_that_does_not_come_back(
     monkeypatch.setattr(module, "REFILL", 0.0)
     members = fleet(2)
     os.kill(pid_of(members, 0), signal.SIGKILL)
-    assert members.map("nap", 0.0) == [1]
+    assert members.map("nap", 0.0) == [(1, 1)]
+    assert members.attempt("nap", [(0.0,)]) == [(1, 1)]
     members._until(members._complete)
-    assert members.map("nap", 0.0) == [0, 1]
+    assert members.map("nap", 0.0) == [(0, 0), (1, 1)]
 
 
 def test_what_collapses_with_a_node_is_one_failure(fleet: Made) -> None:
     members = fleet(3, restarts_per_minute=1)
     for member in list(members._members.values()):
         members._replace(member, "its node was gone during 'sample'")
-    assert members.map("nap", 0.0) == [0, 1, 2]
+    assert results(members.map("nap", 0.0)) == [0, 1, 2]
 
 
 def test_whoever_cannot_be_sent_is_named(fleet: Made, caplog: Any) -> None:

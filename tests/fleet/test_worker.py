@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from shoal.errors import EnvError
+from shoal.fleet.base import results
 from shoal.fleet.local import LocalFleet
 from shoal.fleet.worker import Sample, Worker
 from tests.worlds import Script, Scripts, difference, episodes, settings, worker
@@ -279,7 +280,7 @@ def weights(value: float) -> dict[str, np.ndarray]:
 def test_workers_of_a_fleet_see_different_episodes() -> None:
     made = fleet()
     made.broadcast(weights(0.1), 0)
-    first, second = (s.batch["obs"]["obs"] for s in made.map("sample"))
+    first, second = (s.batch["obs"]["obs"] for s in results(made.map("sample")))
     assert not set(map(bytes, first)) & set(map(bytes, second))
 
 
@@ -288,7 +289,7 @@ def test_new_workers_get_the_newest_weights() -> None:
     made.broadcast(weights(0.1), 6)
     made.broadcast(weights(0.2), 7)
     made.resize(3)
-    assert [s.version for s in made.map("sample")] == [7, 7, 7]
+    assert [s.version for s in results(made.map("sample"))] == [7, 7, 7]
     assert not any(difference(w.weights, weights(0.2)) for w in made._members)
 
 
@@ -329,7 +330,7 @@ def counting(size: int) -> LocalFleet:
 def test_a_map_is_in_the_order_of_the_workers_with_its_arguments() -> None:
     made = counting(3)
     made._members[1].calls = 100
-    assert made.map("count", 2) == [2, 102, 2]
+    assert results(made.map("count", 2)) == [2, 102, 2]
 
 
 @pytest.mark.parametrize("in_flight", [1, 3])
@@ -361,9 +362,9 @@ def test_restoring_gives_each_worker_its_own_state() -> None:
     made = fleet()
     made.broadcast(weights(0.1), 0)
     made.map("sample")
-    states = made.map("get_state")
-    wanted = [what(s) for s in made.map("sample")]
+    states = results(made.map("get_state"))
+    wanted = [what(s) for s in results(made.map("sample"))]
     again = fleet()
     again.broadcast(weights(0.1), 0)
     again.restore(states)
-    assert not difference([what(s) for s in again.map("sample")], wanted)
+    assert not difference([what(s) for s in results(again.map("sample"))], wanted)

@@ -41,7 +41,7 @@ class Delayed:
         past = deque([(learner.weights(), learner.version)], maxlen=self.delay + 1)
         while True:
             fleet.broadcast(*past[0])
-            (sample,) = fleet.map("sample")
+            ((_, sample),) = fleet.map("sample")
             lag = learner.version - sample.version
             assert lag == min(self.delay, learner.version)
             hyper = run.hyper()

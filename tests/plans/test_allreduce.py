@@ -56,14 +56,16 @@ class Losing(LocalFleet):
         super().__init__(make, size)
         self.fates, self.calls = fates, 0
 
-    def attempt(self, verb: str, args: Sequence[tuple[Any, ...]] | None = None) -> list[Any]:
+    def attempt(
+        self, verb: str, args: Sequence[tuple[Any, ...]] | None = None
+    ) -> list[tuple[int, Any]]:
         results = super().attempt(verb, args)
         self.calls += verb == "gather"
         for i, fate in enumerate(self.fates.get(self.calls, [])):
             if (verb, fate) in (("gather", "gone"), ("train", "died")):
-                results[i] = None
+                results[i] = i, None
             elif (verb, fate) == ("train", "broken"):
-                results[i] = Trained({"idle": 1.0}, broken="another rank left")
+                results[i] = i, Trained({"idle": 1.0}, broken="another rank left")
         return results
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from shoal.errors import ConfigError
+from shoal.fleet.local import LocalFleet
 from shoal.trainer import Trainer
 from tests.worlds import TINY, difference
 
@@ -169,3 +170,29 @@ def test_what_cannot_be_is_refused_with_the_numbers(fields: Any, told: str) -> N
 def test_a_trajectory_algorithm_is_refused() -> None:
     with pytest.raises(ConfigError, match="not from single transitions"):
         Trainer("ppo", "CartPole-v1", plan="sync_replay")
+
+
+class Headless(LocalFleet):
+    """Its barrier goes on without member 0, as when that one's node is gone."""
+
+    def map(self, verb: str, *args: Any) -> list[tuple[int, Any]]:
+        return super().map(verb, *args)[1:]
+
+
+@pytest.mark.parametrize("system", ["ppo", "dqn"])
+def test_what_a_worker_sampled_is_its_own_though_another_is_missing(system: str) -> None:
+    """The metrics name worker 1, and its transitions lie in its own slots of the buffer."""
+    small: dict[str, Any] = {"network": TINY, "envs_per_worker": 1, "learner": "torch"}
+    with Trainer(system, "CartPole-v1", workers=2, in_process=True, **small) as trainer:
+        trainer.fleet = Headless(trainer.fleet._make, 2)  # type: ignore[attr-defined]
+        stored: list[int] = []
+        if system == "dqn":
+            store = trainer.run.memory.store
+            trainer.run.memory.store = lambda index, batch: (
+                stored.append(index),
+                store(index, batch),
+            )
+        report = trainer.train()
+        assert {name.split("/")[1] for name in report if name.startswith("worker/")} == {"1"}
+        assert stored == ([1] if system == "dqn" else [])
+        trainer.fleet.close()
