@@ -138,7 +138,7 @@ def test_a_worker_that_dies_amid_a_step_costs_its_call_and_nothing_else(
     with make(plan, ledger, how=how, at=2 * FRAGMENT + 9) as trainer:
         report = until(trainer, books, lambda report: report["worker_restarts"] == 1)
         goes_on(trainer, books, report)
-        assert 1 <= report["lost_calls"] <= 2 and trainer.fleet.health.refill_s[0] < 10
+        assert 1 <= report["lost_calls"] <= 2
         if trainer.config.plan.exact:  # nothing is in flight now
             assert ledger.steps - trainer.run.counters.env_steps == 9
         state = trainer.learner.get_state()
