@@ -14,7 +14,7 @@ import numpy as np
 from shoal.algorithms import actor_critic
 from shoal.algorithms.actor_critic import ActorCritic, masked_mean, standardise
 from shoal.algorithms.base import Batch, Metrics, Model, Params
-from shoal.config.bounds import check
+from shoal.config.bounds import setting
 from shoal.config.schedule import Schedule, at
 from shoal.nets import Network
 from shoal.ops.kernels import Array
@@ -27,29 +27,22 @@ from shoal.trajectory import Trajectory
 class A2C(ActorCritic):
     """Hyperparameters of A2C; defaults from OpenAI baselines' a2c unless they say other."""
 
-    lr: Schedule = 7e-4  # RMSProp's step size
-    gamma: float = 0.99  # discount per env step
-    lambda_: float = 1.0  # 1: n-step returns to the fragment's end, as in the paper
-    entropy_coef: Schedule = 0.0  # weight of the entropy bonus; 0.01 on Atari
-    value_coef: float = 0.5  # on the squared error
-    max_grad_norm: float | None = 0.5  # over all parameters together
+    lr: Schedule = setting(7e-4, above=0)  # RMSProp's step size
+    gamma: float = setting(0.99, least=0, most=1)  # discount per env step
+    lambda_: float = setting(1.0, least=0, most=1)  # 1: n-step returns (the paper); below: GAE
+    entropy_coef: Schedule = setting(0.0, least=0)  # weight of the entropy bonus; 0.01 on Atari
+    value_coef: float = setting(0.5, least=0)  # on the squared error
+    max_grad_norm: float | None = setting(0.5, above=0)  # global norm over all parameters
     normalise_advantage: bool = False  # over the batch
-    rmsprop_decay: float = 0.99  # of the squared gradient's average
-    rmsprop_eps: float = 1e-5  # against division by zero
-    rmsprop_eps_inside: bool = True  # under the root, as TensorFlow and the paper have it
+    rmsprop_decay: float = setting(0.99, least=0, below=1)  # decay of the mean of squared gradients
+    rmsprop_eps: float = setting(1e-5, above=0)  # added to the denominator
+    rmsprop_eps_inside: bool = True  # inside the root, as TensorFlow and the paper have it
     network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
 
     whole_episodes = False
     stops_early = False
     needs = frozenset({"on-policy"})
     reduction = "mean"
-
-    def __post_init__(self) -> None:
-        check(0 <= self.gamma <= 1, "gamma", self.gamma, "between 0 and 1")
-        check(0 <= self.lambda_ <= 1, "lambda_", self.lambda_, "between 0 and 1")
-        check(self.rmsprop_eps > 0, "rmsprop_eps", self.rmsprop_eps, "above 0")
-        ok = self.max_grad_norm is None or self.max_grad_norm > 0
-        check(ok, "max_grad_norm", self.max_grad_norm, "above 0, or none")
 
     def postprocess(self, model: Model, params: Params, trajectory: Trajectory) -> Batch:
         """n-step returns (lambda = 1) or GAE, bootstrapped at time limits and fragment ends."""

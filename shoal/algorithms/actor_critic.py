@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from shoal.algorithms.base import Batch, Model, Params, State
+from shoal.config.bounds import check_bounds
 from shoal.nets import Head, build
 from shoal.ops import distributions
 from shoal.ops.kernels import Array, namespace
@@ -51,6 +52,9 @@ class ActorCritic:
     """How all of them act; what they learn from it is their own."""
 
     network: Any  # a field of the algorithm
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
     def model(self, spaces: Spaces) -> Model:
         return model(self.network, spaces)

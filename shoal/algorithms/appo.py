@@ -20,7 +20,7 @@ from shoal.algorithms.actor_critic import masked_mean, standardise
 from shoal.algorithms.base import Batch, Metrics, Model, Params
 from shoal.algorithms.ppo import clipped_surrogate, k3, minibatches, value_error
 from shoal.algorithms.vtrace import OffPolicy, along, bounded, without_masked
-from shoal.config.bounds import check
+from shoal.config.bounds import check, setting
 from shoal.config.schedule import Schedule, at
 from shoal.nets import Network
 from shoal.ops.kernels import Array, namespace
@@ -34,21 +34,21 @@ _MOST = math.log(2.0)  # log of the most that mu / pi_t may stretch the ratio, a
 class APPO(OffPolicy):
     """Hyperparameters of APPO; defaults from RLlib's unless they say other."""
 
-    lr: Schedule = 5e-4  # Adam's step size
-    gamma: float = 0.99  # discount per env step
-    lambda_: float = 1.0  # shortens V-trace's traces
-    clip: Schedule = 0.2  # of the ratio, +-: PPO's paper; RLlib has 0.4, Sample Factory 0.1
-    clip_rho: float = 1.0  # of pi_t / mu in the targets: whose values are learned
-    clip_c: float = 1.0  # of pi_t / mu in the traces: how fast they are learned
-    clip_pg_rho: float = 1.0  # of pi_t / mu in the advantages
-    entropy_coef: Schedule = 0.01  # weight of the entropy bonus
-    value_coef: float = 0.5  # on half the squared error
-    kl_coef: float = 0.0  # on KL(pi_t || pi)
-    max_grad_norm: float | None = 40.0  # over all parameters together
-    epochs: int = 1  # passes over a batch; more of them on old samples do harm
-    minibatch_size: int = 128  # rows of one gradient step; our own choice, for small networks
-    normalise_advantage: bool = False  # within each minibatch; large ones bear it better
-    adam_eps: float = 1e-5  # Adam's epsilon, as PPO's (detail 3)
+    lr: Schedule = setting(5e-4, above=0)  # Adam's step size
+    gamma: float = setting(0.99, least=0, most=1)  # discount per env step
+    lambda_: float = setting(1.0, least=0, most=1)  # shortens V-trace's traces
+    clip: Schedule = setting(0.2, above=0)  # range of the ratio (RLlib: 0.4, Sample Factory: 0.1)
+    clip_rho: float = setting(1.0, above=0, infinite=True)  # bound of pi_t / mu in the targets
+    clip_c: float = setting(1.0, above=0, infinite=True)  # bound of pi_t / mu in the traces
+    clip_pg_rho: float = setting(1.0, above=0, infinite=True)  # ... in the advantages
+    entropy_coef: Schedule = setting(0.01, least=0)  # weight of the entropy bonus
+    value_coef: float = setting(0.5, least=0)  # on half the squared error
+    kl_coef: float = setting(0.0, least=0)  # weight of KL(pi_t || pi)
+    max_grad_norm: float | None = setting(40.0, above=0)  # global norm over all parameters
+    epochs: int = setting(1, least=1)  # passes over each batch; more harm on old samples
+    minibatch_size: int = setting(128, least=1)  # rows of one gradient step (our choice)
+    normalise_advantage: bool = False  # within each minibatch; use large ones
+    adam_eps: float = setting(1e-5, above=0)  # Adam's epsilon, as PPO's (detail 3)
     network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
 
     whole_episodes = False
@@ -57,8 +57,7 @@ class APPO(OffPolicy):
     reduction = "mean"
 
     def __post_init__(self) -> None:
-        self._check()
-        check(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        super().__post_init__()
         least = 2 if self.normalise_advantage else 1
         check(
             self.minibatch_size >= least,
@@ -66,9 +65,6 @@ class APPO(OffPolicy):
             self.minibatch_size,
             f"at least {least}: one row has no spread to normalise by",
         )
-        check(self.kl_coef >= 0, "kl_coef", self.kl_coef, "at least 0")
-        ok = self.max_grad_norm is None or self.max_grad_norm > 0
-        check(ok, "max_grad_norm", self.max_grad_norm, "above 0, or none")
 
     def prepare(self, model: Model, params: Params, batch: Batch) -> Batch:
         """From whole fragments [B, T] to rows [B * T], with what ``params`` = pi_t say of them.

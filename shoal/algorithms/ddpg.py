@@ -20,7 +20,7 @@ import numpy as np
 from shoal.algorithms.actor_critic import masked_mean
 from shoal.algorithms.base import Batch, Metrics, Model, Params, State
 from shoal.algorithms.off_policy import FLOOR, OffPolicy, Pair, copies, follow, targets_of
-from shoal.config.bounds import check, is_number, is_whole
+from shoal.config.bounds import setting
 from shoal.config.schedule import Schedule, at
 from shoal.errors import SpaceError
 from shoal.nets import Head, Network, build
@@ -46,15 +46,6 @@ class Critics(OffPolicy):
     max_grad_norm: float | None
     network: Any
     critic: Network | None
-
-    def _check(self) -> None:
-        check(0 <= self.gamma <= 1, "gamma", self.gamma, "between 0 and 1")
-        for name, least in (("critics", 1), ("target_every", 1), ("random_steps", 0)):
-            value = getattr(self, name)
-            check(is_whole(value, least), name, value, f"a whole number >= {least}")
-        check(is_number(self.tau) and 0 < self.tau <= 1, "tau", self.tau, "above 0, at most 1")
-        norm = self.max_grad_norm
-        check(norm is None or norm > 0, "max_grad_norm", norm, "above 0, or none")
 
     def pair(self, spaces: Spaces, policy: Head, size: int, of_actions: bool) -> Pair:
         """A policy of that head, and critics with ``size`` outputs each, of actions or of none."""
@@ -120,32 +111,21 @@ def held(params: Params, names: tuple[str, ...]) -> Params:
 class DDPG(Critics):
     """Hyperparameters; defaults are TD3's code's where both have them."""
 
-    lr: Schedule = 1e-3  # Adam's step size
-    policy_rate: float = 1.0  # times lr: the policy's (DDPG's paper: 0.1)
-    gamma: float = 0.99  # discount per env step
-    n_step: int = 1  # env steps before the bootstrap (Ape-X: 5)
-    critics: int = 1  # the lowest counts
-    policy_every: int = 1  # gradient steps of which the policy takes one
-    target_noise: float = 0.0  # of the target's action, in halves of the action's range
-    target_clip: float = 0.5  # bound of that noise
-    target_every: int = 1  # gradient steps between two moves of the target networks
-    tau: float = 0.005  # share of the way that they move
-    noise: float = 0.1  # added to actions to explore, in halves of their range
-    random_steps: int = 1_000  # env steps of random actions at the beginning of a run
-    max_grad_norm: float | None = None  # over all parameters together
+    lr: Schedule = setting(1e-3, above=0)  # Adam's step size
+    policy_rate: float = setting(1.0, above=0)  # the policy's lr / lr (DDPG's paper: 0.1)
+    gamma: float = setting(0.99, least=0, most=1)  # discount per env step
+    n_step: int = setting(1, least=1)  # env steps before the bootstrap (Ape-X: 5)
+    critics: int = setting(1, least=1)  # number of critics; the lowest value counts
+    policy_every: int = setting(1, least=1)  # gradient steps between two of the policy
+    target_noise: float = setting(0.0, least=0)  # std on target actions, in half ranges
+    target_clip: float = setting(0.5, least=0)  # bound of that noise
+    target_every: int = setting(1, least=1)  # gradient steps between target network updates
+    tau: float = setting(0.005, above=0, most=1)  # target += tau (online - target)
+    noise: float = setting(0.1, least=0)  # std of exploration noise, in half action ranges
+    random_steps: int = setting(1_000, least=0)  # env steps of random actions at the start
+    max_grad_norm: float | None = setting(None, above=0)  # global norm; none: no clipping
     network: Any = field(default_factory=lambda: Network(hidden=(256, 256), activation="relu"))
-    critic: Network | None = None  # the critics' network; none: as the policy's
-
-    def __post_init__(self) -> None:
-        self._check()
-        for name in ("n_step", "policy_every"):
-            value = getattr(self, name)
-            check(is_whole(value, 1), name, value, "a whole number >= 1")
-        for name in ("noise", "target_noise", "target_clip"):
-            value = getattr(self, name)
-            check(is_number(value) and value >= 0, name, value, "a number >= 0")
-        rate = self.policy_rate
-        check(is_number(rate) and rate > 0, "policy_rate", rate, "above 0")
+    critic: Network | None = None  # network of the critics; none: as the policy's
 
     def model(self, spaces: Spaces) -> Model:
         """Raises SpaceError where actions are not floats."""
@@ -226,8 +206,8 @@ class DDPG(Critics):
 class TD3(DDPG):
     """DDPG's hyperparameters, with TD3's changes to it switched on (its paper, section 5)."""
 
-    lr: Schedule = 3e-4  # Adam's step size
-    critics: int = 2  # the lowest counts
-    policy_every: int = 2  # gradient steps of which the policy takes one
-    target_noise: float = 0.2  # of the target's action, in halves of the action's range
-    target_every: int = 2  # gradient steps between two moves of the target networks
+    lr: Schedule = setting(3e-4, above=0)  # Adam's step size
+    critics: int = setting(2, least=1)  # number of critics; the lowest value counts
+    policy_every: int = setting(2, least=1)  # gradient steps between two of the policy
+    target_noise: float = setting(0.2, least=0)  # std on target actions, in half ranges
+    target_every: int = setting(2, least=1)  # gradient steps between target network updates

@@ -20,7 +20,7 @@ from shoal.algorithms import noisy
 from shoal.algorithms.actor_critic import masked_mean
 from shoal.algorithms.base import Batch, Metrics, Model, Params, State
 from shoal.algorithms.off_policy import FLOOR, OffPolicy, copies, follow, targets_of
-from shoal.config.bounds import check, is_number, is_whole
+from shoal.config.bounds import check, setting
 from shoal.config.schedule import Schedule, at
 from shoal.errors import SpaceError
 from shoal.nets import Head, Network, build
@@ -38,37 +38,29 @@ VALUES = "values"  # where they are known, of what stands for an observation
 class DQN(OffPolicy):
     """Hyperparameters; defaults are for small problems, the papers' stand in the systems' rows."""
 
-    lr: Schedule = 5e-4  # step size
-    gamma: float = 0.99  # discount per env step
-    n_step: int = 1  # env steps before the bootstrap (Rainbow: 3)
-    double: bool = False  # the online network chooses the next action, the target one values it
-    dueling: bool = False  # value and advantages apart, each with a last hidden layer of its own
-    atoms: int = 1  # of the distribution of returns; 1: their mean alone (C51: 51)
-    v_min: float = -10.0  # return of the first atom
-    v_max: float = 10.0  # and of the last one
-    noisy: bool = False  # noise in the weights instead of epsilon
-    sigma: float = 0.5  # of that noise, at the beginning (Rainbow, Table 1)
-    epsilon_start: float = 1.0  # probability of a random action in the first env step
-    epsilon: float = 0.05  # and after epsilon_steps
-    epsilon_steps: int = 10_000  # env steps
-    ladder: float | None = None  # an epsilon for each environment, constant: epsilon^(1 + ladder i)
-    target_every: int = 500  # gradient steps between two copies to the target network
-    max_grad_norm: float | None = 10.0  # over all parameters together (dueling paper, section 4.2)
-    rule: Literal["adam", "adagrad", "rmsprop"] = "adam"  # the optimiser's
-    eps: float = 1e-8  # and its epsilon
+    lr: Schedule = setting(5e-4, above=0)  # step size
+    gamma: float = setting(0.99, least=0, most=1)  # discount per env step
+    n_step: int = setting(1, least=1)  # env steps before the bootstrap (Rainbow: 3)
+    double: bool = False  # Double DQN: choose by the online network, value by the target
+    dueling: bool = False  # separate streams for value and advantages
+    atoms: int = setting(1, least=1)  # of the return distribution; 1: the mean alone (C51: 51)
+    v_min: float = setting(-10.0)  # return of the first atom
+    v_max: float = setting(10.0)  # return of the last atom
+    noisy: bool = False  # explore by noise in the weights instead of epsilon
+    sigma: float = setting(0.5, least=0)  # initial scale of that noise (Rainbow, Table 1)
+    epsilon_start: float = setting(1.0, least=0, most=1)  # probability of a random action at first
+    epsilon: float = setting(0.05, least=0, most=1)  # the same, after epsilon_steps
+    epsilon_steps: int = setting(10_000, least=1)  # env steps over which epsilon falls
+    ladder: float | None = setting(None, least=0)  # environment i: epsilon^(1 + ladder i / (n - 1))
+    target_every: int = setting(500, least=1)  # gradient steps between copies to the target network
+    max_grad_norm: float | None = setting(10.0, above=0)  # global norm (dueling paper, section 4.2)
+    rule: Literal["adam", "adagrad", "rmsprop"] = "adam"  # optimiser
+    eps: float = setting(1e-8, above=0)  # the optimiser's epsilon
     network: Any = field(default_factory=lambda: Network(hidden=(120, 84), activation="relu"))
 
     def __post_init__(self) -> None:
-        check(0 <= self.gamma <= 1, "gamma", self.gamma, "between 0 and 1")
-        for name in ("n_step", "atoms", "target_every", "epsilon_steps"):
-            value = getattr(self, name)
-            check(is_whole(value, 1), name, value, "a whole number >= 1")
-        for name in ("epsilon_start", "epsilon"):
-            value = getattr(self, name)
-            check(is_number(value) and 0 <= value <= 1, name, value, "between 0 and 1")
+        super().__post_init__()
         check(self.v_min < self.v_max, "v_max", self.v_max, f"above v_min, {self.v_min}")
-        norm = self.max_grad_norm
-        check(norm is None or norm > 0, "max_grad_norm", norm, "above 0, or none")
 
     # -------------------------------------------------------------- the network
 

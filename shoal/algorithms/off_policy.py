@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from shoal.algorithms.base import Batch, Model, Params
+from shoal.config.bounds import check_bounds
 from shoal.nets import Net
 from shoal.ops.kernels import Array, namespace
 from shoal.trajectory import Obs, Trajectory, ndarray
@@ -22,6 +23,9 @@ class OffPolicy:
     stops_early = False
     needs = frozenset({"replay"})
     reduction = "mean"
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
     def postprocess(self, model: Model, params: Params, trajectory: Trajectory) -> Batch:
         """The trajectory as it is: a buffer makes transitions of it when they are drawn."""

@@ -14,7 +14,7 @@ import numpy as np
 from shoal.algorithms import actor_critic
 from shoal.algorithms.actor_critic import ActorCritic, masked_mean, standardise
 from shoal.algorithms.base import Batch, Metrics, Model, Params
-from shoal.config.bounds import check
+from shoal.config.bounds import setting
 from shoal.config.schedule import Schedule, at
 from shoal.nets import Network
 from shoal.ops.kernels import Array, namespace
@@ -27,25 +27,20 @@ from shoal.trajectory import Trajectory, pad, select
 class PG(ActorCritic):
     """Hyperparameters of REINFORCE."""
 
-    lr: Schedule = 5e-3  # Adam's step size
-    gamma: float = 0.99  # discount per env step
-    entropy_coef: Schedule = 0.0  # weight of the entropy bonus
-    value_coef: float = 0.5  # on half the squared error of the baseline
-    max_grad_norm: float | None = 0.5  # over all parameters together
-    baseline: bool = True  # subtract a learned value; it also stands in at time limits
+    lr: Schedule = setting(5e-3, above=0)  # Adam's step size
+    gamma: float = setting(0.99, least=0, most=1)  # discount per env step
+    entropy_coef: Schedule = setting(0.0, least=0)  # weight of the entropy bonus
+    value_coef: float = setting(0.5, least=0)  # on half the squared error of the baseline
+    max_grad_norm: float | None = setting(0.5, above=0)  # global norm over all parameters
+    baseline: bool = True  # subtract a learned value, which also bootstraps at time limits
     normalise_advantage: bool = True  # over the batch
-    adam_eps: float = 1e-8  # Adam's epsilon
+    adam_eps: float = setting(1e-8, above=0)  # Adam's epsilon
     network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
 
     whole_episodes = True
     stops_early = False
     needs = frozenset({"on-policy"})
     reduction = "mean"
-
-    def __post_init__(self) -> None:
-        check(0 <= self.gamma <= 1, "gamma", self.gamma, "between 0 and 1")
-        ok = self.max_grad_norm is None or self.max_grad_norm > 0
-        check(ok, "max_grad_norm", self.max_grad_norm, "above 0, or none")
 
     def postprocess(self, model: Model, params: Params, trajectory: Trajectory) -> Batch:
         """Returns to the end of each episode; rows after a slot's last ending are left out.

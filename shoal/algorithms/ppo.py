@@ -15,7 +15,7 @@ import numpy as np
 from shoal.algorithms import actor_critic
 from shoal.algorithms.actor_critic import ActorCritic, masked_mean, standardise
 from shoal.algorithms.base import Batch, Metrics, Model, Params
-from shoal.config.bounds import check
+from shoal.config.bounds import check, setting
 from shoal.config.schedule import Schedule, at
 from shoal.nets import Network
 from shoal.ops.kernels import Array, namespace, stop_gradient
@@ -28,19 +28,19 @@ from shoal.trajectory import Trajectory, ndarray
 class PPO(ActorCritic):
     """Hyperparameters of PPO; defaults from the paper's Table 3 (MuJoCo) unless they say other."""
 
-    lr: Schedule = 3e-4  # Adam's step size
-    gamma: float = 0.99  # discount per env step
-    lambda_: float = 0.95  # of GAE: 0 is the TD error, 1 is Monte Carlo
-    clip: Schedule = 0.2  # of the probability ratio, +-
-    clip_value: float | None = None  # of the value's change, +- (detail 9: weak evidence, so off)
-    entropy_coef: Schedule = 0.0  # weight of the entropy bonus
-    value_coef: float = 0.5  # on half the squared error
-    max_grad_norm: float | None = 0.5  # over all parameters together (detail 11)
-    epochs: int = 10  # passes over a batch
-    minibatch_size: int = 64  # rows of one gradient step
+    lr: Schedule = setting(3e-4, above=0)  # Adam's step size
+    gamma: float = setting(0.99, least=0, most=1)  # discount per env step
+    lambda_: float = setting(0.95, least=0, most=1)  # of GAE: 0 is the TD error, 1 is Monte Carlo
+    clip: Schedule = setting(0.2, above=0)  # range of the probability ratio: 1 +- clip
+    clip_value: float | None = setting(None, above=0)  # of the value's change (detail 9)
+    entropy_coef: Schedule = setting(0.0, least=0)  # weight of the entropy bonus
+    value_coef: float = setting(0.5, least=0)  # on half the squared error
+    max_grad_norm: float | None = setting(0.5, above=0)  # of all parameters (detail 11)
+    epochs: int = setting(10, least=1)  # passes over each batch
+    minibatch_size: int = setting(64, least=1)  # rows of one gradient step
     normalise_advantage: bool = True  # within each minibatch (detail 7)
-    target_kl: float | None = None  # stop an update when the policy moved further than this
-    adam_eps: float = 1e-5  # Adam's epsilon (detail 3)
+    target_kl: float | None = setting(None, above=0)  # end an update at this KL
+    adam_eps: float = setting(1e-5, above=0)  # Adam's epsilon (detail 3)
     network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
 
     whole_episodes = False
@@ -48,9 +48,7 @@ class PPO(ActorCritic):
     reduction = "mean"
 
     def __post_init__(self) -> None:
-        check(0 <= self.gamma <= 1, "gamma", self.gamma, "between 0 and 1")
-        check(0 <= self.lambda_ <= 1, "lambda_", self.lambda_, "between 0 and 1")
-        check(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        super().__post_init__()
         least = 2 if self.normalise_advantage else 1
         check(
             self.minibatch_size >= least,
@@ -58,9 +56,6 @@ class PPO(ActorCritic):
             self.minibatch_size,
             f"at least {least}: one row has no spread to normalise by",
         )
-        for name in ("clip_value", "max_grad_norm", "target_kl"):
-            value = getattr(self, name)
-            check(value is None or value > 0, name, value, "above 0, or none")
 
     def postprocess(self, model: Model, params: Params, trajectory: Trajectory) -> Batch:
         """Advantages by GAE, bootstrapped at time limits and at the fragment's end (detail 5)."""

@@ -20,7 +20,7 @@ from shoal.algorithms.actor_critic import masked_mean
 from shoal.algorithms.base import Batch, Metrics, Model, Params, State
 from shoal.algorithms.ddpg import ACTION, Critics, held, lowest
 from shoal.algorithms.off_policy import copies, targets_of
-from shoal.config.bounds import check, is_number, is_whole
+from shoal.config.bounds import setting
 from shoal.config.schedule import Schedule
 from shoal.errors import SpaceError
 from shoal.nets import Head, Network
@@ -38,29 +38,19 @@ LOG_ALPHA = "log_alpha"  # the parameter that is the temperature's logarithm
 class SAC(Critics):
     """Hyperparameters; defaults are the authors' (Table 1), but for the random start."""
 
-    lr: Schedule = 3e-4  # Adam's step size, of policy, critics and temperature
-    gamma: float = 0.99  # discount per env step
-    n_step: int = 1  # env steps before the bootstrap
-    critics: int = 2  # the lowest counts
-    alpha: float = 1.0  # temperature at the beginning
-    tune_alpha: bool = True  # it follows the policy's entropy; else it stays
-    target_entropy: float | None = (
-        None  # none: -1 for each float; half of that of any choice at all
-    )
-    target_every: int = 1  # gradient steps between two moves of the target networks
-    tau: float = 0.005  # share of the way that they move
-    random_steps: int = 1_000  # env steps of random actions at the beginning of a run
-    max_grad_norm: float | None = None  # over all parameters together
+    lr: Schedule = setting(3e-4, above=0)  # Adam's step size, of policy, critics and temperature
+    gamma: float = setting(0.99, least=0, most=1)  # discount per env step
+    n_step: int = setting(1, least=1)  # env steps before the bootstrap
+    critics: int = setting(2, least=1)  # number of critics; the lowest value counts
+    alpha: float = setting(1.0, above=0)  # initial temperature
+    tune_alpha: bool = True  # tune the temperature to hold target_entropy
+    target_entropy: float | None = setting(None)  # none: -1 per float; half of a choice's maximum
+    target_every: int = setting(1, least=1)  # gradient steps between target network updates
+    tau: float = setting(0.005, above=0, most=1)  # target += tau (online - target)
+    random_steps: int = setting(1_000, least=0)  # env steps of random actions at the start
+    max_grad_norm: float | None = setting(None, above=0)  # global norm; none: no clipping
     network: Any = field(default_factory=lambda: Network(hidden=(256, 256), activation="relu"))
-    critic: Network | None = None  # the critics' network; none: as the policy's
-
-    def __post_init__(self) -> None:
-        self._check()
-        check(is_whole(self.n_step, 1), "n_step", self.n_step, "a whole number >= 1")
-        ok = is_number(self.alpha) and self.alpha > 0
-        check(ok, "alpha", self.alpha, "a number above 0")
-        wanted = self.target_entropy
-        check(wanted is None or is_number(wanted), "target_entropy", wanted, "a number, or none")
+    critic: Network | None = None  # network of the critics; none: as the policy's
 
     def model(self, spaces: Spaces) -> Model:
         """Raises SpaceError where actions are several choices at once."""

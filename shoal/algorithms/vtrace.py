@@ -15,7 +15,7 @@ import numpy as np
 from shoal.algorithms import actor_critic
 from shoal.algorithms.actor_critic import ActorCritic, masked_mean, masked_sum
 from shoal.algorithms.base import Batch, Metrics, Model, Params
-from shoal.config.bounds import check
+from shoal.config.bounds import check, setting
 from shoal.config.schedule import Schedule, at
 from shoal.nets import Network
 from shoal.ops.kernels import Array, namespace, stop_gradient
@@ -77,13 +77,8 @@ class OffPolicy(ActorCritic):
         )
         return vs.T, advantage.T, rho
 
-    def _check(self) -> None:
-        """Raises ConfigError for fields that V-trace has no meaning for."""
-        check(0 <= self.gamma <= 1, "gamma", self.gamma, "between 0 and 1")
-        check(0 <= self.lambda_ <= 1, "lambda_", self.lambda_, "between 0 and 1")
-        for name in ("clip_rho", "clip_c", "clip_pg_rho"):
-            value = getattr(self, name)
-            check(value > 0, name, value, "above 0")
+    def __post_init__(self) -> None:
+        super().__post_init__()
         check(self.clip_c <= self.clip_rho, "clip_c", self.clip_c, "at most clip_rho")
 
 
@@ -94,32 +89,26 @@ class VTrace(OffPolicy):
     But for lr and eps, which are for small networks, within the ranges of Table D.1.
     """
 
-    lr: Schedule = 2e-3  # RMSProp's step size; on Atari 6e-4, annealed to 0
-    gamma: float = 0.99  # discount per env step
-    lambda_: float = 1.0  # shortens the traces (Remark 2)
-    clip_rho: float = 1.0  # of the ratios in the targets: whose values are learned
-    clip_c: float = 1.0  # of the ratios in the traces: how fast they are learned
-    clip_pg_rho: float = 1.0  # of the ratios in the policy's gradient
-    corrected: bool = True  # false leaves the ratios out, as "No-correction" in Table 2
-    entropy_coef: Schedule = 0.01  # weight of the entropy bonus
-    value_coef: float = 0.5  # on half the squared error
-    max_grad_norm: float | None = 40.0  # over all parameters together
-    rmsprop_decay: float = 0.99  # of the squared gradient's average
-    rmsprop_momentum: float = 0.0  # decay of the steps' sum
-    rmsprop_eps: float = 1e-3  # against division by zero, and against steps of noise; Atari 0.01
-    rmsprop_eps_inside: bool = True  # under the root, as TensorFlow has it
+    lr: Schedule = setting(2e-3, above=0)  # RMSProp's step size; on Atari 6e-4, annealed to 0
+    gamma: float = setting(0.99, least=0, most=1)  # discount per env step
+    lambda_: float = setting(1.0, least=0, most=1)  # shortens the traces (Remark 2)
+    clip_rho: float = setting(1.0, above=0, infinite=True)  # bound of the ratios in the targets
+    clip_c: float = setting(1.0, above=0, infinite=True)  # bound of the ratios in the traces
+    clip_pg_rho: float = setting(1.0, above=0, infinite=True)  # in the policy gradient
+    corrected: bool = True  # false: all ratios are 1 ("No-correction" in Table 2)
+    entropy_coef: Schedule = setting(0.01, least=0)  # weight of the entropy bonus
+    value_coef: float = setting(0.5, least=0)  # on half the squared error
+    max_grad_norm: float | None = setting(40.0, above=0)  # global norm over all parameters
+    rmsprop_decay: float = setting(0.99, least=0, below=1)  # decay of the mean of squared gradients
+    rmsprop_momentum: float = setting(0.0, least=0, below=1)  # 0: none
+    rmsprop_eps: float = setting(1e-3, above=0)  # added to the denominator; Atari: 0.01
+    rmsprop_eps_inside: bool = True  # inside the root, as TensorFlow has it
     network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
 
     whole_episodes = False
     stops_early = False
     needs: ClassVar[frozenset[str]] = frozenset()
     reduction = "sum"
-
-    def __post_init__(self) -> None:
-        self._check()
-        check(self.rmsprop_eps > 0, "rmsprop_eps", self.rmsprop_eps, "above 0")
-        ok = self.max_grad_norm is None or self.max_grad_norm > 0
-        check(ok, "max_grad_norm", self.max_grad_norm, "above 0, or none")
 
     def loss(
         self, model: Model, params: Params, aux: Params, batch: Batch

@@ -125,8 +125,8 @@ def _told(bounds: Bounds, kinds: tuple[Any, ...]) -> str:
         elif kind is type(None):
             words.append("none")
         elif kind not in (int, float):
-            words.append(f"a {kind.__name__.lower()} schedule of such")
-    return " or ".join(words)
+            words.append(f"a {kind.__name__.lower()} schedule of such numbers")
+    return ", or ".join(words)
 
 
 def _text(value: Any) -> str:

@@ -42,9 +42,7 @@ class Rollout:
     fragment_length: int = setting(128, least=1)  # env steps of each copy between two batches
     normalise_obs: bool = False  # observations by their running mean and standard deviation
     scale_reward: bool = False  # rewards by the running standard deviation of the return
-    clip_reward: float | Literal["auto"] | None = setting(
-        "auto", above=0
-    )  # bound; auto: 1 on Atari
+    clip_reward: float | Literal["auto"] | None = setting("auto", above=0)  # auto: 1 on Atari
     env_kwargs: Mapping[str, Any] = field(default_factory=Frozen)  # arguments of the environment
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ ATTEMPTS = 3  # at an update, or a meeting, that fail in a row though no rank di
 class Allreduce:
     """The plan has no options."""
 
-    name: Literal["allreduce"] = "allreduce"  # of the plan
+    name: Literal["allreduce"] = "allreduce"  # name of the plan
 
     exact = True
     learns_on_workers = True

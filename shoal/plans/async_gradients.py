@@ -10,7 +10,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Literal
 
-from shoal.config.bounds import check, is_whole
+from shoal.config.bounds import check_bounds, setting
 from shoal.fleet.base import Fleet
 from shoal.learners.base import Learner
 from shoal.plans.base import Clock, Run, Update, Work, metrics_of, needs, work
@@ -20,14 +20,14 @@ from shoal.plans.base import Clock, Run, Update, Work, metrics_of, needs, work
 class AsyncGradients:
     """How stale a gradient may be."""
 
-    name: Literal["async_gradients"] = "async_gradients"  # of the plan
-    max_lag: int = 20  # versions; a gradient of older weights than that is dropped
+    name: Literal["async_gradients"] = "async_gradients"  # name of the plan
+    max_lag: int = setting(20, least=0)  # drop gradients whose weights are more versions old
 
     exact = False
     learns_on_workers = True
 
     def __post_init__(self) -> None:
-        check(is_whole(self.max_lag, 0), "plan.max_lag", self.max_lag, "a whole number >= 0")
+        check_bounds(self, "plan.")
 
     def refuses(self, algorithm: type) -> str | None:
         """Whatever goes through a batch several times."""

@@ -18,7 +18,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from shoal.config.bounds import check, is_whole
+from shoal.config.bounds import check_bounds, setting
 from shoal.config.schedule import at
 from shoal.fleet.base import Fleet, results
 from shoal.fleet.store import Served, Store
@@ -37,21 +37,18 @@ log = logging.getLogger("shoal.plans")
 class AsyncReplay:
     """Where transitions lie, and how far the three loops may run apart."""
 
-    name: Literal["async_replay"] = "async_replay"  # of the plan
-    shards: int = 1  # of the memory, each with a process and an equal part of the capacity
-    in_flight: int = 2  # fragments that a worker may be ahead of its shard
-    slack: int = 64  # gradient steps that may be due while workers go on; 0: they wait in turn
-    fused: int = 16  # gradient steps of one call, at most
-    sync_every: int = 400  # env steps of a worker after which it is given the newest weights
+    name: Literal["async_replay"] = "async_replay"  # name of the plan
+    shards: int = setting(1, least=1)  # replay shards: processes that share the capacity
+    in_flight: int = setting(2, least=1)  # fragments a worker may be ahead of its shard
+    slack: int = setting(64, least=0)  # gradient steps that may be due before workers wait
+    fused: int = setting(16, least=1)  # most gradient steps in one compiled call
+    sync_every: int = setting(400, least=1)  # env steps of a worker between two weight updates
 
     exact = False
     learns_on_workers = False
 
     def __post_init__(self) -> None:
-        wholes = ("shards", 1), ("in_flight", 1), ("slack", 0), ("fused", 1), ("sync_every", 1)
-        for name, least in wholes:
-            value = getattr(self, name)
-            check(is_whole(value, least), f"plan.{name}", value, f"a whole number >= {least}")
+        check_bounds(self, "plan.")
 
     def refuses(self, algorithm: type) -> str | None:
         """Whatever learns from trajectories."""

@@ -10,7 +10,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Literal
 
-from shoal.config.bounds import check, is_whole
+from shoal.config.bounds import check_bounds, setting
 from shoal.fleet.base import Fleet
 from shoal.fleet.worker import Sample
 from shoal.learners.base import Learner
@@ -22,18 +22,16 @@ from shoal.trajectory import concatenate
 class AsyncSamples:
     """How far sampling may run ahead of learning."""
 
-    name: Literal["async_samples"] = "async_samples"  # of the plan
-    fragments: int = 1  # of workers, joined to the batch of one update
-    in_flight: int = 2  # fragments that a worker may be ahead of the learner: then it waits
-    max_lag: int = 20  # versions; what was sampled by older weights than that is dropped
+    name: Literal["async_samples"] = "async_samples"  # name of the plan
+    fragments: int = setting(1, least=1)  # fragments in the batch of one update
+    in_flight: int = setting(2, least=1)  # fragments a worker may be ahead of the learner
+    max_lag: int = setting(20, least=0)  # drop samples whose weights are more versions old
 
     exact = False
     learns_on_workers = False
 
     def __post_init__(self) -> None:
-        for name, least in (("fragments", 1), ("in_flight", 1), ("max_lag", 0)):
-            value = getattr(self, name)
-            check(is_whole(value, least), f"plan.{name}", value, f"a whole number >= {least}")
+        check_bounds(self, "plan.")
 
     def refuses(self, algorithm: type) -> str | None:
         """Whatever takes its samples for the current policy's."""

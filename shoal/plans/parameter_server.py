@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from shoal.config.bounds import check, is_number, is_whole
+from shoal.config.bounds import check_bounds, setting
 from shoal.fleet.base import Fleet, results
 from shoal.fleet.shard import Outliers, Shard, cut, joined
 from shoal.learners.base import Learner
@@ -25,24 +25,18 @@ from shoal.plans.base import Clock, Run, Update, Work, metrics_of, work
 class ParameterServer:
     """How many shards there are, and which gradients they refuse."""
 
-    name: Literal["parameter_server"] = "parameter_server"  # of the plan
-    shards: int = 2  # slices of the weights, each with a member of its own
-    max_lag: int = 20  # updates of a shard; a gradient of older weights than that is dropped
-    outlier_std: float | None = None  # deviations of |loss| above its mean; what is more is dropped
-    outlier_warmup: int = 100  # gradients before outliers are looked for
-    sync_every: int = 10  # gradients between two copies to the plan's learner, and reports
+    name: Literal["parameter_server"] = "parameter_server"  # name of the plan
+    shards: int = setting(2, least=1)  # slices of the weights, one process each
+    max_lag: int = setting(20, least=0)  # drop gradients that are more updates of a shard old
+    outlier_std: float | None = setting(None, above=0)  # drop if |loss| is further above its mean
+    outlier_warmup: int = setting(100, least=2)  # gradients before outliers are dropped
+    sync_every: int = setting(10, least=1)  # gradients between copies to the learner, and reports
 
     exact = False
     learns_on_workers = True
 
     def __post_init__(self) -> None:
-        wholes = (("shards", 1), ("max_lag", 0), ("outlier_warmup", 2), ("sync_every", 1))
-        for name, least in wholes:
-            value = getattr(self, name)
-            check(is_whole(value, least), f"plan.{name}", value, f"a whole number >= {least}")
-        std = self.outlier_std
-        ok = std is None or (is_number(std) and std > 0)
-        check(ok, "plan.outlier_std", std, "a finite number above 0, or none")
+        check_bounds(self, "plan.")
 
     def refuses(self, algorithm: type) -> str | None:
         """Whatever goes through a batch several times."""

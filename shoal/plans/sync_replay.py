@@ -32,7 +32,7 @@ FUSED = 64 * 2**20  # bytes of the transitions of one call, at most
 class SyncReplay:
     """Without options: ``replay`` says what is remembered, and how often it is gone through."""
 
-    name: Literal["sync_replay"] = "sync_replay"  # of the plan
+    name: Literal["sync_replay"] = "sync_replay"  # name of the plan
 
     exact = True
     learns_on_workers = False

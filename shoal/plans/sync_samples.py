@@ -20,7 +20,7 @@ from shoal.trajectory import concatenate
 class SyncSamples:
     """The plan has no options: who waits for whom is all there is to it."""
 
-    name: Literal["sync_samples"] = "sync_samples"  # of the plan
+    name: Literal["sync_samples"] = "sync_samples"  # name of the plan
 
     exact = True
     learns_on_workers = False
