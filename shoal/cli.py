@@ -21,7 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shoal import __version__
+from shoal import __version__, interrupts
 from shoal.errors import CheckpointError, ConfigError, ShoalError, describe, reproducible
 from shoal.options import Pairs, Parser, flag, help_wanted, settings, settings_help, unknown
 
@@ -42,8 +42,21 @@ _LASTING = (  # what a run that goes on can no longer change
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. Errors are told on stderr, without a traceback."""
-    given = list(sys.argv[1:] if argv is None else argv)
+    """Run one command; returns the exit code. Errors are told on stderr, without a traceback.
+
+    Without ``argv`` it is the command of this process, whose signals are noted up to its end.
+    """
+    if argv is not None:
+        with interrupts.listening():
+            return _main(list(argv))
+    interrupts.listen()
+    try:
+        return _main(sys.argv[1:])
+    finally:
+        interrupts.finish()
+
+
+def _main(given: list[str]) -> int:
     try:
         try:
             with warnings.catch_warnings():
@@ -51,8 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:  # what the interpreter flushes itself as it ends, it complains about itself
             sys.stdout.flush()
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        return _interrupted()
     except BrokenPipeError:
         from shoal.console import silence
 
@@ -70,8 +82,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {told.removeprefix(type(error).__name__ + ': ')}", file=sys.stderr)
         return error.exit_code
     except (Exception, SystemExit) as error:
+        if interrupts.behind(error):
+            return _interrupted()
         print(f"error: {describe(error)}", file=sys.stderr)
         return 1
+
+
+def _interrupted() -> int:
+    print("interrupted", file=sys.stderr)
+    return interrupts.exit_code()
 
 
 def _dispatch(given: list[str]) -> int:
@@ -152,10 +171,15 @@ def _train(parser: Parser, argv: list[str]) -> int:
         return 0
     args, pairs = parser.read(argv)
     config, default_stop = _new_config(parser, args, pairs)
-    folder = folders.claim(Path(args.out)) if args.out else folders.claim_new(_default_out(config))
     _quiet()
     console = create()
-    with _reproducible("train", argv, config.rollout.workers, console), run.warnings_on(console):
+    with (
+        interrupts.deferred(),
+        _reproducible("train", argv, config.rollout.workers, console),
+        run.warnings_on(console),
+    ):
+        out = _default_out(config)
+        folder = folders.claim(Path(args.out)) if args.out else folders.claim_new(out)
         try:
             trainer = Trainer(config)
         except BaseException:
@@ -251,6 +275,7 @@ def _resume(parser: Parser, argv: list[str]) -> int:
     _quiet()
     console = create()
     with (
+        interrupts.deferred(),
         _reproducible("resume", argv, fields.get("rollout.workers", workers), console),
         run.warnings_on(console),
         folders.locked(folder),

@@ -5,18 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from types import FrameType
 from typing import Any
 
-from shoal import __version__
+from shoal import __version__, interrupts
 from shoal.config.config import Config
 from shoal.config.settings import to_dict
 from shoal.console import Console, count, duration, value
@@ -36,57 +33,6 @@ from shoal.replay.settings import size
 from shoal.trainer import Trainer
 
 _PACKAGES = ("numpy", "gymnasium", "jax", "torch", "ray")
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-# ------------------------------------------------------------------ signals
-
-
-class Signals:
-    """Ends a run by SIGINT, SIGTERM or SIGHUP: at once where it trains, else at the next chance.
-
-    Only inside ``interruptible`` does a signal raise KeyboardInterrupt; elsewhere it is noted, so
-    that no file is left half written. A second one says what is being waited for; a third ends the
-    process as if this class were not there (checkpoints are atomic, so that costs the newest only).
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._raising = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Signals:
-        if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a background job
-                    self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    @contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """A signal raises KeyboardInterrupt in here; so does one that came before."""
-        self._raising = True
-        try:
-            if self.received is not None:
-                raise KeyboardInterrupt
-            yield
-        finally:
-            self._raising = False
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            for each in self._before:
-                signal.signal(each, signal.SIG_DFL)
-            os.write(2, b"\nsaving the checkpoint; once more ends at once, without it\n")
-            return
-        self.received = number
-        if self._raising:
-            self._raising = False
-            raise KeyboardInterrupt
 
 
 # ------------------------------------------------------------------ warnings
@@ -138,40 +84,56 @@ def train(
     saver = _Saver(trainer, folder, kept is not None, changed)
     returns = [r["return_mean"] for r in kept or [] if r["return_mean"] is not None]
     wall_s, env_steps = trainer.recorder.wall_s, trainer.run.counters.env_steps
-    with Signals() as signals:
+    with interrupts.listening(), interrupts.deferred():
         console.begin(trainer.config.stop, returns[0] if returns else None, wall_s, env_steps)
-        stopped_by, failure = _loop(trainer, log, console, saver, signals)
-        console.end()
+        stopped_by, failure = _loop(trainer, log, console, saver)
 
-        def summarise() -> None:
-            write_json(folder / SUMMARY, _summary(trainer, stopped_by, failure, started))
-
-        for what, write in (("log", log.close), ("checkpoint", saver.last), ("summary", summarise)):
-            try:
-                write()
-            except Exception as error:
-                if failure is None:
-                    stopped_by, failure = "error", error
-                else:
-                    failure.add_note(f"the {what} could not be written either: {error}")
-        console.say(_farewell(trainer, folder, stopped_by, saver.any))
+        with interrupts.shielded():
+            console.end()
+            failure = _end(trainer, folder, log, saver, stopped_by, failure, started)
+            stopped_by = "error" if failure is not None else stopped_by
+            console.say(_farewell(trainer, folder, stopped_by, saver.any))
+        code = interrupts.exit_code() if stopped_by == "interrupt" else 0
     if failure is not None:
         raise failure
-    if stopped_by == "interrupt":
-        return 128 + (signals.received or signal.SIGINT)
-    return 0
+    return code
+
+
+def _end(
+    trainer: Trainer,
+    folder: Path,
+    log: Log,
+    saver: _Saver,
+    stopped_by: str,
+    failure: BaseException | None,
+    started: str,
+) -> BaseException | None:
+    """Write what a run leaves behind; the error that ended it, or the first one here."""
+
+    def summarise() -> None:
+        ended_by = "error" if failure is not None else stopped_by
+        write_json(folder / SUMMARY, _summary(trainer, ended_by, failure, started))
+
+    for what, write in (("log", log.close), ("checkpoint", saver.last), ("summary", summarise)):
+        try:
+            write()
+        except Exception as error:
+            if failure is None:
+                failure = error
+            else:
+                failure.add_note(f"the {what} could not be written either: {error}")
+    return failure
 
 
 def _loop(
-    trainer: Trainer, log: Log, console: Console, saver: _Saver, signals: Signals
+    trainer: Trainer, log: Log, console: Console, saver: _Saver
 ) -> tuple[str, BaseException | None]:
     """Reports until the end; what ended them, and the error if it was one."""
     begun, before, recorder = perf_counter(), trainer.recorder.wall_s, trainer.recorder
     stopped_by: str | None
     try:
         while (stopped_by := trainer.stopped_by()) is None:
-            with signals.interruptible():
-                report = trainer.train()
+            report = trainer.train()
             log.write(report)
             console.report(report)
             saver.due()

@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 import numpy as np
 
-from shoal import checkpoint
+from shoal import checkpoint, interrupts
 from shoal.config.config import Config
 from shoal.config.settings import route, to_dict
 from shoal.configure import configure
@@ -70,14 +70,15 @@ class Trainer:
         self._setup()
 
     def _setup(self) -> None:
-        config = self.config
-        self.fleet, self._close = create_fleet(config, self._env)
-        try:
-            self._join()
-        except BaseException:
-            self._close()
-            raise
-        _running.add(self)
+        with interrupts.deferred():
+            self.fleet, self._close = create_fleet(self.config, self._env)
+            try:
+                self._join()
+                interrupts.check()
+            except BaseException:
+                self._close()
+                raise
+            _running.add(self)
 
     def _join(self) -> None:
         """What the workers' environments decide: spaces, model, learner."""
@@ -119,6 +120,7 @@ class Trainer:
         )
         self._updates: Generator[Update] | None = None
         self._mark()
+        self._whole = True  # not amid an update, nor on the way back from one
 
     def _start(self) -> Generator[Update]:
         """The plan's updates; before them, the first moments where normalisation has none yet."""
@@ -136,28 +138,51 @@ class Trainer:
         return updates
 
     def train(self) -> Report:
-        """Train for at least 2,000 env steps and one update; the report of it, a flat dict."""
+        """Train for at least 2,000 env steps and one update; the report of it, a flat dict.
+
+        Ctrl-C ends it between two env steps, two updates or two looks at workers. Whatever ends it
+        early, the trainer is as after its last whole update: it can be saved, and go on.
+        """
         if not self.fleet.size:
             raise ShoalError("this trainer was stopped", None, "Trainer.restore(...) goes on")
+        with interrupts.deferred():
+            return self._train()
+
+    def _train(self) -> Report:
         start, before = perf_counter(), self.run.counters.env_steps
         while True:
             try:
-                if self._updates is None:
-                    self._updates = self._start()
-                update = next(self._updates)
-            except BaseException:
-                self._rollback()
+                interrupts.check()
+                update = self._next()
+            except BaseException as error:
                 self.recorder.abandon(perf_counter() - start)
+                if not isinstance(error, KeyboardInterrupt) and interrupts.behind(error):
+                    raise KeyboardInterrupt from error
                 raise
             self.recorder.add(update)
             self._warn(update.metrics)
-            self._mark()
             sampled = self.run.counters.env_steps - before
             if sampled >= REPORT_STEPS or self.stopped_by() is not None:
                 break
         return self.recorder.report(
             self.run.counters, sampled, perf_counter() - start, self.fleet.health
         )
+
+    def _next(self) -> Update:
+        """The plan's next update; or back to the last one, if that fails."""
+        if not self._whole:
+            self._rollback()
+        self._whole = False
+        try:
+            if self._updates is None:
+                self._updates = self._start()
+            update = next(self._updates)
+            self._mark()
+        except BaseException:
+            self._rollback()
+            raise
+        self._whole = True
+        return update
 
     def _warn(self, metrics: Mapping[str, float]) -> None:
         """Say once what an algorithm warns of; how often it happens is among the metrics."""
@@ -168,20 +193,30 @@ class Trainer:
 
     def _mark(self) -> None:
         """Remember this moment between two updates, as the one to fall back to."""
-        self._boundary = self.run.get_state(), self.learner.version
+        memory = self.run.memory
+        stored = 0 if memory is None else memory.changes
+        self._boundary = self.run.get_state(), self.learner.version, stored
+        if memory is not None:
+            memory.forget(stored)
 
     def _rollback(self) -> None:
         """Back to the last whole update, after an interruption or an error amid the next one.
 
-        The plan's generator is spent; a later call starts a new one from here.
+        The plan's generator is spent; a later call starts a new one from here. What interrupts this
+        is no harm: it is done again, from its beginning, before anything else.
         """
-        self._updates = None
-        state, version = self._boundary
-        self.run.set_state(state)
-        self.learner.rollback(version)
-        if self.config.plan.exact:
-            self.fleet.settle()
-            self.fleet.map("rollback", self.run.fragments)
+        self._whole = False
+        with interrupts.shielded():
+            self._updates = None
+            state, version, stored = self._boundary
+            self.run.set_state(state)
+            self.learner.rollback(version)
+            if self.run.memory is not None:
+                self.run.memory.rollback(stored)
+            if self.config.plan.exact:
+                self.fleet.settle()
+                self.fleet.map("rollback", self.run.fragments)
+            self._whole = True
 
     def stopped_by(self) -> str | None:
         """Which stop condition holds now: "return", "steps", "seconds", or None.
@@ -218,8 +253,14 @@ class Trainer:
     def save(self, path: str | Path, *, keep: int | None = None) -> Path:
         """Write a checkpoint below ``path``; returns its folder. Atomic: complete or not there.
 
-        After an interruption it is of the last whole update.
+        After an interruption it is of the last whole update. Ctrl-C is raised when it is written.
         """
+        with interrupts.deferred():
+            return self._save(Path(path), keep)
+
+    def _save(self, path: Path, keep: int | None) -> Path:
+        if not self._whole:
+            self._rollback()
         keep = self.config.checkpointing.keep if keep is None else keep
         memory = self.run.memory
         kept = memory is not None and saved(self.config.replay, memory)
@@ -238,7 +279,7 @@ class Trainer:
             "counters": asdict(self.run.counters),
             "learner": self.framework,
         }
-        return checkpoint.save(Path(path), self.run.counters.env_steps, state, meta, keep=keep)
+        return checkpoint.save(path, self.run.counters.env_steps, state, meta, keep=keep)
 
     @classmethod
     def restore(

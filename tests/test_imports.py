@@ -20,6 +20,7 @@ IMPORTS = {
 # A room is a folder or a file at the top of the package. What each may import, lowest first.
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
+    "interrupts": {"errors"},
     "ops": {"errors"},
     "tree": {"errors"},
     "config": {"tree", "errors"},
@@ -30,11 +31,13 @@ ARROWS: dict[str, set[str]] = {
     "envs": {"trust", "spaces", "errors"},
     "nets": {"trust", "ops", "spaces", "errors"},
     "algorithms": {"nets", "ops", "config", "spaces", "trajectory", "errors"},
-    "learners": {"algorithms", "nets", "ops", "config", "trajectory", "errors"},
+    "learners": {
+        *("algorithms", "nets", "ops", "config", "trajectory", "interrupts", "errors"),
+    },
     "replay": {"config", "spaces", "trajectory", "errors"},
     "fleet": {
         *("replay", "learners", "algorithms", "envs", "nets", "ops", "config", "spaces"),
-        *("trajectory", "errors"),
+        *("trajectory", "interrupts", "errors"),
     },
     "plans": {"replay", "fleet", "learners", "algorithms", "ops", "config", "trajectory", "errors"},
     "systems": {"plans", "algorithms", "config", "trust", "errors"},
@@ -48,7 +51,9 @@ ARROWS: dict[str, set[str]] = {
     "console": {"config"},
     "plot": {"console", "folder", "errors"},
     "options": {"configure", "systems", "config", "errors"},
-    "run": {"trainer", "replay", "console", "folder", "config", "errors", "__init__"},
+    "run": {
+        *("trainer", "replay", "console", "folder", "config", "interrupts", "errors", "__init__"),
+    },
 }
 FRONT = {"trainer", "cli", "__init__"}  # the only rooms that know all the others
 

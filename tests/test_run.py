@@ -27,7 +27,7 @@ from shoal.config.config import Cluster
 from shoal.console import Console
 from shoal.errors import CheckpointError, ShoalError
 from shoal.fleet.base import Health
-from shoal.run import Signals, header
+from shoal.run import header
 from shoal.run import train as run_train
 from shoal.trainer import Trainer
 
@@ -400,27 +400,6 @@ def test_signal_outside_an_update_waits_for_the_files(tmp_path: Path) -> None:
         assert run_train(trainer, tmp_path, Impatient()) == 130
     (report,) = progress(tmp_path)
     assert summary(tmp_path)["env_steps"] == report["env_steps"] == checkpoints(tmp_path)[0]
-
-
-@pytest.mark.usefixtures("interrupts")
-def test_second_signal_leaves_the_saving_alone(capfd: pytest.CaptureFixture[str]) -> None:
-    with Signals() as signals:
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGINT)
-        assert signals.received == signal.SIGTERM
-        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
-    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
-    assert "once more ends at once" in capfd.readouterr().err
-
-
-def test_an_ignored_signal_stays_ignored() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-    try:
-        with Signals() as signals:
-            os.kill(os.getpid(), signal.SIGHUP)
-        assert signals.received is None
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 def start(out: Path, *more: str) -> subprocess.Popen[str]:

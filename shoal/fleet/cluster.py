@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from shoal import interrupts
 from shoal.config.config import Cluster
 from shoal.errors import ConfigError, cut
 from shoal.fleet import death
@@ -75,7 +76,7 @@ def connect(cluster: Cluster, workers: int, learns: bool, own_code: bool) -> Con
     if not inside:
         silence: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": True}
         if address is None:
-            with _one_thread_each(), _forking():
+            with _one_thread_each(), _forking(), _our_signals():
                 ray.init(
                     address="local",  # not the one that somebody else has started here
                     num_cpus=len(os.sched_getaffinity(0)),
@@ -87,7 +88,7 @@ def connect(cluster: Cluster, workers: int, learns: bool, own_code: bool) -> Con
                 reaper = Reaper()
         else:
             runtime = {"working_dir": os.getcwd(), "excludes": EXCLUDES} if own_code else {}
-            with _joining(address):
+            with _joining(address), _our_signals():
                 ray.init(address=address, runtime_env=runtime, **silence)
         _relay_output()
     connection = Connection(not inside, reaper)
@@ -254,6 +255,20 @@ def _forking() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
         yield
+
+
+@contextmanager
+def _our_signals() -> Iterator[None]:
+    """Where a command notes signals, Ray sets no handler that exits wherever SIGTERM finds it."""
+    from ray._private import utils
+
+    theirs = utils.set_sigterm_handler
+    if interrupts.is_listening():
+        utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = theirs
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from ray.exceptions import (
     RayTaskError,
 )
 
+from shoal import interrupts
 from shoal.config.config import Cluster
 from shoal.errors import ConfigError, ShoalError, cut
 from shoal.fleet import death
@@ -368,6 +369,7 @@ class RayFleet:
 
     def _poll(self, wait: bool = True) -> None:
         """Take what has come, or wait a little for it; see after those who do not answer."""
+        interrupts.check()
         before = monotonic()
         ready: list[Any] = []
         rest = list(self._calls)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from shoal import interrupts
 from shoal.algorithms.base import Model
 from shoal.config.config import Config
 from shoal.envs import Step, VectorEnv, make
@@ -271,6 +272,7 @@ class Worker:
         running = np.ones(slots, bool)  # slots whose episodes are still wanted
         env_time = act_time = 0.0
         while t < length or (whole_episodes and running.any()):
+            interrupts.check()
             now = perf_counter()
             if t % length == 0:
                 noise = model.dist.noise(self.rng, (length, slots))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from shoal import interrupts
 from shoal.algorithms.base import Algorithm, Model, Params
 from shoal.learners.base import (
     STEP,
@@ -79,6 +80,8 @@ class TorchLearner(Holder):
         told: dict[str, list[Any]] = {}
         seen = taken = 0
         for i, index in enumerate([None] if indices is None else torch.from_numpy(indices).long()):
+            if reduce is None:  # else the other ranks would wait for this one
+                interrupts.check()
             leaves = packing.unpack(params)
             rows = minibatch(tensors, index) | {STEP: {name: x[i] for name, x in own.items()}}
             by_name, metrics = self._differentiate(leaves, {**aux, **targets}, rows)

@@ -15,6 +15,7 @@ is stored.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,20 @@ class Drawn:
     batch: Batch  # obs, next_obs, action, reward, discount, weight, mask: [N, ...]
     rows: ndarray  # int64 [N]: by which their priorities are told
     age: float  # env steps of its slot since one was stored, on average
+
+
+@dataclass
+class _Change:
+    """What a change wrote over."""
+
+    number: int  # of the change
+    slots: ndarray  # int64 [B]
+    at: ndarray  # int64 [B, n]: rows of these
+    rows: ndarray  # uint32 [B, n, words]
+    leaves: ndarray  # int64 [m]
+    values: ndarray  # float64 [m]
+    head: ndarray  # int64 [B]
+    rest: tuple[int, float, int]  # live, highest, stored
 
 
 class Buffer:
@@ -78,6 +93,8 @@ class Buffer:
         self._live = 0  # transitions that can be drawn
         self._highest = 1.0  # priority, to the power of alpha, of any row so far
         self.stored = 0  # env steps ever
+        self.changes = 0  # calls of ``add`` and ``set_priorities``, less those undone
+        self._undo: deque[_Change] | None = None  # the newest, from the first ``forget`` on
 
     @property
     def size(self) -> int:
@@ -116,6 +133,8 @@ class Buffer:
             priority: float [T, B], above 0; None: the highest so far.
         """
         value = None if priority is None else priority.astype(np.float64) ** self.alpha
+        ends = (terminated | truncated | ~valid).sum(0).max(initial=0)
+        self._keep_slots(slots, len(reward) + (int(ends) + 1) * self.reach)
         for b, slot in enumerate(range(slots.start, slots.stop)):
             own = {path: x[:, b] for path, x in obs.items()}
             if not self._continues(slot, own):
@@ -279,6 +298,9 @@ class Buffer:
 
     def set_priorities(self, rows: ndarray, priority: ndarray) -> int:
         """New priorities (above 0) of rows that were drawn; returns how many had gone meanwhile."""
+        slot, row = np.divmod(rows, _SLOT)
+        none = np.zeros(0, np.int64)
+        self._keep(none, none[:, None], slot * self.length + row % self.length)
         gone, more, self._highest = _prioritise(
             self._tree,
             self._head,
@@ -291,6 +313,46 @@ class Buffer:
         )
         self._live += more
         return int(gone)
+
+    # -------------------------------------------------------------- taken back
+
+    def forget(self, changes: int) -> None:
+        """What the first ``changes`` changes wrote over need not be kept; of later ones it is."""
+        if self._undo is None:
+            self._undo = deque()
+        while self._undo and self._undo[0].number <= changes:
+            self._undo.popleft()
+
+    def rollback(self, changes: int) -> None:
+        """Undo all but the first ``changes`` changes, half-finished ones too, bit for bit.
+
+        Interrupted itself, it can be called again.
+        """
+        while self._undo and (last := self._undo[-1]).number > changes:
+            self._rows[last.slots[:, None], last.at] = last.rows
+            set_leaves(self._tree, last.leaves, last.values)
+            self._head[last.slots] = last.head
+            self._live, self._highest, self.stored = last.rest
+            self.changes = last.number - 1
+            self._undo.pop()
+
+    def _keep_slots(self, slots: slice, rows: int) -> None:
+        """As ``_keep``, where some slots are about to get so many rows at most."""
+        which = np.arange(slots.start, slots.stop)
+        # One before, which may become the last of its episode; one after, and leaves further on.
+        span = np.arange(-1, min(rows + self.reach + 1, self.length - 1))
+        at = (self._head[which, None] + span) % self.length
+        self._keep(which, at, (which[:, None] * self.length + at).reshape(-1))
+
+    def _keep(self, slots: ndarray, at: ndarray, leaves: ndarray) -> None:
+        """A change begins, which will write over no more than this."""
+        if self._undo is not None:
+            rows, values = self._rows[slots[:, None], at], self._tree[len(self._tree) // 2 + leaves]
+            rest = self._live, self._highest, self.stored
+            head = self._head[slots]
+            change = _Change(self.changes + 1, slots, at, rows, leaves, values, head, rest)
+            self._undo.append(change)
+        self.changes += 1
 
     # -------------------------------------------------------------- kept
 
