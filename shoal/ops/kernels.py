@@ -22,7 +22,7 @@ _NUMBERS = {2: np.uint16, 4: np.uint32, 8: np.uint64, 16: np.complex128}  # by t
 _SHORT = 256  # bytes of a run of memory that is worth making longer before it is copied often
 _SMALL = 1_000_000  # multiplications up to which OpenBLAS has kernels that do not copy first
 _FEW = 16  # rows up to which a product takes as long as its matrix takes to be rearranged
-_BLOCK = 1 << 18  # entries: 1 MB of float32
+BLOCK = 1 << 18  # entries: 1 MB of float32
 _LEAST = 48  # of an axis that is cut in pieces: below, calls and sums cost more than is won
 
 _NAMESPACES: dict[type, Any] = {np.ndarray: np}
@@ -62,11 +62,11 @@ def in_blocks(
     in blocks, 12 ms into old memory).
     """
     x = next(iter(arrays.values()))
-    if x.ndim != 1 or x.shape[0] <= _BLOCK or compat.is_jax_array(x):
+    if x.ndim != 1 or x.shape[0] <= BLOCK or compat.is_jax_array(x):
         return f(dict(arrays))
     found = dict(out or {})
-    for start in range(0, x.shape[0], _BLOCK):
-        part = slice(start, start + _BLOCK)
+    for start in range(0, x.shape[0], BLOCK):
+        part = slice(start, start + BLOCK)
         for name, value in f({name: x[part] for name, x in arrays.items()}).items():
             if name not in found:
                 found[name] = namespace(x).empty_like(arrays[name])
@@ -76,9 +76,9 @@ def in_blocks(
 
 def sum_of_squares(x: Array) -> Array:
     """Of all entries of an array."""
-    if x.ndim != 1 or x.shape[0] <= _BLOCK or compat.is_jax_array(x):
+    if x.ndim != 1 or x.shape[0] <= BLOCK or compat.is_jax_array(x):
         return namespace(x).sum(x * x)
-    parts = (x[start : start + _BLOCK] for start in range(0, x.shape[0], _BLOCK))
+    parts = (x[start : start + BLOCK] for start in range(0, x.shape[0], BLOCK))
     return reduce(add, (namespace(x).sum(part * part) for part in parts))
 
 
