@@ -16,7 +16,6 @@ from shoal.errors import SpaceError
 from shoal.learners.base import create
 from shoal.nets import Network
 from shoal.spaces import Spaces
-from shoal.trainer import Trainer
 from tests.algorithms.test_dqn import arrays_of
 from tests.worlds import LINEAR, TINY, difference
 
@@ -245,12 +244,3 @@ def test_images_go_through_one_encoder_for_the_policy_and_one_for_the_critics() 
     obs = {"obs": np.zeros((2, 3, 40, 40), np.uint8)}
     values = algorithm.q(model, params, {**obs, "action": np.zeros((2, 2), np.float32)})
     assert [x.shape for x in values] == [(2, 1), (2, 1)]
-
-
-@pytest.mark.learning
-@pytest.mark.parametrize(("system", "steps"), [("ddpg", 8_000), ("td3", 20_000), ("sac", 8_000)])
-def test_pendulum_within_its_budget(system: str, steps: int) -> None:
-    """RL Baselines3 Zoo's agents reach -150 in 20,000 env steps."""
-    with Trainer(system, "Pendulum-v1", tuned=True, stop_steps=steps, learner="jax") as trainer:
-        list(trainer)
-        assert trainer.evaluate(20)["return_mean"] >= -250

@@ -1,4 +1,4 @@
-"""Five environments that each catch one class of bug, in a minute of training at most.
+"""Six environments that each catch one class of bug, in a minute of training at most.
 
 What the optimal policy earns, and the values it has, can be written down: see each docstring.
 """
@@ -123,3 +123,23 @@ class OppositeSigns(gym.Env):
     def _look(self) -> np.ndarray:
         self.state = 1 - 2 * int(self.np_random.integers(2))
         return np.array([self.state], np.float32)
+
+
+class Reach(gym.Env):
+    """A point on a line, moved by half the action; each of 4 env steps pays minus its distance
+    from 0. It begins anywhere in [-1, 1], so the best mean return is -0.125; standing still gets
+    -2. Catches policy gradients of the wrong sign or scale, and actions that are scaled wrongly.
+    """
+
+    observation_space = Box(-2.0, 2.0, (1,), np.float32)
+    action_space = Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> Reset:
+        super().reset(seed=seed)
+        self.at, self.t = self.np_random.uniform(-1, 1, 1).astype(np.float32), 0
+        return self.at, {}
+
+    def step(self, action: np.ndarray) -> Step:
+        self.at = np.clip(self.at + 0.5 * action, -2, 2).astype(np.float32)
+        self.t += 1
+        return self.at, -abs(float(self.at[0])), False, self.t == 4, {}

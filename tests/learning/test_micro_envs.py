@@ -12,7 +12,7 @@ import pytest
 
 from shoal.nets import Network
 from shoal.trainer import Trainer
-from tests.envs.micro import Bandit, Constant, Delayed, OppositeSigns
+from tests.envs.micro import Bandit, Constant, Delayed, OppositeSigns, Reach
 
 pytestmark = pytest.mark.learning
 
@@ -24,9 +24,21 @@ SETTINGS: dict[str, dict[str, Any]] = {
 SYSTEMS = list(SETTINGS)
 
 
+REPLAYING: dict[str, Any] = {
+    "network": Network(hidden=(32, 32)),
+    "lr": 3e-3,
+    "warmup": 200,
+    "batch_size": 64,
+    "replay_ratio": 64.0,
+    "envs_per_worker": 1,
+}
+
+
 def trained(system: str, env: Any, steps: int, **fields: Any) -> Trainer:
     tiny = {"network": Network(hidden=(16,)), "seed": 1, "learner": "jax"}
-    trainer = Trainer(system, env, stop_steps=steps, **{**tiny, **SETTINGS[system], **fields})
+    trainer = Trainer(
+        system, env, stop_steps=steps, **{**tiny, **SETTINGS.get(system, {}), **fields}
+    )
     for _ in trainer:
         pass
     return trainer
@@ -75,3 +87,12 @@ def test_an_ending_is_an_ending(system: str) -> None:
 
     trainer = trained(system, Once, 10_000, gamma=0.9, max_grad_norm=None)
     assert values(trainer, [1.0]) == pytest.approx([1.0], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("system", "steps", "fields"),
+    [("ppo", 20_000, {}), *((system, 1_500, REPLAYING) for system in ("ddpg", "td3", "sac"))],
+)
+def test_a_continuous_action_goes_where_it_pays(system: str, steps: int, fields: Any) -> None:
+    trainer = trained(system, Reach, steps, gamma=0.9, **fields)
+    assert trainer.evaluate(100)["return_mean"] >= -0.3
