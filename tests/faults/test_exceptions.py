@@ -28,11 +28,6 @@ SMALL = [
     *("--algorithm.network.hidden", "4"),
     *("--stop-steps", "4000"),
 ]
-PLACES = {
-    "alone": ["--workers", "0"],
-    "in one process": ["--workers", "2", "--cluster.in-process", "true"],
-    "on Ray": ["--workers", "2"],
-}
 FAULTS: dict[str, tuple[type[BaseException], str, str]] = {  # type, message, where
     "init": (ValueError, "no level file", "init"),
     "reset": (KeyError, "spawn point", "reset"),
@@ -51,35 +46,51 @@ def broken(fault: str) -> list[str]:
     return ["--rollout.env-kwargs", f'{{"fault": "{fault}"}}']
 
 
-ASYNC = ("init", "step", "odd", "nan reward")  # what breaks on Ray under a second plan
-CASES = [
-    (place, system, fault)
-    for place in PLACES
-    for system in ("a2c", "impala")
-    for fault in FAULTS
-    if place != "on Ray" or system == "a2c" or fault in ASYNC
-]
-
-
-@pytest.mark.usefixtures("one_ray")
-@pytest.mark.parametrize(("place", "system", "fault"), CASES)
-def test_what_where_and_what_to_do(
-    place: str, system: str, fault: str, shoal: Callable[..., Any]
-) -> None:
-    """Type, message, file and line, copy, episode and worker, and the command to see it again."""
+def told(shoal: Callable[..., Any], system: str, fault: str, *place: str) -> list[str]:
+    """The lines of the error: type, message, file and line, copy, episode, what to do."""
     kind, message, line = FAULTS[fault]
-    given = ["train", ENV, "--system", system, *SMALL, *PLACES[place], *broken(fault)]
-    code, _, text, error = shoal(*given)
+    code, _, text, error = shoal("train", ENV, "--system", system, *SMALL, *place, *broken(fault))
     lines = keeps_the_form(text)
     assert code == 1 and isinstance(error, kind)
     assert message in lines[0] and place_of(line) in lines[1]
     assert re.search(r"copy [01] of environment", text)
     assert fault == "init" or re.search(r"episode seed \d+, env step \d of the episode", text)
-    if place != "alone":
-        assert re.search(r"in worker [01]\b", text)
+    return lines
+
+
+def reproduces(lines: list[str], in_process: bool) -> None:
+    """A worker is named, and a command that shows the same in one process."""
     command = next(shlex.split(x)[1:] for x in lines if x.startswith("  reproduce: "))
     assert command[:3] == ["shoal", "train", ENV]
-    assert ("--cluster.in-process" in command) == (place != "alone")
+    assert ("--cluster.in-process" in command) == in_process
+    assert bool(re.search(r"in worker [01]\b", "\n".join(lines))) == in_process
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_where_and_what_to_do(fault: str, shoal: Callable[..., Any]) -> None:
+    reproduces(told(shoal, "a2c", fault, "--workers", "0"), in_process=False)
+
+
+@pytest.mark.parametrize("fault", ["init", "step"])
+@pytest.mark.parametrize("system", ["a2c", "impala"])
+def test_of_several_workers_the_one_is_named(
+    system: str, fault: str, shoal: Callable[..., Any]
+) -> None:
+    place = ["--workers", "2", "--cluster.in-process", "true"]
+    reproduces(told(shoal, system, fault, *place), in_process=True)
+
+
+CALLS = [("a2c", fault) for fault in FAULTS if fault not in ("dtype", "shape", "nan observation")]
+STREAMS = [("impala", fault) for fault in ("init", "step")]
+
+
+@pytest.mark.usefixtures("one_ray")
+@pytest.mark.parametrize(("system", "fault"), CALLS + STREAMS)
+def test_it_is_the_same_from_another_process(
+    system: str, fault: str, shoal: Callable[..., Any]
+) -> None:
+    """Every type of exception; those of checks are all one."""
+    reproduces(told(shoal, system, fault, "--workers", "2"), in_process=True)
 
 
 @pytest.mark.usefixtures("one_ray")
