@@ -17,6 +17,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from difflib import SequenceMatcher
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -207,6 +208,9 @@ def _new_config(parser: Parser, args: Any, pairs: Pairs) -> tuple[Config, bool]:
     named = nested.pop("system", None), nested.pop("env", None)
     system, env = args.system or named[0], args.env or named[1]
     if system is None:
+        for name, _ in pairs:  # --sytem ppo
+            if SequenceMatcher(None, name, "system").ratio() > 0.7:
+                raise parser.unknown(name)
         fix = "name one, for example --system ppo (`shoal systems` lists them)"
         raise ConfigError("no system was given", args.config, fix)
     if env is None:
@@ -241,7 +245,7 @@ def _resume_parser() -> Parser:
         "shoal resume",
         "DIR [options] [--algorithm.lr 1e-4 ...]",
         "Go on with a run from its newest checkpoint, as if it had never stopped. Settings that "
-        "are given change it, a later stop for example.",
+        "are given change it; a new stop replaces the old ones.",
     )
     parser.option("folder", metavar="DIR", help="run folder, or one checkpoint in it")
     parser.option("--env", metavar="ENV", help="its environment again, where that is module:name")
@@ -332,16 +336,18 @@ def _reproducible(command: str, argv: list[str], workers: Any, console: Console)
 
 def _refuse_met(trainer: Trainer, folder: Path) -> None:
     """Raise ConfigError when a stop condition holds already, with the one to raise."""
+    from shoal.run import command
+
     met, stop = trainer.stopped_by(), trainer.config.stop
     if met is None:
         return
     steps, seconds = trainer.run.counters.env_steps, trainer.recorder.wall_s
     what, later = {
-        "return": (f"return {stop.return_mean}", f"--stop-return none --stop-steps {2 * steps}"),
-        "steps": (f"{stop.env_steps} env steps", f"--stop-steps {2 * steps}"),
-        "seconds": (f"{stop.seconds} seconds", f"--stop-seconds {2 * math.ceil(seconds)}"),
+        "return": (f"return {stop.return_mean}", ("--stop-steps", 2 * steps)),
+        "steps": (f"{stop.env_steps} env steps", ("--stop-steps", 2 * steps)),
+        "seconds": (f"{stop.seconds} seconds", ("--stop-seconds", 2 * math.ceil(seconds))),
     }[met]
-    fix = f"stop later: shoal resume {shlex.quote(str(folder))} {later}"
+    fix = f"stop later: {command(trainer.config, 'resume', str(folder), *map(str, later))}"
     raise ConfigError(f"the run has met its stop already: {what}", str(folder), fix)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import fields as dataclass_fields
 from dataclasses import replace
@@ -9,13 +10,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from shoal.config.config import Config
+from shoal.config.config import Config, Stop
 from shoal.config.files import load_file
-from shoal.config.schedule import Linear
-from shoal.config.settings import merge, route
+from shoal.config.schedule import Linear, at
+from shoal.config.settings import find, merge, route
 from shoal.envs import best_return
 from shoal.errors import ConfigError
-from shoal.systems import SYSTEMS, default_config, with_plan
+from shoal.systems import SYSTEMS, default_config, unread, with_plan
+
+log = logging.getLogger("shoal.configure")
 
 
 def tuned(name: str, env: str) -> dict[str, Any]:
@@ -57,6 +60,7 @@ def configure(
     Raises ConfigError for what is unknown, of the wrong type, or cannot be together; the last only
     where the configuration is ``final``, so that its caller adds nothing more.
     """
+    _refuse_class(what)
     if isinstance(changes, str | Path):
         where, changes = str(changes), load_file(changes)
     nested = dict(changes or {})
@@ -91,16 +95,24 @@ def configure(
         row = min(rows, key=lambda r: line.index(type(r.algorithm)))
         config = replace(default_config(row.name, env), algorithm=what)
     fields = dict(fields or {})
-    config = _under_named(config, nested, fields)
+    config = start = _under_named(config, nested, fields)
     if use_tuned:
         config = merge(config, tuned(config.system, str(env)), "tuned.yaml")
     nested.pop("system", None)
     config = route(merge(config, nested, where), fields)
     if plan is not None:
         config = with_plan(config, plan)
+    _refuse_unread(config, start, where)
     if final:
         refuse_impossible(config)
     return config
+
+
+def _refuse_class(what: Any) -> None:
+    """Raise ConfigError for an algorithm that was not called: Trainer(shoal.PPO, ...)."""
+    if isinstance(what, type):
+        name = what.__name__
+        raise ConfigError(f"{name} is a class", None, f"call it: Trainer({name}(), ...)")
 
 
 def _under_named(config: Config, nested: dict[str, Any], fields: dict[str, Any]) -> Config:
@@ -130,14 +142,9 @@ def refuse_impossible(config: Config) -> None:
             None,
             f"use algorithm.minibatch_size <= {rows}, or longer fragments",
         )
-    annealed = [
-        f.name
-        for f in dataclass_fields(config.algorithm)
-        if isinstance(getattr(config.algorithm, f.name), Linear)
-    ]
-    if annealed and config.stop.env_steps is None:
+    if config.stop.env_steps is None and (annealed := _annealed(config)):
         raise ConfigError(
-            f"algorithm.{annealed[0]} is annealed over the run, but its length is not known",
+            f"{next(iter(annealed))} is annealed over the run, but its length is not known",
             None,
             "set stop.env_steps, or make it a constant",
         )
@@ -150,3 +157,60 @@ def refuse_impossible(config: Config) -> None:
             None,
             f"stop at {best:g} or less, or by env steps or seconds",
         )
+
+
+def change(config: Config, fields: Mapping[str, Any], env_steps: int) -> Config:
+    """The configuration of a run that goes on after ``env_steps``, with some settings changed.
+
+    If any stop is given, those that are not given no longer hold. Warns of schedules that jump
+    because the length of the run changes.
+
+    Raises ConfigError as ``configure`` does.
+    """
+    paths = {name: find(config, name) or name for name in fields}
+    start = config
+    if any(path.startswith("stop") for path in paths.values()):
+        start = replace(config, stop=Stop())
+    new = route(start, fields)
+    _refuse_unread(new, config, None)
+    for path, schedule in _annealed(new).items():
+        then, now = (env_steps / (c.stop.env_steps or env_steps or 1) for c in (config, new))
+        before, after = at(schedule, then), at(schedule, now)
+        if _annealed(config).get(path) == schedule and before != after:
+            log.warning(
+                "%s is annealed over stop.env_steps, which was %s and is now %s: it jumps from "
+                "%.3g to %.3g",
+                *(path, config.stop.env_steps, new.stop.env_steps, before, after),
+            )
+    return new
+
+
+def _annealed(config: Config) -> dict[str, Linear]:
+    """The schedules that depend on the length of the run, by path."""
+    groups = {"algorithm": config.algorithm, "replay": config.replay}
+    return {
+        f"{group}.{f.name}": value
+        for group, settings in groups.items()
+        if group not in unread(config)
+        for f in dataclass_fields(settings)
+        if isinstance(value := getattr(settings, f.name), Linear)
+    }
+
+
+def _refuse_unread(config: Config, start: Config, where: str | None) -> None:
+    """Raise ConfigError if a setting was changed that nothing reads."""
+    for group, why in unread(config).items():
+        new, old = getattr(config, group), getattr(start, group)
+        for f in dataclass_fields(new):
+            value = getattr(new, f.name)
+            if value != getattr(old, f.name):
+                others = [
+                    row.name
+                    for row in SYSTEMS.values()
+                    if group not in unread(default_config(row.name, ""))
+                ]
+                raise ConfigError(
+                    f"{group}.{f.name} is {value}, but nothing reads it: {why}",
+                    where,
+                    f"leave it out, or choose a system that reads it: {', '.join(others)}",
+                )

@@ -119,10 +119,13 @@ def settings_help(system: str) -> str:
     """Every setting of a system, one a line, with its default and what it accepts."""
     from shoal.config.names import SHORT
     from shoal.config.settings import arguments, to_dict
-    from shoal.systems import default_config
+    from shoal.systems import default_config, unread
 
     lines = [f"settings of {system}, with their defaults (--system NAME shows another's):"]
-    for argument in arguments(default_config(system, "")):
+    config = default_config(system, "")
+    for argument in arguments(config):
+        if argument.name.partition(".")[0] in unread(config):
+            continue
         if argument.name not in ("system", "env", *SHORT.values()):
             default = text(to_dict(argument.default))
             about = f"{argument.help}  [{argument.annotation}]".strip()

@@ -242,14 +242,23 @@ def _farewell(trainer: Trainer, folder: Path, stopped_by: str, checkpoint: bool)
         lost = f"{health.lost_calls} call{'s' * (health.lost_calls != 1)} lost with them"
         lines.insert(1, f"workers replaced: {sum(health.restarts.values())} ({lost})")
     if not checkpoint:
-        config = shlex.quote(str(folder / CONFIG))
+        again = command(trainer.config, "train", "--config", str(folder / CONFIG))
         lines.append("nothing was learned yet, so there is no checkpoint")
-        lines.append(f"begin it anew with: shoal train --config {config}")
+        lines.append(f"begin it anew with: {again}")
     elif stopped_by in ("interrupt", "error"):
-        lines.append(f"go on with: shoal resume {shlex.quote(str(folder))}")
+        lines.append(f"go on with: {command(trainer.config, 'resume', str(folder))}")
     else:
-        lines.append(f"next: shoal evaluate {shlex.quote(str(folder))}")
+        lines.append(f"next: {command(trainer.config, 'evaluate', str(folder))}")
     return "\n".join(lines)
+
+
+def command(config: Config, *words: str) -> str:
+    """A command to copy. It names an environment that is code: that is imported only if named."""
+    env = to_dict(config.env)
+    name = str(env.get("id", env.get("object")) if isinstance(env, dict) else env)
+    if ":" in name:
+        words += (name,) if words[0] == "train" else ("--env", name)
+    return shlex.join(["shoal", *words])
 
 
 def header(trainer: Trainer, folder: Path, default_stop: bool = False) -> str:

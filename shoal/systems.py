@@ -19,6 +19,7 @@ from shoal.plans.allreduce import Allreduce
 from shoal.plans.async_gradients import AsyncGradients
 from shoal.plans.async_replay import AsyncReplay
 from shoal.plans.async_samples import AsyncSamples
+from shoal.plans.base import needs
 from shoal.plans.parameter_server import ParameterServer
 from shoal.plans.sync_replay import SyncReplay
 from shoal.plans.sync_samples import SyncSamples
@@ -181,12 +182,12 @@ PLANS = (
 
 def system(name: str) -> System:
     """The row of that name. Raises ConfigError, with the nearest name, when there is none."""
-    row = SYSTEMS.get(name)
+    row = SYSTEMS.get(name.lower().replace("_", "-"))
     if row is None:
         raise ConfigError(
             f"there is no system {name!r}",
             None,
-            f"did you mean {nearest(name, SYSTEMS)!r}? There are: {', '.join(SYSTEMS)}",
+            f"did you mean {nearest(name.lower(), SYSTEMS)!r}? There are: {', '.join(SYSTEMS)}",
         )
     return row
 
@@ -194,7 +195,7 @@ def system(name: str) -> System:
 def default_config(name: str, env: Any) -> Config:
     """The configuration of a system on an environment before anything is changed."""
     row = system(name)
-    return Config(name, env, row.algorithm, row.plan, row.rollout, row.replay)
+    return Config(row.name, env, row.algorithm, row.plan, row.rollout, row.replay)
 
 
 def with_plan(config: Config, plan: Any) -> Config:
@@ -203,7 +204,7 @@ def with_plan(config: Config, plan: Any) -> Config:
     Raises ConfigError, with the nearest name, where there is none of that name.
     """
     if isinstance(plan, str):
-        wanted = plan.replace("-", "_")
+        wanted = plan.lower().replace("-", "_")
         if wanted == config.plan.name:
             return config
         plans = {each.name: each for each in PLANS}
@@ -228,3 +229,11 @@ def matrix() -> list[tuple[str, str, str, str]]:
             reason = plan().refuses(algorithm) or ""
             rows.append((algorithm.__name__, plan().name, named.get((algorithm, plan), ""), reason))
     return rows
+
+
+def unread(config: Config) -> dict[str, str]:
+    """Groups of settings that this algorithm does not read, and why not."""
+    if "replay" in needs(type(config.algorithm)):
+        return {}
+    name = type(config.algorithm).__name__
+    return {"replay": f"{name} learns from trajectories, without a replay buffer"}

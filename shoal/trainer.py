@@ -17,8 +17,8 @@ import numpy as np
 
 from shoal import checkpoint, interrupts
 from shoal.config.config import Config
-from shoal.config.settings import route, to_dict
-from shoal.configure import configure
+from shoal.config.settings import to_dict
+from shoal.configure import change, configure
 from shoal.errors import CheckpointError, ConfigError, ShoalError
 from shoal.evaluation import evaluate
 from shoal.fleet.base import results
@@ -295,7 +295,7 @@ class Trainer:
 
         ``env`` and ``network`` are needed where they were objects rather than names, and
         ``algorithm`` where it was of a class of your own. ``fields`` change the configuration:
-        ``stop_steps=1_000_000``, say.
+        ``stop_steps=1_000_000``, say, which then is the only stop.
 
         Raises CheckpointError when it is damaged, of another version, or of other spaces, and
         ConfigError where ``env`` or ``network`` is missing.
@@ -304,7 +304,8 @@ class Trainer:
         config = saved_config(path, meta, env=env, network=network, algorithm=algorithm)
         with checkpoint.blame(path):
             learner, spaces = meta["learner"], meta["spaces"]
-        config = route(replace(config, learner=learner), fields)
+            env_steps = int(meta["counters"]["env_steps"])
+        config = change(replace(config, learner=learner), fields, env_steps)
         if isinstance(config.env, Mapping) and "object" in config.env:
             raise ConfigError(
                 f"env was an object of Python, {config.env['object']}, which no checkpoint holds",

@@ -20,7 +20,7 @@ from shoal.config.config import Config
 from shoal.config.schedule import Linear
 from shoal.config.settings import arguments
 from shoal.options import flag
-from shoal.systems import SYSTEMS, default_config
+from shoal.systems import SYSTEMS, default_config, unread
 
 ROOT = Path(__file__).parents[1]
 MODULE = __name__.replace(".", "_")
@@ -124,6 +124,11 @@ def test_options_win_over_the_file_and_that_over_the_tuned_settings(tmp_path: Pa
     assert config.stop.env_steps == 100_000 and not default_stop  # tuned too
 
 
+def test_a_system_may_be_typed_in_capitals() -> None:
+    assert configured("CartPole-v1 --system PPO")[0] == configured("CartPole-v1 --system ppo")[0]
+    assert configured("CartPole-v1 --system DD_PPO")[0].system == "dd-ppo"
+
+
 def test_environment_and_system_that_are_typed_win_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("env: Pendulum-v1\nsystem: ppo\nrollout: {fragment_length: 7}\n")
@@ -152,6 +157,12 @@ def test_a_run_without_a_stop_has_the_default_one() -> None:
         ("CartPole-v1 Pendulum-v1 --system ppo", "Pendulum-v1", "--help"),
         ("CartPole-v1 --system pppo", "no system 'pppo'", "'ppo'"),
         ("CartPole-v1", "no system was given", "--system ppo"),
+        ("CartPole-v1 --sytem ppo", "no option --sytem", "--system?"),
+        ("CartPole-v1 --system ppo --learning-rate 1", "--learning-rate", "--algorithm.lr?"),
+        ("CartPole-v1 --system ppo --num_envs 4", "num_envs", "--rollout.envs-per-worker?"),
+        ("CartPole-v1 --system ppo --n_steps 9", "n_steps", "--rollout.fragment-length?"),
+        ("CartPole-v1 --system ppo --total-timesteps 9", "total-timesteps", "--stop-steps?"),
+        ("CartPole-v1 --system ppo --replay.alpha 0.6", "nothing reads it", "dqn"),
         ("--system ppo", "no environment was given", "shoal train CartPole-v1"),
         ("CartPole-v1 --system ppo --stop-return 501", "more than 500", "stop at 500"),
         ("CartPole-v1 --system ppo --minibatch-size 9999", "9999", "minibatch_size <="),
@@ -197,7 +208,9 @@ def test_help_lists_every_setting_of_the_system(
     assert main(["train", "--help", "--system", name]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line[:1]}
     listed = {line.strip().split()[0]: line for line in lines.values()}
-    for argument in arguments(default_config(name, "")):
+    config = default_config(name, "")
+    assert ("--replay.alpha" in listed) == (not unread(config))
+    for argument in arguments(config):
         if argument.name.startswith(("algorithm.", "plan.")) and argument.name != "plan.name":
             line = listed[f"--{flag(argument.name)}"]
             assert argument.help in line and argument.annotation in line
@@ -267,7 +280,8 @@ def test_the_header_tells_what_runs_and_until_when(
     ):
         assert part in said[0]
     assert "200 env steps" in said[1] and str(out) in said[1] and "default" not in said[1]
-    assert said[-1] == f"next: shoal evaluate {out}"
+    assert said[-1] == f"next: shoal evaluate {out} --env {ENV}"
+    assert main([*shlex.split(said[-1])[2:], "--episodes", "1"]) == 0  # works as it is printed
     assert "\x1b" not in "".join(said)
 
 

@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 from shoal.config.bounds import check
 from shoal.config.config import Checkpointing, Config, Rollout, Stop
 from shoal.config.files import load_file
+from shoal.config.names import OTHERS, SHORT
 from shoal.config.schedule import Linear, Schedule, at
-from shoal.config.settings import arguments, merge, route, to_dict
+from shoal.config.settings import arguments, find, merge, route, to_dict
 from shoal.errors import ConfigError, nearest
+from shoal.systems import SYSTEMS, default_config
 
 
 @dataclass(frozen=True)
@@ -266,6 +268,33 @@ def test_an_unknown_key_names_the_nearest_one(changes: dict[Any, Any], meant: st
         merge(CONFIG, changes)
     if 3 not in changes:  # for gibberish any suggestion will do
         assert caught.value.fix == f"did you mean {meant}?"
+
+
+def test_other_libraries_names_stand_for_settings_that_exist() -> None:
+    configs = [default_config(name, "") for name in SYSTEMS]
+    paths = {a.name for config in configs for a in arguments(config)} | {"algorithm.network"}
+    assert {path for others in OTHERS.values() for path in others} <= paths
+    for name, path in SHORT.items():
+        assert find(configs[0], name) in (path, name) and path in paths
+
+
+@pytest.mark.parametrize(
+    ("system", "name", "meant"),
+    [
+        ("ppo", "learning_rate", "algorithm.lr"),
+        ("ppo", "num_envs", "rollout.envs_per_worker"),
+        ("ppo", "n_steps", "rollout.fragment_length"),
+        ("ppo", "ent_coef", "algorithm.entropy_coef"),
+        ("sac", "ent_coef", "algorithm.alpha"),
+        ("dqn", "buffer_size", "replay.capacity"),
+        ("dqn", "Learning-Rate", "algorithm.lr"),
+        ("dqn", "algorithm.exploration_final_eps", "algorithm.epsilon"),
+    ],
+)
+def test_another_librarys_name_suggests_the_setting(system: str, name: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match="there is no setting") as caught:
+        route(default_config(system, ""), {name: 1})
+    assert caught.value.fix == f"did you mean {meant}?"
 
 
 def test_of_equally_near_names_the_one_in_the_same_group_is_named() -> None:

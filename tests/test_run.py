@@ -279,7 +279,7 @@ def test_resume_from_an_older_checkpoint_puts_newer_ones_aside(run: Path) -> Non
     ("options", "advice"),
     [
         ([], "--stop-steps 8000"),
-        (["--stop-steps", "none", "--stop-return", "9"], "--stop-return none --stop-steps 8000"),
+        (["--stop-steps", "none", "--stop-return", "9"], "--stop-steps 8000"),
         (["--stop-steps", "none", "--stop-seconds", "1e-6"], "--stop-seconds"),
     ],
 )
@@ -288,7 +288,8 @@ def test_resume_refuses_a_stop_that_is_met(
 ) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert main(["resume", str(run), "--env", ENV, *options]) == 2
-    assert f"shoal resume {run} {advice}" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"shoal resume {run} {advice}" in told and f" --env {ENV}\n" in told
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 

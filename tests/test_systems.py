@@ -10,13 +10,14 @@ import pytest
 
 from shoal.algorithms.a2c import A2C
 from shoal.algorithms.ppo import PPO
-from shoal.config.config import Config
+from shoal.config.config import Config, Replay, Stop
 from shoal.config.files import load_file
 from shoal.config.schedule import Linear
-from shoal.configure import configure, tuned
+from shoal.config.settings import to_dict
+from shoal.configure import change, configure, tuned
 from shoal.errors import ConfigError
 from shoal.plans.sync_samples import SyncSamples
-from shoal.systems import PLANS, SYSTEMS, default_config, matrix, system
+from shoal.systems import PLANS, SYSTEMS, default_config, matrix, system, unread
 from shoal.trainer import Trainer
 from tests.worlds import TINY, Scripts
 
@@ -205,6 +206,83 @@ def test_annealing_over_an_unknown_length_is_refused(name: str) -> None:
     assert name in refusal("ppo", "CartPole-v1", None, {name: Linear(0.1)}).what
     config = configure("ppo", "CartPole-v1", None, {name: Linear(0.1), "env_steps": 1000})
     assert config.stop.env_steps == 1000
+
+
+def test_annealing_beta_over_an_unknown_length_is_refused() -> None:
+    fields = {"beta": Linear(0.4, 1.0)}
+    error = refusal("prioritized-dqn", "CartPole-v1", None, fields)
+    assert "replay.beta is annealed" in error.what
+    configure("prioritized-dqn", "CartPole-v1", None, {**fields, "env_steps": 1000})
+
+
+@pytest.mark.parametrize("name", [row.name for row in SYSTEMS.values() if row.replay == Replay()])
+def test_settings_of_a_buffer_are_refused_without_one(name: str, tmp_path: Path) -> None:
+    if not unread(default_config(name, "CartPole-v1")):
+        configure(name, "CartPole-v1", None, {"capacity": 7_000})
+        return
+    file = tmp_path / "settings.yaml"
+    file.write_text("replay: {alpha: 0.6}\n")
+    for changes, fields in ((None, {"replay.alpha": 0.6}), (file, {}), ({"replay.alpha": 0.6}, {})):
+        error = refusal(name, "CartPole-v1", changes, fields)
+        assert "replay.alpha is 0.6, but nothing reads it" in error.what
+        assert "dqn" in str(error.fix) and name not in str(error.fix).replace(":", ",").split(", ")
+
+
+def test_a_saved_configuration_says_all_and_is_taken(tmp_path: Path) -> None:
+    """It also lists the defaults of settings that nothing reads, and an older run may differ."""
+    config = default_config("ppo", "CartPole-v1")
+    assert configure(None, None, to_dict(config)) == config
+    older = replace(config, replay=Replay(alpha=0.6))
+    assert configure(older, None) == older
+    assert change(older, {"lr": 1.0}, 0).replay == older.replay
+    with pytest.raises(ConfigError, match=r"replay\.alpha is 0\.5, but nothing reads it"):
+        change(config, {"replay.alpha": 0.5}, 0)
+
+
+def test_an_algorithm_that_was_not_called_is_told_to_be() -> None:
+    error = refusal(PPO, "CartPole-v1")
+    assert error.what == "PPO is a class" and "Trainer(PPO(), ...)" in str(error.fix)
+
+
+# --------------------------------------------------------------------------- runs that go on
+
+
+STOPS = Stop(return_mean=9.0, env_steps=100)
+
+
+@pytest.mark.parametrize(
+    ("fields", "stop"),
+    [
+        ({"stop_steps": 200}, Stop(env_steps=200)),
+        ({"stop.seconds": 5}, Stop(seconds=5.0)),
+        ({"stop_steps": 200, "stop_return": 9}, Stop(return_mean=9.0, env_steps=200)),
+        ({"stop": {"env_steps": 200}}, Stop(env_steps=200)),
+        ({"lr": 1e-4}, STOPS),
+        ({}, STOPS),
+    ],
+)
+def test_a_new_stop_replaces_the_old_ones(fields: dict[str, Any], stop: Stop) -> None:
+    config = replace(default_config("ppo", "CartPole-v1"), stop=STOPS)
+    assert change(config, fields, 50).stop == stop
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"stop_steps": 400}, "was 100 and is now 400: it jumps from 0.5 to 0.875"),
+        ({"stop_steps": 100}, None),
+        ({"stop_steps": 400, "lr": 0.1}, None),
+        ({"stop_steps": 400, "lr": Linear(0.1)}, None),  # its own wish
+    ],
+)
+def test_a_schedule_that_jumps_is_warned_of(
+    fields: dict[str, Any], told: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = configure("ppo", "CartPole-v1", None, {"lr": Linear(1.0), "env_steps": 100})
+    change(config, fields, 50)
+    assert [r.getMessage() for r in caplog.records] == (
+        [] if told is None else [f"algorithm.lr is annealed over stop.env_steps, which {told}"]
+    )
 
 
 def test_a_return_that_no_episode_can_have_is_refused() -> None:
