@@ -365,7 +365,10 @@ def _evaluate_parser() -> Parser:
     parser.option("--episodes", metavar="N", type=int, default=10, help="how many (default 10)")
     parser.option("--seed", metavar="N", type=int, help="episode i starts from seed N + i")
     parser.option("--explore", action="store_true", help="sample actions instead of the likeliest")
-    parser.option("--video", metavar="FILE", type=Path, help="film them: .mp4 or .gif")
+    parser.option("--video", metavar="FILE", type=Path, help="film the first: .mp4 or .gif")
+    parser.option(
+        "--video-episodes", metavar="N", type=int, default=3, help="how many to film (default 3)"
+    )
     parser.option("--env", metavar="ENV", help="its environment again, where that is module:name")
     return parser
 
@@ -373,14 +376,16 @@ def _evaluate_parser() -> Parser:
 def _evaluate(parser: Parser, argv: list[str]) -> int:
     from shoal import folder as folders
     from shoal.checkpoint import blame
+    from shoal.console import progress
     from shoal.evaluation import evaluate
     from shoal.policy import load, saved_config
 
     if help_wanted(parser, argv):
         return 0
     args, _ = parser.read(argv, settings=False)
-    if args.episodes < 1:
-        raise ConfigError(f"--episodes is {args.episodes}", None, "run at least 1")
+    for name in ("episodes", "video_episodes"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"--{flag(name)} is {getattr(args, name)}", None, "run at least 1")
     if args.video is not None and args.video.suffix not in (".mp4", ".gif"):
         fix = f"--video {args.video.with_suffix('.mp4')}"
         raise ConfigError(f"--video is {args.video}, but is written as .mp4 or .gif", None, fix)
@@ -397,6 +402,8 @@ def _evaluate(parser: Parser, argv: list[str]) -> int:
         env_kwargs=config.rollout.env_kwargs,
         explore=args.explore,
         video=args.video,
+        video_episodes=args.video_episodes,
+        progress=progress(args.episodes),
     )
     print(
         f"{config.system} on {config.env}, {args.episodes} episodes: "

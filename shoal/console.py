@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -333,6 +333,27 @@ def create() -> Console:
     """The console that fits where stdout goes."""
     live = sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
     return LiveConsole() if live else Console()
+
+
+def progress(episodes: int) -> Callable[[int, int], None] | None:
+    """Shows how far an evaluation is, on stderr; None if nobody watches.
+
+    Called with the number of episodes that have ended, and env steps.
+    """
+    if not sys.stderr.isatty():
+        return None
+    due = time.monotonic() + 1.0
+
+    def show(ended: int, env_steps: int) -> None:
+        nonlocal due
+        now = time.monotonic()
+        if now >= due or (ended == episodes and due > 0.0):
+            line = f"{ended} of {episodes} episodes  {count(env_steps)} env steps"
+            text = "" if ended == episodes else line
+            print(f"\r{text:<50}", end="\r", file=sys.stderr, flush=True)
+            due = now + 1.0 / REFRESH
+
+    return show
 
 
 def silence() -> None:

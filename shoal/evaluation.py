@@ -1,4 +1,4 @@
-"""How good a policy is: whole episodes on an environment of its own, and how they look."""
+"""How good a policy is: whole episodes in environments of its own, and how they look."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from shoal.envs import make_single
-from shoal.errors import ShoalError
+from shoal.envs import VectorEnv, make_for_evaluation, rendering
+from shoal.envs.base import ENDLESS
+from shoal.errors import EnvError, ShoalError, SpaceError
+from shoal.machine import cpus
 from shoal.policy import Policy
+
+COPIES = 16  # of the environment, at most: the policy acts for all of them at once
+Progress = Callable[[int, int], None]
 
 
 def evaluate(
@@ -23,50 +28,151 @@ def evaluate(
     env_kwargs: Mapping[str, Any] | None = None,
     explore: bool = False,
     video: str | Path | None = None,
+    video_episodes: int = 3,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Run ``episodes`` whole episodes; episode i starts from ``reset(seed=seed + i)``.
+    """Run whole episodes; episode i starts from ``reset(seed=seed + i)``.
 
-    Returns ``return_mean, return_std, return_min, return_max, length_mean, episodes, returns``.
-    ``video`` writes their frames to that file (.mp4 or .gif) as they come, and adds ``frames`` and
-    ``video_s``, its length in seconds.
+    Up to 16 copies of the environment run side by side. Episodes are numbered in the order in which
+    they begin, and the first ``episodes`` of them count, however long they are: taking those that
+    end first would favour short ones. A vector environment (Atari games too) draws the seeds of its
+    episodes from ``seed`` itself. The same arguments give the same returns, with ``explore`` too,
+    which samples actions instead of taking the most likely ones.
 
-    Raises EnvError when the environment cannot be made or rendered, ShoalError for a file that is
-    no video's.
+    Args:
+        policy: what acts; its spaces must be those of the environment.
+        env, env_kwargs: as for ``Trainer``; a constructor's ``worker_index`` is -1.
+        video: a file (.mp4 or .gif) for the frames of the first ``video_episodes`` episodes, which
+            one copy then plays alone, before the others begin.
+        progress: called after every step with the number of episodes that have ended and the env
+            steps so far.
+
+    Returns ``return_mean, return_std, return_min, return_max, length_mean, episodes, returns``;
+    with ``video`` also ``frames`` and ``video_s``, its length in seconds.
+
+    Raises ShoalError for numbers below 1 and for a file that is no video; SpaceError if the policy
+    does not fit the environment; EnvError if that cannot be made or rendered, breaks Gymnasium's
+    contract, or does not end an episode within 200,000 env steps.
     """
-    film = None
+    for name, number in (("episodes", episodes), ("video_episodes", video_episodes)):
+        if number < 1:
+            raise ShoalError(f"{name} is {number}", None, "run at least 1")
+    filmed = min(video_episodes, episodes) if video is not None else 0
+    played: list[tuple[float, int]] = []  # return and length
+    rng = np.random.default_rng(seed) if explore else None
+
+    def play(first: int, last: int, film: Film | None) -> None:
+        """Episodes ``first`` to ``last - 1``, in copies of their own."""
+        world = make_for_evaluation(
+            env,
+            1 if film else min(last - first, COPIES),
+            range(seed + first, seed + last),
+            kwargs=env_kwargs,
+            threads=cpus(),
+            render_mode="rgb_array" if film else None,
+        )
+        try:
+            _check_spaces(policy, world)
+            played.extend(_play(policy, world, last - first, rng, film, progress, played))
+        finally:
+            world.close()
+
+    result: dict[str, Any] = {}
     if video is not None:
-        film = Film(Path(video))
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a screen too
-    world = make_single(env, env_kwargs or {}, render_mode="rgb_array" if film else None)
-    returns, lengths = [], []
-    try:
-        for episode in range(episodes):
-            obs, info = world.reset(seed=seed + episode)
-            total, length, over = 0.0, 0, False
-            while not over:
-                if film is not None:
-                    film.add(world)
-                action = policy.act(obs, explore=explore, action_mask=info.get("action_mask"))
-                obs, reward, terminated, truncated, info = world.step(action)
-                total, length, over = total + float(reward), length + 1, terminated or truncated
-            returns.append(total)
-            lengths.append(length)
-    finally:
-        world.close()
-        if film is not None:
+        film = Film(Path(video))
+        try:
+            play(0, filmed, film)
+        finally:
             film.close()
-    result = {
+        result = {"frames": film.frames, "video_s": film.frames / film.fps}
+    if filmed < episodes:
+        play(filmed, episodes, None)
+    returns, lengths = zip(*played, strict=True)
+    return {
         "return_mean": float(np.mean(returns)),
         "return_std": float(np.std(returns)),
         "return_min": min(returns),
         "return_max": max(returns),
         "length_mean": float(np.mean(lengths)),
         "episodes": episodes,
-        "returns": returns,
+        "returns": list(returns),
+        **result,
     }
-    if film is not None:
-        result |= {"frames": film.frames, "video_s": film.frames / film.fps}
-    return result
+
+
+def _play(
+    policy: Policy,
+    world: VectorEnv,
+    episodes: int,
+    rng: np.random.Generator | None,
+    film: Film | None,
+    progress: Progress | None,
+    before: list[tuple[float, int]],
+) -> list[tuple[float, int]]:
+    """Return and length of the first ``episodes`` episodes, in the order in which they began."""
+    obs = world.reset()
+    slots = world.slots
+    number = np.arange(slots)  # of each copy's running episode
+    begun, ended = slots, 0
+    returns, lengths = np.zeros(slots), np.zeros(slots, np.int64)
+    found: dict[int, tuple[float, int]] = {}
+    done, steps = len(before), sum(length for _, length in before)
+    while ended < episodes:
+        if film is not None:
+            film.add(world)
+        step = world.step(policy.choose(obs, rng))
+        obs = step.obs
+        happened = np.ones(slots, bool) if step.valid is None else step.valid
+        counted = happened & (number < episodes)
+        returns += np.where(happened, step.reward, 0.0)
+        lengths += happened
+        steps += int(np.count_nonzero(counted))
+        for slot in np.flatnonzero(step.over & happened).tolist():
+            if number[slot] < episodes:
+                found[int(number[slot])] = float(returns[slot]), int(lengths[slot])
+                ended += 1
+            number[slot], begun = begun, begun + 1
+            returns[slot], lengths[slot] = 0.0, 0
+        if lengths.max() >= ENDLESS and (lengths[number < episodes] >= ENDLESS).any():
+            raise EnvError(
+                f"an episode of {world.id!r} has not ended within {ENDLESS:,} env steps",
+                None,
+                "give the environment a time limit: max_episode_steps in env_kwargs, for an id",
+            )
+        if progress is not None:
+            progress(done + ended, steps)
+    return [found[i] for i in range(episodes)]
+
+
+def _check_spaces(policy: Policy, world: VectorEnv) -> None:
+    """Raise SpaceError if the policy was made for other observations or actions."""
+    wanted, found = policy.spaces, world.spaces
+    pairs = [
+        ("it sees", wanted.observation, found.observation),
+        ("it takes the actions", wanted.action, found.action),
+    ]
+    same = [_form(wanted) == _form(found), wanted.action == found.action]
+    for (what, own, other), fits in zip(pairs, same, strict=True):
+        if not fits:
+            raise SpaceError(
+                f"the policy does not fit the environment {world.id!r}: {what} {own}, but the "
+                f"environment has {other}",
+                None,
+                "evaluate it on the environment that it was trained on, or one of the same spaces",
+            )
+    if wanted.masked != found.masked:
+        with_, without = ("policy", "environment") if wanted.masked else ("environment", "policy")
+        raise SpaceError(
+            f"the {with_} has an action mask, and the {without} has none ({world.id!r})",
+            None,
+            "evaluate on an environment that gives masks as the one of training did",
+        )
+
+
+def _form(spaces: Any) -> list[tuple[Any, ...]]:
+    """What a network takes; bounds may differ."""
+    return [(x.path, x.kind, x.shape, x.dtype, x.n, x.start) for x in spaces.leaves]
 
 
 class Film:
@@ -82,11 +188,12 @@ class Film:
         self.path, self.frames, self.fps = path, 0, 30.0
         self._writer: Any = None
 
-    def add(self, world: Any) -> None:
-        """What the environment shows now: uint8 [H, W, 3]."""
-        frame = np.asarray(world.render())
+    def add(self, world: VectorEnv) -> None:
+        """What the first copy shows now: uint8 [H, W, 3]."""
+        with rendering(world.id):
+            frame = np.asarray(world.render())
         if self._writer is None:
-            self.fps = float(world.metadata.get("render_fps") or self.fps)
+            self.fps = world.fps or self.fps
             self._writer = self._open()
         # H.264 wants even sides; a row or a column less is not seen.
         self._writer.append_data(frame[: len(frame) // 2 * 2, : frame.shape[1] // 2 * 2])

@@ -33,25 +33,33 @@ class Policy:
         self.weights = dict(weights)
         self.rng = np.random.default_rng(seed)
 
-    def act(
-        self, obs: Any, *, explore: bool = False, action_mask: ndarray | None = None
-    ) -> ndarray:
+    def act(self, obs: Any, *, explore: bool = False, action_mask: Any = None) -> Any:
         """The action, ready for ``env.step``, for one observation or a batch of them.
 
         ``obs`` is in the environment's own form (an array, or a dict or tuple of them), with any
         leading axes. ``explore=False`` takes the most likely action, True samples. ``action_mask``
-        is bool [..., choices] where the environment gives it apart from the observation.
+        is that of ``info``, if the environment gives it there: bool [..., choices], or a tuple of
+        one for each component. The action has the space's shape and dtype; one of a Discrete space
+        is an int.
         """
         flat = self.spaces.flatten(obs)
         if action_mask is not None:
-            flat["action_mask"] = np.asarray(action_mask, bool)
+            flat["action_mask"] = self.spaces.flatten_mask(action_mask)
+        action = self.spaces.to_env(self.choose(flat, self.rng if explore else None))
+        return int(action) if self.spaces.action_kind == "discrete" and not action.ndim else action
+
+    def choose(self, obs: Mapping[str, ndarray], rng: np.random.Generator | None = None) -> ndarray:
+        """Actions in policy form (see ``shoal.spaces``) for ``{leaf: [..., *shape]}``.
+
+        The most likely ones; with ``rng``, samples.
+        """
         noise = None
-        if explore:
+        if rng is not None:
             first = self.spaces.leaves[0]
-            x = flat[first.path]
-            noise = self.model.dist.noise(self.rng, x.shape[: x.ndim - len(first.shape)])
-        action, _, _ = self.algorithm.act(self.model, self.weights, flat, {}, noise)
-        return self.spaces.to_env(np.asarray(action))
+            x = obs[first.path]
+            noise = self.model.dist.noise(rng, x.shape[: x.ndim - len(first.shape)])
+        action, _, _ = self.algorithm.act(self.model, self.weights, obs, {}, noise)
+        return np.asarray(action)
 
 
 def load(path: str | Path, *, network: Any = None, algorithm: Any = None) -> Policy:

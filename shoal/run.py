@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from shoal.folder import (
     write_config,
     write_json,
 )
+from shoal.machine import cpus, system
 from shoal.replay.settings import size
 from shoal.trainer import Trainer
 
@@ -200,7 +200,7 @@ def _summary(
             "started": started,
             "ended": _now(),
             "versions": _versions(),
-            "machine": {"cpus": os.cpu_count(), "system": " ".join(os.uname()[0:5:2])},
+            "machine": {"cpus": cpus(), "system": system()},
         }
     )
 

@@ -243,11 +243,20 @@ class Trainer:
         """The policy as it is now."""
         return Policy(self.config.algorithm, self.spaces, self.learner.weights(), self.config.seed)
 
-    def evaluate(self, episodes: int = 10, seed: int | None = None) -> Report:
-        """Returns of whole episodes on an environment of their own, taking likeliest actions."""
-        seed = self.config.seed + 1_000_003 if seed is None else seed
+    def evaluate(
+        self, episodes: int = 10, seed: int | None = None, *, explore: bool = False
+    ) -> Report:
+        """Whole episodes with the policy as it is now; see ``shoal.evaluate``.
+
+        In environments of its own, from seeds that training does not start from.
+        """
         return evaluate(
-            self.policy, self._env, episodes, seed=seed, env_kwargs=self.config.rollout.env_kwargs
+            self.policy,
+            self._env,
+            episodes,
+            seed=self.config.seed + 1_000_003 if seed is None else seed,
+            env_kwargs=self.config.rollout.env_kwargs,
+            explore=explore,
         )
 
     def save(self, path: str | Path, *, keep: int | None = None) -> Path:

@@ -21,6 +21,7 @@ IMPORTS = {
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "interrupts": {"errors"},
+    "machine": set(),
     "ops": {"errors"},
     "tree": {"errors"},
     "config": {"tree", "errors"},
@@ -32,12 +33,12 @@ ARROWS: dict[str, set[str]] = {
     "nets": {"trust", "ops", "spaces", "errors"},
     "algorithms": {"nets", "ops", "config", "spaces", "trajectory", "errors"},
     "learners": {
-        *("algorithms", "nets", "ops", "config", "trajectory", "interrupts", "errors"),
+        *("algorithms", "nets", "ops", "config", "trajectory", "interrupts", "machine", "errors"),
     },
     "replay": {"config", "spaces", "trajectory", "errors"},
     "fleet": {
         *("replay", "learners", "algorithms", "envs", "nets", "ops", "config", "spaces"),
-        *("trajectory", "interrupts", "errors"),
+        *("trajectory", "interrupts", "machine", "errors"),
     },
     "plans": {"replay", "fleet", "learners", "algorithms", "ops", "config", "trajectory", "errors"},
     "systems": {"plans", "algorithms", "config", "trust", "errors"},
@@ -45,14 +46,15 @@ ARROWS: dict[str, set[str]] = {
     "metrics": {"plans", "fleet"},
     "checkpoint": {"tree", "errors", "__init__"},  # of the front door only the version number
     "policy": {"systems", "checkpoint", "algorithms", "config", "spaces", "trajectory", "errors"},
-    "evaluation": {"policy", "envs", "errors"},
+    "evaluation": {"policy", "envs", "errors", "machine"},
     "events": set(),
     "folder": {"checkpoint", "events", "config", "errors", "__init__"},
     "console": {"config"},
     "plot": {"console", "folder", "errors"},
     "options": {"configure", "systems", "config", "errors"},
     "run": {
-        *("trainer", "replay", "console", "folder", "config", "interrupts", "errors", "__init__"),
+        *("trainer", "replay", "console", "folder", "config", "interrupts", "errors", "machine"),
+        "__init__",
     },
 }
 FRONT = {"trainer", "cli", "__init__"}  # the only rooms that know all the others

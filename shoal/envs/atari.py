@@ -14,10 +14,10 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from gymnasium.vector import VectorWrapper
 
 from shoal.envs.base import NDArray, Obs, Step
 from shoal.envs.native import NativeVector
-from shoal.envs.single import SingleCopy
 from shoal.errors import EnvError, cut
 from shoal.spaces import Spaces
 
@@ -89,22 +89,26 @@ def make_vector(
     return Atari(vector, id=name, seed=seed, life_loss=life_loss)
 
 
-def make_copy(name: str, settings: Mapping[str, Any], render_mode: str | None) -> AtariCopy:
-    """One copy for evaluation: the same preprocessing, and whole games. Raises EnvError."""
-    ours = {"life_loss_info": False, "episodic_life": False}
-    whole = {**settings, **ours}
-    screen = None
-    if render_mode == "rgb_array":
+def make_whole(
+    name: str, settings: Mapping[str, Any], slots: int, seed: int, *, threads: int, film: bool
+) -> Atari:
+    """`slots` copies for evaluation: the same preprocessing, and whole games.
+
+    With `film`, what is rendered is the first game in full colour. Raises EnvError for bad values.
+    """
+    whole = {**settings, "life_loss_info": False, "episodic_life": False}
+    vector = _vector(name, whole, slots, min(threads, slots))
+    if film:
         import ale_py
         from ale_py import roms
 
-        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # else it tells all it loads
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # else it prints all it loads
         game = ale_py.ALEInterface()
         game.loadROM(str(roms.get_rom_path(settings["game"])))
         height, width = game.getScreenDims()
         seen = {"img_height": height, "img_width": width, "grayscale": False, "stack_num": 1}
-        screen = _vector(name, {**whole, **seen}, 1, 1)
-    return AtariCopy(_vector(name, whole, 1, 1), screen)
+        vector = _Screened(vector, _vector(name, {**whole, **seen}, slots, min(threads, slots)))
+    return Atari(vector, id=name, seed=seed, life_loss=False)
 
 
 class Atari(NativeVector):
@@ -141,7 +145,12 @@ class Atari(NativeVector):
         return step._replace(terminated=step.terminated | lost, goes_on=lost)
 
     def render(self) -> NDArray:
-        """The newest frame that the first copy observed, enlarged: uint8 [4 H, 4 W, 3]."""
+        """The first copy's screen, uint8 [H, W, 3]; without one, what it last observed, enlarged.
+
+        That is uint8 [4 H, 4 W, 3].
+        """
+        if isinstance(self.env, _Screened):
+            return self.env.screen
         frame = self._obs[self.spaces.leaves[0].path][0, -1]
         if frame.ndim == 2:
             frame = np.repeat(frame[:, :, None], 3, axis=2)
@@ -155,43 +164,31 @@ class Atari(NativeVector):
         return "ale-py's vector environment cannot save the games that it plays"
 
 
-class AtariCopy(SingleCopy):
-    """One game for evaluation and video.
+class _Screened(VectorWrapper):
+    """Games that are filmed: a second set of them in full colour.
 
-    What is filmed is a second copy in full colour: it has the same seed and is given the same
-    actions, so it plays the same game.
+    It has the same seeds and is given the same actions, so it plays the same games.
     """
 
-    def __init__(self, vector: Any, screen: Any = None) -> None:
-        super().__init__(vector)
-        self.render_mode = None if screen is None else "rgb_array"
-        self._screen, self._frame = screen, None
+    def __init__(self, env: Any, coloured: Any) -> None:
+        super().__init__(env)
+        self._coloured = coloured
+        self.screen: NDArray = np.zeros(0, np.uint8)  # of the first game, uint8 [H, W, 3]
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """See `gymnasium.Env.reset`."""
-        if self._screen is not None:
-            if seed is None:
-                seed = int(np.random.default_rng().integers(2**31))
-            self._frame = self._screen.reset(seed=seed)[0][0, -1]
-        return super().reset(seed=seed, options=options)
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> Any:
+        """See `gymnasium.vector.VectorEnv.reset`."""
+        self.screen = self._coloured.reset(seed=seed, options=options)[0][0, -1]
+        return self.env.reset(seed=seed, options=options)
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """See `gymnasium.Env.step`; on an end, `obs` is the next game's."""
-        if self._screen is not None:
-            self._frame = self._screen.step(self.batch(action))[0][0, -1]
-        return super().step(action)
+    def step(self, actions: Any) -> Any:
+        """See `gymnasium.vector.VectorEnv.step`."""
+        self.screen = self._coloured.step(actions)[0][0, -1]
+        return self.env.step(actions)
 
-    def render(self) -> Any:
-        """The screen, uint8 [H, W, 3]."""
-        return self._frame
-
-    def close(self) -> None:
-        """Close the game, and its screen."""
-        super().close()
-        if self._screen is not None:
-            self._screen.close()
+    def close(self, **kwargs: Any) -> None:
+        """Close both."""
+        self.env.close(**kwargs)
+        self._coloured.close(**kwargs)
 
 
 def _vector(name: str, settings: Mapping[str, Any], slots: int, threads: int) -> Any:

@@ -10,6 +10,7 @@ from shoal.spaces import Spaces
 
 NDArray = npt.NDArray[Any]
 Obs = dict[str, NDArray]
+ENDLESS = 200_000  # env steps after which an episode that is waited for counts as endless
 
 
 class Step(NamedTuple):
@@ -81,6 +82,10 @@ class VectorEnv(Protocol):
 
     def render(self) -> Any:
         """A frame, uint8 [H, W, 3], of the first copy."""
+
+    @property
+    def fps(self) -> float | None:
+        """Frames of `render` in a second of the environment's own time, if it says."""
 
     def close(self) -> None:
         """End the environments and what they hold."""

@@ -7,6 +7,7 @@ without a place: the vector environment knows which copy it was, and adds it.
 
 from __future__ import annotations
 
+import traceback
 from math import isfinite
 from typing import Any
 
@@ -246,6 +247,29 @@ def check_flag(name: str, flag: Any) -> bool:
         f"{name} is {type(flag).__name__} {cut(repr(flag), 60)}, expected a bool",
         fix=f"return bool({name}); both flags are separate values",
     )
+
+
+def never_began(error: TypeError) -> bool:
+    """Whether a call failed over its arguments, before a line of the user's code ran.
+
+    To be asked where Shoal catches the error: outer calls are not in its traceback then.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    return "argument" in str(error) and not any(is_user_code(f.filename) for f in frames)
+
+
+def check_call(error: BaseException, method: str) -> BaseException:
+    """The error, or an EnvError in its place if `reset` or `step` lacks Gymnasium's parameters."""
+    called = f"{method}() " in str(error)
+    if not isinstance(error, TypeError) or not called or not never_began(error):
+        return error
+    form = {
+        "reset": "def reset(self, *, seed=None, options=None), and in it super().reset(seed=seed)",
+        "step": "def step(self, action)",
+    }[method]
+    broken = EnvError(f"{method} cannot be called as Gymnasium does: {error}", fix=f"write {form}")
+    broken.__cause__ = error
+    return broken
 
 
 def where_is(env: Any, method: str) -> str | None:

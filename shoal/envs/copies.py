@@ -28,12 +28,6 @@ def claim(env: Any, name: str, own: Iterable[Any] = ()) -> None:
         _in_use[id(core)] = core
 
 
-def refuse_shared(env: Any, name: str, where: str | None) -> None:
-    """Raise EnvError if this environment is in use elsewhere in this process."""
-    if any(_in_use.get(id(core)) is core for core in _cores(env)):
-        raise _shared(name, "returned an environment that is in use already", where)
-
-
 def release(env: Any) -> None:
     """Let others use it: it has been closed."""
     for core in _cores(env):
@@ -52,9 +46,8 @@ def _cores(env: Any) -> Iterator[Any]:
             yield copy.unwrapped
 
 
-def _shared(name: str, what: str, where: str | None = None) -> EnvError:
+def _shared(name: str, what: str) -> EnvError:
     return EnvError(
         f"{name!r} {what}",
-        where=where,
         fix="make a new environment in every call: env=lambda: Maze(...), or env=Maze",
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from shoal.envs.base import NDArray, Obs, Step
-from shoal.envs.checks import Checks, Rows, check_reset, check_step, where_is
+from shoal.envs.checks import Checks, Rows, check_call, check_reset, check_step, where_is
 from shoal.envs.copies import claim, release
 from shoal.envs.state import capture, restore, set_generator
 from shoal.errors import CheckpointError, EnvError, ShoalError
@@ -79,7 +79,6 @@ class NativeVector:
             self._obs, self._info = self._read(obs, info, self._over), info
         except (Exception, SystemExit) as error:
             self._blame(error, "reset")
-            raise
         return {path: x.copy() for path, x in self._obs.items()}
 
     def step(self, action: NDArray) -> Step:
@@ -108,7 +107,6 @@ class NativeVector:
                     flat = self._reset_rows(flat, ended)
         except (Exception, SystemExit) as error:
             self._blame(error, "step")
-            raise
         if self._next_step:
             self._over = ended
         self._obs, self._info = flat, info
@@ -160,6 +158,12 @@ class NativeVector:
         frames = self.env.render()
         return frames[0] if isinstance(frames, tuple | list) else frames
 
+    @property
+    def fps(self) -> float | None:
+        """Frames of `render` in a second, from the metadata."""
+        fps: float | None = self.env.metadata.get("render_fps")
+        return fps
+
     def close(self) -> None:
         """Close the environment."""
         try:
@@ -176,7 +180,6 @@ class NativeVector:
             check_reset(result)
         except (Exception, SystemExit) as error:
             self._blame(error, "reset")
-            raise
         return Spaces(spaces.observation, spaces.action, masked=ACTION_MASK in result[1])
 
     def _read(self, obs: Any, info: Any, ended: NDArray) -> Obs:
@@ -298,11 +301,13 @@ class NativeVector:
             error.add_note(f"in copy {copy}")
             raise error
 
-    def _blame(self, error: BaseException, method: str) -> None:
-        """Say which environment it was and when, and, for a broken contract, in which method."""
+    def _blame(self, error: BaseException, method: str) -> NoReturn:
+        """Raise it again, with the environment, the step and, for a broken contract, the method."""
+        error = check_call(error, method)
         if isinstance(error, ShoalError):
             error.locate(where_is(self.env, method))
         error.add_note(
             f"in environment {self.id!r} ({self.slots} copies in its own vector form), "
             f"env step {self._env_steps} since the reset"
         )
+        raise error

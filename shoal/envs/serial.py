@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any, NoReturn
 
@@ -16,6 +16,7 @@ from shoal.envs.checks import (
     REWARDS,
     Checks,
     Rows,
+    check_call,
     check_flag,
     check_reset,
     check_reward,
@@ -35,11 +36,14 @@ class SerialEnv:
     is known by its seed and its actions: that is the state, and restoring it replays them. An
     environment that has `get_state()` and `set_state(state)` itself is asked instead.
 
+    With `seeds`, episodes take theirs from there, in the order in which they begin; a copy whose
+    episode has ended when none is left is not stepped any more: it stays at a first observation.
+
     The arrays of a `Step` are written to by the next step; those of `reset` and `set_state` are the
     caller's.
 
     Args:
-        create: makes one `gymnasium.Env`; called `slots` times, but for those in `made`.
+        create: makes one `gymnasium.Env`, given its number; not called for those in `made`.
         made: copies that exist already.
 
     Raises SpaceError for spaces that are not supported, EnvError if the copies differ or are one
@@ -51,19 +55,21 @@ class SerialEnv:
 
     def __init__(
         self,
-        create: Callable[[], Any],
+        create: Callable[[int], Any],
         slots: int,
         *,
         id: str,
         seed: int | None = None,
+        seeds: Iterable[int] | None = None,
         made: tuple[Any, ...] = (),
     ) -> None:
         self.id, self.slots = id, slots
+        self._given = None if seeds is None else iter(seeds)
         self._rng = np.random.default_rng(seed)
         self.envs: list[Any] = []
         try:
             for slot in range(slots):
-                env = made[slot] if slot < len(made) else self._construct(create)
+                env = made[slot] if slot < len(made) else create(slot)
                 claim(env, id, self.envs)
                 self.envs.append(env)
             self.spaces = self._find_spaces()
@@ -194,19 +200,18 @@ class SerialEnv:
         """A frame of the first copy."""
         return self.envs[0].render()
 
+    @property
+    def fps(self) -> float | None:
+        """Frames of `render` in a second, from the metadata."""
+        fps: float | None = self.envs[0].metadata.get("render_fps")
+        return fps
+
     def close(self) -> None:
         """Close every copy, also if one of them fails to."""
         with ExitStack() as stack:
             for env in self.envs:
                 stack.callback(release, env)
                 stack.callback(env.close)
-
-    def _construct(self, create: Callable[[], Any]) -> Any:
-        try:
-            return create()
-        except (Exception, SystemExit) as error:
-            error.add_note(f"while making copy {len(self.envs)} of environment {self.id!r}")
-            raise
 
     def _find_spaces(self) -> Spaces:
         first = self.envs[0]
@@ -247,14 +252,20 @@ class SerialEnv:
 
     def _begin(self, slot: int) -> None:
         """A new episode, with a seed of its own."""
-        seed = self._seeds[slot] = int(self._rng.integers(2**31))
+        drawn = int(self._rng.integers(2**31)) if self._given is None else None
+        seed = drawn if self._given is None else next(self._given, None)
+        if seed is not None:
+            self._seeds[slot] = seed
         self._log.begin(slot)
         try:
-            result = self.envs[slot].reset(seed=seed)
+            result = self.envs[slot].reset(seed=self._seeds[slot])
             check_reset(result)
             self._rows.write(slot, *result)
         except (Exception, SystemExit) as error:
             self._blame(error, "reset", slot)
+        if seed is None:  # no episode is left to begin
+            obs, info = result
+            self._step[slot] = lambda action: (obs, 0.0, False, False, info)
 
     def _resume(self, slot: int, state: dict[str, Any], actions: NDArray) -> str | None:
         """Bring one copy to where its episode was; the reason if that fails."""
@@ -300,10 +311,9 @@ class SerialEnv:
         self, error: BaseException, method: str, slot: int, env_steps: int | None = None
     ) -> NoReturn:
         """Raise it again, with the copy, the episode and, for a broken contract, the method."""
+        error = check_call(error, method)
         if isinstance(error, ShoalError):
             error.locate(where_is(self.envs[slot], method))
-        elif isinstance(error, TypeError) and method == "reset" and "'seed'" in str(error):
-            error.add_note("Gymnasium's form is: def reset(self, *, seed=None, options=None)")
         if env_steps is None:
             env_steps = self._log.steps(slot)
         error.add_note(

@@ -22,6 +22,7 @@ from shoal.errors import ConfigError, cut
 from shoal.fleet import death
 from shoal.fleet.host import THREADS
 from shoal.fleet.reaper import Reaper
+from shoal.machine import cpus
 
 WORKER_BYTES = 200 * 2**20  # memory of a process that samples, without its environments
 LEARNER_BYTES = 450 * 2**20  # of one that differentiates too
@@ -79,7 +80,7 @@ def connect(cluster: Cluster, workers: int, learns: bool, own_code: bool) -> Con
             with _one_thread_each(), _forking(), _our_signals():
                 ray.init(
                     address="local",  # not the one that somebody else has started here
-                    num_cpus=len(os.sched_getaffinity(0)),
+                    num_cpus=cpus(),
                     object_store_memory=_store_bytes(),
                     include_dashboard=False,
                     _node_ip_address=_loopback(),
@@ -125,7 +126,7 @@ def cpus_per_worker(cluster: Cluster, workers: int) -> float:
 
 def _check_machine(cluster: Cluster, workers: int, learns: bool) -> None:
     each = 1.0 if cluster.cpus_per_worker is None else cluster.cpus_per_worker
-    have = len(os.sched_getaffinity(0))
+    have = cpus()
     _check_cpus(workers, each, have, have, "this machine")
     memory = psutil.virtual_memory().available
     needed = workers * (LEARNER_BYTES if learns else WORKER_BYTES) + LEAST_STORE

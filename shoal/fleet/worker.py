@@ -6,7 +6,6 @@ set_state. It acts in NumPy and imports no learning framework, unless the networ
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -18,14 +17,15 @@ from shoal import interrupts
 from shoal.algorithms.base import Model
 from shoal.config.config import Config
 from shoal.envs import Step, VectorEnv, make
+from shoal.envs.base import ENDLESS
 from shoal.errors import EnvError
 from shoal.fleet.base import Parcel
+from shoal.machine import cpus
 from shoal.ops.moments import Moments
 from shoal.replay.layout import column, layout
 from shoal.spaces import Spaces
 from shoal.trajectory import Batch, Obs, Trajectory, ndarray
 
-ENDLESS = 200_000  # env steps after which an episode that is waited for counts as endless
 REWARD_CLIP = 10.0  # of scaled rewards, in standard deviations (PPO detail 31)
 
 
@@ -116,7 +116,8 @@ class Worker:
             rollout.envs_per_worker,
             kwargs=rollout.env_kwargs,
             seed=int(self.rng.integers(2**31)),
-            threads=len(os.sched_getaffinity(0)) if rollout.workers == 0 else 1,
+            threads=cpus() if rollout.workers == 0 else 1,
+            worker=index,
         )
         clip: Any = rollout.clip_reward
         if clip == "auto":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from threading import Thread
@@ -15,6 +14,7 @@ import numpy as np
 
 from shoal.algorithms.base import Algorithm, Metrics, Model, Params
 from shoal.errors import ConfigError, ShoalError
+from shoal.machine import cpus
 from shoal.nets import Network
 from shoal.ops.kernels import Array, namespace
 from shoal.ops.optimisers import Optimiser
@@ -421,4 +421,4 @@ def threads(model: Model, rows: int, beside: int = 0) -> int:
     sizes = [int(np.prod(shape)) for shape in model.net.shapes().values()]
     convolutional = any(len(shape) == 4 for shape in model.net.shapes().values())
     small = 6 * sum(sizes) * rows < 40_000_000 and not convolutional
-    return 1 if small else max(len(os.sched_getaffinity(0)) - beside, 1)
+    return 1 if small else max(cpus() - beside, 1)

@@ -15,7 +15,7 @@ ale_py = pytest.importorskip("ale_py")
 
 from ale_py import roms  # noqa: E402
 
-from shoal.envs import make, make_single  # noqa: E402
+from shoal.envs import make, make_for_evaluation  # noqa: E402
 from shoal.envs.atari import Atari  # noqa: E402
 from shoal.envs.serial import SerialEnv  # noqa: E402
 from shoal.errors import CheckpointError, ConfigError, EnvError  # noqa: E402
@@ -373,46 +373,47 @@ def test_other_vector_environments_do_not_learn_how_atari_resets() -> None:
 # ---------------------------------------------------------------------------- evaluation
 
 
-def test_one_game_for_evaluation_is_whole_and_unclipped() -> None:
+def test_games_for_evaluation_are_whole_and_unclipped() -> None:
     """Invaders are worth 5 points and more; Breakout loses lives that end nothing."""
-    one, many = make_single("ALE/SpaceInvaders-v5"), make("ALE/SpaceInvaders-v5", 1)
-    many.reset(seed=1)
-    seed = int(np.random.default_rng(1).integers(2**31 - 1))
-    np.testing.assert_array_equal(one.reset(seed=seed)[0], many._obs["obs"][0])
+    one, many = (
+        make_for_evaluation("ALE/SpaceInvaders-v5", 2, range(3, 5)),
+        make("ALE/SpaceInvaders-v5", 2),
+    )
+    many.reset(seed=3)
+    np.testing.assert_array_equal(one.reset()["obs"], many._obs["obs"])
     rng, best = np.random.default_rng(0), 0.0
     for _ in range(120):
-        action = rng.integers(one.action_space.n)
-        obs, reward, terminated, truncated, _ = one.step(action)
-        step = many.step(np.array([action]))
-        np.testing.assert_array_equal(obs, step.obs["obs"][0])
-        assert reward == step.reward[0]
-        assert (terminated, truncated) == (bool(step.over[0]), False)
-        best = max(best, reward)
+        action = rng.integers(one.spaces.action_n[0], size=2)
+        step, other = one.step(action), many.step(action)
+        np.testing.assert_array_equal(step.obs["obs"], other.obs["obs"])
+        np.testing.assert_array_equal(step.reward, other.reward)
+        best = max(best, step.reward.max())
     assert best > 1
 
-    game, lives = make_single("ALE/Breakout-v5"), [LIVES]
-    game.reset(seed=0)
+    game, lives = make_for_evaluation("ALE/Breakout-v5", 1, range(1)), [LIVES]
+    game.reset()
     over = False
     while not over:
-        *_, over, _, info = game.step(rng.integers(4))
-        lives += [int(info["lives"])]
+        step = game.step(rng.integers(4, size=1))
+        over = bool(step.terminated[0])
+        lives += [int(game._info["lives"][0])]
     assert set(lives) == set(range(1, LIVES + 1)) and lives[-1] == LIVES
 
 
 def test_the_screen_that_is_filmed_is_the_game_that_is_played() -> None:
     """In colour, of the emulator's size; in grey and shrunk, it is what the agent sees."""
-    world = make_single("ALE/Breakout-v5", render_mode="rgb_array")
-    obs, _ = world.reset(seed=2)
+    world = make_for_evaluation("ALE/Breakout-v5", 1, range(2, 3), render_mode="rgb_array")
+    obs = world.reset()["obs"]
     rng = np.random.default_rng(0)
     weights = np.array([0.299, 0.587, 0.114])
     coloured = 0
     for _ in range(60):
         screen = world.render()
         assert screen.shape == (210, 160, 3) and screen.dtype == np.uint8
-        seen = abs(shrunk(screen @ weights) - obs[-1])
+        seen = abs(shrunk(screen @ weights) - obs[0, -1])
         assert np.mean(seen > 3) < 0.02
         coloured += int(np.ptp(screen.astype(int), axis=2).max() > 50)
-        obs, *_ = world.step(rng.integers(4))
+        obs = world.step(rng.integers(4, size=1)).obs["obs"]
     assert coloured == 60
-    assert world.metadata["render_fps"] == 15
+    assert world.fps == 15
     world.close()

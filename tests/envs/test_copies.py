@@ -11,7 +11,7 @@ from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 
 import shoal
-from shoal.envs import make, make_single
+from shoal.envs import make, make_for_evaluation
 from shoal.errors import EnvError
 from tests.envs.micro import Bandit
 
@@ -65,7 +65,7 @@ def test_an_environment_in_use_is_not_used_twice_nor_closed() -> None:
     with pytest.raises(EnvError, match="in use already"):
         make(lambda: env, 1)
     with pytest.raises(EnvError, match="in use already"):
-        make_single(lambda: env)
+        make_for_evaluation(lambda: env, 1, range(1), render_mode="rgb_array")
     assert not env.closed
     first.close()
     assert env.closed

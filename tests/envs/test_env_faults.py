@@ -196,18 +196,39 @@ def test_what_the_users_code_raises_keeps_its_type_and_place(method: str) -> Non
         assert "episode seed" in lines[2]
 
 
-def test_old_gym_reset_and_missing_seed() -> None:
-    class Old(Sound):
-        def reset(self):
-            return OBS
+@pytest.mark.parametrize("vector", [False, True])
+@pytest.mark.parametrize(
+    ("method", "form"),
+    [("reset", "def reset(self, *, seed=None, options=None)"), ("step", "def step(self, action)")],
+)
+def test_a_method_without_gymnasiums_parameters(method: str, form: str, vector: bool) -> None:
+    def bare(self: Any) -> Any:
+        return OBS, {}
 
+    bare.__name__, bare.__qualname__ = method, f"Old.{method}"
+    old = type("Old", (Sound,), {method: bare})
+    with pytest.raises(EnvError, match=f"{method} cannot be called as Gymnasium does") as caught:
+        run(vectorised(old) if vector else old)
+    lines = told(caught.value)
+    assert form in lines[2]
+    if not vector:
+        assert f"{FILE}:{inspect.getsourcelines(bare)[1]} in Old.{method}" in lines[1]
+
+
+def test_an_argument_that_the_users_own_line_gets_wrong_keeps_its_type() -> None:
+    class Wrong(Sound):
+        def reset(self, *, seed=None, options=None):
+            return super().reset(sed=seed)
+
+    with pytest.raises(TypeError, match="'sed'"):
+        run(Wrong)
+
+
+def test_an_observation_without_an_info() -> None:
     class Bare(Sound):
         def reset(self, *, seed=None, options=None):
             return OBS
 
-    with pytest.raises(TypeError) as caught:
-        run(Old)
-    assert "def reset(self, *, seed=None, options=None)" in "\n".join(told(caught.value))
     with pytest.raises(EnvError, match="reset returned ndarray") as bare:
         run(Bare)
     assert f"{FILE}:{inspect.getsourcelines(Bare.reset)[1]} in Bare.reset" in told(bare.value)[1]

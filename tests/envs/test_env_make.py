@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from shoal.envs import BEST_RETURN, best_return, make, make_single
+from shoal.envs import BEST_RETURN, best_return, make, make_for_evaluation, rendering
 from shoal.envs.make import FEW
 from shoal.envs.native import NativeVector
 from shoal.envs.serial import SerialEnv
@@ -150,10 +150,12 @@ def test_atari_is_found_without_an_import() -> None:
         ("lamps:Lump", {}, ("'Lump'", "did you mean 'Lamp'")),
         ("lamps:number", {}, ("makes no environment",)),
         ("lamps:Lamp", {"wats": 3}, ("'wats'", "did you mean 'watts'", "lamps.py:8")),
+        ("lamps:Lamp-v0", {"max_episode_step": 3}, ("did you mean 'max_episode_steps'",)),
+        ("Pendulum-v1", {"max_episode_step": 3}, ("did you mean 'max_episode_steps'",)),
         (3, {}, ("3 is not a way",)),
         ({"env": "CartPole-v1"}, {}, ("['env']", '"id"')),
         (lambda: "a string", {}, ("'a string'", "gymnasium.Env")),
-        (lambda config: Bandit(), {}, ("missing a required argument: 'config'",)),
+        (lambda config: Bandit(), {}, ("missing 1 required positional argument: 'config'",)),
     ],
     ids=lambda given: given if isinstance(given, str) else type(given).__name__,
 )
@@ -192,39 +194,89 @@ def test_missing_packages_are_named_with_the_command(
 
 
 @pytest.mark.usefixtures("lamps")
-def test_single_environments_render() -> None:
-    world = make_single("lamps:Lamp", {"watts": 3}, render_mode="rgb_array")
-    world.reset(seed=0)
-    assert world.step(1)[1] == 3 and world.render().shape == (4, 4, 3)
-    assert make_single("lamps:Lamp-v0").spec.max_episode_steps == 7
+def test_environments_for_evaluation_render() -> None:
+    frames = {"render_mode": "rgb_array"}
+    world = make_for_evaluation("lamps:Lamp", 1, range(1), kwargs={"watts": 3}, **frames)
+    world.reset()
+    assert world.step(np.ones(1, int)).reward == [3] and world.render().shape == (4, 4, 3)
     with pytest.raises(EnvError, match="does not render"):
-        make_single(Bandit, render_mode="rgb_array")
+        make_for_evaluation(Bandit, 1, range(1), **frames)
 
 
 def test_a_package_that_only_rendering_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "pygame"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pygame", None)
-    assert make_single("CartPole-v1").reset(seed=0)
-    with pytest.raises(EnvError, match="cannot be rendered: the package 'pygame'"):
-        make_single("CartPole-v1", render_mode="rgb_array")
+    world = make_for_evaluation("CartPole-v1", 1, range(1), render_mode="rgb_array")
+    world.reset()
+    with (
+        pytest.raises(EnvError, match="cannot be rendered: the package 'pygame'"),
+        rendering(world.id),
+    ):
+        world.render()
 
 
-def test_one_copy_of_a_callable_that_only_makes_vectors() -> None:
-    """The single view and the single environment live through the same episode."""
+def test_drawing_with_mujoco_without_a_screen_names_its_variable(tmp_path: Path) -> None:
+    """What fails is below a file of MuJoCo's; the same failure elsewhere is not explained away."""
+    names: dict[str, Any] = {}
+    source = "def draw():\n    raise RuntimeError('no OpenGL context')\n"
+    exec(compile(source, str(tmp_path / "mujoco_rendering.py"), "exec"), names)
+    with pytest.raises(EnvError, match="no OpenGL context") as caught, rendering("Ant-v5"):
+        names["draw"]()
+    assert "MUJOCO_GL=egl" in str(caught.value)
+    exec(compile(source, str(tmp_path / "own.py"), "exec"), names)
+    with pytest.raises(RuntimeError), rendering("Ant-v5"):
+        names["draw"]()
 
+
+def test_what_only_makes_vectors_is_evaluated_with_the_copies_that_it_has() -> None:
     def vector(num_envs: int) -> SyncVectorEnv:
-        return SyncVectorEnv([lambda: gym.make("Pendulum-v1")] * num_envs)
+        return SyncVectorEnv([Bandit] * num_envs)
 
-    one, plain = make_single(vector), gym.make("Pendulum-v1")
-    assert one.observation_space == plain.observation_space
-    np.testing.assert_array_equal(one.reset(seed=3)[0], plain.reset(seed=3)[0])
-    for t in range(200):
-        action = np.float32([np.sin(t)])
-        left, right = one.step(action), plain.step(action)
-        np.testing.assert_array_equal(left[0], right[0])
-        assert left[1:4] == right[1:4]
-    assert left[3] is True
+    assert make_for_evaluation(vector, 3, range(9)).slots == 3
+    assert make_for_evaluation(lambda: vector(5), 3, range(9)).slots == 5
+
+
+def test_a_copy_may_know_its_worker_and_its_number() -> None:
+    """By parameters of those names; evaluation's worker is none that trains."""
+
+    class Port(Bandit):
+        def __init__(self, base: int = 0, *, worker_index: int, env_index: int = 7) -> None:
+            self.mine = base, worker_index, env_index
+
+    def known(world: Any) -> list[Any]:
+        return [env.unwrapped.mine for env in world.envs]
+
+    assert known(make(Port, 2, worker=3)) == [(0, 3, 0), (0, 3, 1)]
+    assert known(make_for_evaluation(Port, 2, range(2))) == [(0, -1, 0), (0, -1, 1)]
+    given = {"env_index": 5, "base": 1}
+    assert known(make(Port, 2, kwargs=given, worker=3)) == [(1, 3, 5)] * 2
+    gym.register("Port-v0", Port)
+    try:
+        assert known(make("Port-v0", 6, worker=1)) == [(0, 1, i) for i in range(6)]
+    finally:
+        gym.registry.pop("Port-v0")
+
+
+def test_seeds_that_are_given_out_leave_copies_standing_still() -> None:
+    """Two copies, three episodes: the copy that finds none left is not stepped any more."""
+    steps: list[int] = []
+
+    class Count(Bandit):
+        def reset(self, *, seed: int | None = None, options: dict | None = None) -> Any:
+            self.seed = seed
+            return super().reset(seed=seed)
+
+        def step(self, action: int) -> Any:
+            steps.append(self.seed)
+            obs, reward, _, _, info = super().step(action)
+            return obs, reward, self.seed == 4 or len(steps) > 5, False, info
+
+    world = make_for_evaluation(Count, 2, range(4, 7))
+    world.reset()
+    ended = [world.step(np.zeros(2, int)).terminated.tolist() for _ in range(5)]
+    assert steps == [4, 5, 6, 5, 6, 5, 6]
+    assert ended == [[True, False], [False, False], [False, True], [True, False], [False, False]]
 
 
 def test_best_returns_are_not_beaten() -> None:

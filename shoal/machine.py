@@ -1,0 +1,18 @@
+"""The machine this process runs on, asked in ways that Linux, macOS and Windows have."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+
+def cpus() -> int:
+    """CPUs that this process may use; where the system cannot tell, those of the machine."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux; psutil asks the same
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def system() -> str:
+    """Its kernel, release and architecture: ``Linux 6.1.0 x86_64``."""
+    about = platform.uname()
+    return " ".join((about.system, about.release, about.machine))
