@@ -141,6 +141,7 @@ def _train_parser() -> Parser:
     parser.option("--learner", metavar="jax|torch|auto", help="what differentiates (default auto)")
     _stops(parser)
     parser.option("--out", metavar="DIR", help="run folder (default runs/SYSTEM-ENV-SEED-TIME)")
+    _reports(parser)
     parser.option("--config", metavar="FILE", help="settings in YAML or JSON, as in a config.json")
     parser.option("--tuned", action="store_true", help="start from settings that do well here")
     return parser
@@ -151,6 +152,10 @@ def _places(parser: Parser) -> None:
     parser.option(
         "--address", metavar="HOST:PORT", help="Ray cluster that holds them (RAY_ADDRESS)"
     )
+
+
+def _reports(parser: Parser) -> None:
+    parser.option("--report-every", metavar="N", help="env steps in one report (default 2,000)")
 
 
 def _stops(parser: Parser) -> None:
@@ -251,6 +256,7 @@ def _resume_parser() -> Parser:
     parser.option("--env", metavar="ENV", help="its environment again, where that is module:name")
     _places(parser)
     _stops(parser)
+    _reports(parser)
     return parser
 
 

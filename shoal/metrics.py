@@ -10,10 +10,18 @@ from typing import Any
 from shoal.fleet.base import Health
 from shoal.plans.base import Counters, Update, Work
 
-Report = dict[str, Any]
 WINDOW = 100  # episodes that return_mean and its like look back on
 WORKER_PARTS = ("env", "act", "postprocess", "gradient", "idle")
 PARTS = ("wait", "transfer", "learn", "broadcast")
+
+
+class Report(dict[str, Any]):
+    """What one call of ``Trainer.train`` did: a flat dict whose ``repr`` is one line."""
+
+    def __repr__(self) -> str:
+        shown = ("env_steps", "episodes", "return_mean", "steps_per_s")
+        parts = [f"{name}={self[name]:.6g}" for name in shown if self.get(name) is not None]
+        return f"<Report: {', '.join(parts)}, {len(self)} entries>"
 
 
 @dataclass
@@ -61,39 +69,43 @@ class Recorder:
         lengths = [n for _, n in self.episodes]
         lags = [work.lag for work in done if work.lag is not None]  # of what was trained on
         concurrency = updates[-1].concurrency if updates else 0
-        report: Report = {
-            "env_steps": counters.env_steps,
-            "agent_steps": counters.agent_steps,
-            "gradient_steps": counters.gradient_steps,
-            "trained_steps": counters.trained_steps,
-            "dropped_steps": counters.dropped_steps,
-            "replayed_steps": counters.replayed_steps,
-            "lost_steps": counters.lost_steps,
-            "in_flight_steps": counters.env_steps - counters.trained_steps - counters.dropped_steps,
-            "episodes": counters.episodes,
-            "return_mean": self.return_mean(),
-            "return_min": min(returns, default=None),
-            "return_max": max(returns, default=None),
-            "length_mean": sum(lengths) / len(lengths) if lengths else None,
-            "steps_per_s": env_steps / max(seconds, 1e-9),
-            "policy_lag_mean": sum(lags) / max(len(lags), 1),
-            "policy_lag_max": max(lags, default=0),
-            "queue_depth_mean": sum(u.queue for u in updates) / max(len(updates), 1),
-            "queue_depth_max": max((u.queue for u in updates), default=0),
-            "worker_restarts": sum(health.restarts.values()),
-            "lost_calls": health.lost_calls,
-            "concurrency": concurrency,
-            "wall_s": self.wall_s,
-        }
-        for part in WORKER_PARTS:
-            spent = sum(w.times.get(part, 0.0) for w in done) / max(concurrency, 1)
-            idle = part == "idle" and not concurrency  # whoever waits then waits for this process
-            report[f"time/{part}"] = 0.0 if idle else spent / max(seconds, 1e-9)
+        report = Report(
+            {
+                "env_steps": counters.env_steps,
+                "agent_steps": counters.agent_steps,
+                "gradient_steps": counters.gradient_steps,
+                "trained_steps": counters.trained_steps,
+                "dropped_steps": counters.dropped_steps,
+                "replayed_steps": counters.replayed_steps,
+                "lost_steps": counters.lost_steps,
+                "in_flight_steps": counters.env_steps
+                - counters.trained_steps
+                - counters.dropped_steps,
+                "episodes": counters.episodes,
+                "return_mean": self.return_mean(),
+                "return_min": min(returns, default=None),
+                "return_max": max(returns, default=None),
+                "length_mean": sum(lengths) / len(lengths) if lengths else None,
+                "steps_per_s": env_steps / max(seconds, 1e-9),
+                "policy_lag_mean": sum(lags) / max(len(lags), 1),
+                "policy_lag_max": max(lags, default=0),
+                "queue_depth_mean": sum(u.queue for u in updates) / max(len(updates), 1),
+                "queue_depth_max": max((u.queue for u in updates), default=0),
+                "worker_restarts": sum(health.restarts.values()),
+                "lost_calls": health.lost_calls,
+                "concurrency": concurrency,
+                "wall_s": self.wall_s,
+            }
+        )
+        for part, share in _shares(done, seconds * max(concurrency, 1)).items():
+            # Workers that take turns in one process wait for each other: that is no idleness.
+            report[f"time/{part}"] = 0.0 if part == "idle" and not concurrency else share
         for part in PARTS:
             spent = sum(u.times.get(part, 0.0) for u in updates)
             report[f"time/{part}"] = spent / max(seconds, 1e-9)
-        report |= _by_worker(done, seconds, health)
-        return report | _means([u.metrics for u in updates])
+        report.update(_by_worker(done, seconds, health))
+        report.update(_means([u.metrics for u in updates]))
+        return report
 
     def get_state(self) -> dict[str, Any]:
         return {
@@ -109,18 +121,28 @@ class Recorder:
         self._updates = []
 
 
-def _by_worker(done: list[Work], seconds: float, health: Health) -> Report:
+def _shares(done: list[Work], seconds: float) -> dict[str, float]:
+    """Shares of ``seconds`` that workers spent on each part.
+
+    A worker may have been idle before those seconds began, since the start or while the last report
+    was read: no more idleness counts than there was time for.
+    """
+    spent = {part: sum(w.times.get(part, 0.0) for w in done) for part in WORKER_PARTS}
+    busy = sum(spent.values()) - spent["idle"]
+    spent["idle"] = min(spent["idle"], max(seconds - busy, 0.0))
+    return {part: x / max(seconds, 1e-9) for part, x in spent.items()}
+
+
+def _by_worker(done: list[Work], seconds: float, health: Health) -> dict[str, Any]:
     """What each worker did: env steps per second, lag, restarts, and shares of the time."""
-    report: Report = {}
+    report: dict[str, Any] = {}
     for worker in sorted({work.worker for work in done}):
         own = [work for work in done if work.worker == worker]
         name = f"worker/{worker}"
         report[f"{name}/steps_per_s"] = sum(w.env_steps for w in own) / max(seconds, 1e-9)
         report[f"{name}/lag_max"] = max((w.lag for w in own if w.lag is not None), default=0)
         report[f"{name}/restarts"] = health.restarts.get(worker, 0)
-        for part in WORKER_PARTS:
-            spent = sum(w.times.get(part, 0.0) for w in own)
-            report[f"{name}/{part}"] = spent / max(seconds, 1e-9)
+        report |= {f"{name}/{part}": x for part, x in _shares(own, seconds).items()}
     return report
 
 

@@ -18,7 +18,8 @@ ndarray = npt.NDArray[Any]
 POINTS = 200  # of a line that is a mean over seeds
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", "--", ":", "-.")
-_INCIDENTAL = ("shoal", "seed", "stop", "checkpointing")  # settings in which equal runs may differ
+# Settings in which runs of one line may differ.
+_INCIDENTAL = ("shoal", "seed", "stop", "checkpointing", "report_every")
 # 97.5 % points of Student's t for 1, 2, ... degrees of freedom; beyond the last, by expansion.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
@@ -183,7 +184,7 @@ def _figure(curves: Sequence[Curve]) -> Any:
         colour = _COLOURS[i % len(_COLOURS)]
         dashes = _DASHES[i // len(_COLOURS) % len(_DASHES)]
         for axes, line in ((left, curve.steps), (right, curve.seconds)):
-            label = curve.label if axes is left else None
+            label = curve.label.replace("$", r"\$") if axes is left else None  # no formulas
             axes.plot(line.x, line.mean, dashes, color=colour, linewidth=1.6, label=label)
             if line.low is not None:
                 axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.2, linewidth=0)

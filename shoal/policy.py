@@ -33,6 +33,10 @@ class Policy:
         self.weights = dict(weights)
         self.rng = np.random.default_rng(seed)
 
+    def __repr__(self) -> str:
+        size = sum(x.size for name, x in self.weights.items() if name in self.model.net.shapes())
+        return f"<Policy: {type(self.algorithm).__name__}, {size:,} weights>"
+
     def act(self, obs: Any, *, explore: bool = False, action_mask: Any = None) -> Any:
         """The action, ready for ``env.step``, for one observation or a batch of them.
 

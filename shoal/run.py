@@ -14,7 +14,7 @@ from typing import Any
 
 from shoal import __version__, interrupts
 from shoal.config.config import Config
-from shoal.config.settings import to_dict
+from shoal.config.settings import named, to_dict
 from shoal.console import Console, count, duration, value
 from shoal.errors import cut
 from shoal.folder import (
@@ -254,8 +254,7 @@ def _farewell(trainer: Trainer, folder: Path, stopped_by: str, checkpoint: bool)
 
 def command(config: Config, *words: str) -> str:
     """A command to copy. It names an environment that is code: that is imported only if named."""
-    env = to_dict(config.env)
-    name = str(env.get("id", env.get("object")) if isinstance(env, dict) else env)
+    name = named(config.env)
     if ":" in name:
         words += (name,) if words[0] == "train" else ("--env", name)
     return shlex.join(["shoal", *words])

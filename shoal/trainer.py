@@ -17,7 +17,7 @@ import numpy as np
 
 from shoal import checkpoint, interrupts
 from shoal.config.config import Config
-from shoal.config.settings import to_dict
+from shoal.config.settings import named, to_dict
 from shoal.configure import change, configure
 from shoal.errors import CheckpointError, ConfigError, ShoalError
 from shoal.evaluation import evaluate
@@ -33,7 +33,7 @@ from shoal.spaces import Spaces
 log = logging.getLogger("shoal.trainer")
 
 PROBE_STEPS = 64  # random env steps per slot that give normalisation its first moments
-REPORT_STEPS = 2000  # env steps that a report covers at least
+REPORT_STEPS = 2000  # env steps in one report, at least
 _running: WeakSet[Trainer] = WeakSet()
 
 
@@ -138,7 +138,7 @@ class Trainer:
         return updates
 
     def train(self) -> Report:
-        """Train for at least 2,000 env steps and one update; the report of it, a flat dict.
+        """Train for ``report_every`` env steps (2,000) and one update at least; returns the report.
 
         Ctrl-C ends it between two env steps, two updates or two looks at workers. Whatever ends it
         early, the trainer is as after its last whole update: it can be saved, and go on.
@@ -150,6 +150,7 @@ class Trainer:
 
     def _train(self) -> Report:
         start, before = perf_counter(), self.run.counters.env_steps
+        every = self.config.report_every or REPORT_STEPS
         while True:
             try:
                 interrupts.check()
@@ -162,7 +163,7 @@ class Trainer:
             self.recorder.add(update)
             self._warn(update.metrics)
             sampled = self.run.counters.env_steps - before
-            if sampled >= REPORT_STEPS or self.stopped_by() is not None:
+            if sampled >= every or self.stopped_by() is not None:
                 break
         return self.recorder.report(
             self.run.counters, sampled, perf_counter() - start, self.fleet.health
@@ -238,6 +239,10 @@ class Trainer:
         while self.stopped_by() is None:
             yield self.train()
 
+    def __repr__(self) -> str:
+        config, steps = self.config, self.run.counters.env_steps
+        return f"<Trainer: {config.system} on {named(config.env)}, {steps:,} env steps>"
+
     @property
     def policy(self) -> Policy:
         """The policy as it is now."""
@@ -245,7 +250,7 @@ class Trainer:
 
     def evaluate(
         self, episodes: int = 10, seed: int | None = None, *, explore: bool = False
-    ) -> Report:
+    ) -> dict[str, Any]:
         """Whole episodes with the policy as it is now; see ``shoal.evaluate``.
 
         In environments of its own, from seeds that training does not start from.

@@ -95,8 +95,9 @@ def refused(capsys: pytest.CaptureFixture[str], *command: str, code: int = 2) ->
 def test_every_kind_of_option_reaches_the_configuration() -> None:
     config, default_stop = configured(
         "--algorithm.lr 1e-3 CartPole-v1 --system=ppo --seed 7 --workers 2 --learner torch "
-        "--stop-return -250 --stop-steps 1e5 --stop-seconds=2.5 --rollout.normalise-obs "
-        "--rollout.scale_reward false --hidden 32,16 --algorithm.clip 'linear(0.2, 0.1)' "
+        "--report-every 5e3 --stop-return -250 --stop-steps 1e5 --stop-seconds=2.5 "
+        "--rollout.normalise-obs --rollout.scale_reward false --hidden 32,16 "
+        "--algorithm.clip 'linear(0.2, 0.1)' "
         "--target-kl none --rollout.env-kwargs '{gravity: -9.5}' --lambda 0.9"
     )
     assert not default_stop
@@ -107,6 +108,7 @@ def test_every_kind_of_option_reaches_the_configuration() -> None:
         "torch",
     )
     stop, rollout, algorithm = config.stop, config.rollout, config.algorithm
+    assert config.report_every == 5000
     assert (stop.return_mean, stop.env_steps, stop.seconds) == (-250.0, 100_000, 2.5)
     assert (rollout.workers, rollout.normalise_obs, rollout.scale_reward) == (2, True, False)
     assert dict(rollout.env_kwargs) == {"gravity": -9.5}

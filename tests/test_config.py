@@ -441,6 +441,8 @@ def test_a_json_file_gives_back_the_same_configuration(config: Config) -> None:
         ("a.yaml", "seed: 1\nplan:\n\tmax_lag: 2\n", 3),
         ("a.yaml", "seed: 1\nplan:\n  max_lag: 1\n  max_lag: 2\n", 4),
         ("a.yaml", "seed: 1\nenv: !!python/object/apply:os.getcwd []\n", 2),
+        ("a.yaml", "seed: 1\nplan: &a\n  max_lag: *a\n", 2),
+        ("a.yaml", "seed: 1\nplan: {max_lag: &a [1, [*a]]}\n", 2),
         ("a.json", '{"seed": 1,\n "plan": }\n', 2),
     ],
 )
@@ -476,6 +478,13 @@ def test_a_file_without_settings_is_an_error(
     with pytest.raises(ConfigError) as caught:
         load_file(path)
     assert str(caught.value.where).startswith(str(path))
+
+
+def test_an_anchor_may_be_used_often(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    lists = [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in range(1, 30)]
+    path.write_text("\n".join(["l0: &l0 [1]", *lists]))  # 9^29 ones, were they counted
+    assert load_file(path)["l2"] == [[[1]] * 9] * 9
 
 
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from shoal.fleet.base import Health
@@ -68,3 +70,19 @@ def test_a_worker_whose_samples_all_were_dropped_has_no_lag() -> None:
 def test_the_queue_is_told_by_its_mean_and_its_most() -> None:
     report = made(*(Update({}, [], {}, [], 2, queue) for queue in (0, 5, 1)))
     assert (report["queue_depth_mean"], report["queue_depth_max"]) == (2.0, 5)
+
+
+def test_idleness_before_the_report_began_does_not_count() -> None:
+    """A worker counts from its own start, a report from the call that makes it."""
+    late = [Work(0, 60, 1, times(4.0, 2.0, idle=30.0)), Work(1, 40, 3, times(2.0, 2.0, idle=6.0))]
+    report = made(Update({}, [], LEARNER, late, concurrency=2))
+    assert report["worker/0/idle"] == pytest.approx(0.4)
+    assert report["worker/1/idle"] == pytest.approx(0.6)
+    assert report["time/idle"] == pytest.approx(0.5)
+
+
+def test_a_report_is_shown_in_one_line_and_is_a_dict() -> None:
+    report = made(Update({}, [(21.5, 9)], LEARNER, TWO, concurrency=2))
+    shown = "env_steps=0, episodes=0, return_mean=21.5, steps_per_s=10"
+    assert repr(report) == f"<Report: {shown}, {len(report)} entries>"
+    assert json.loads(json.dumps(report)) == report and "time/idle" in str(list(report))

@@ -72,6 +72,14 @@ def test_what_differs_apart_from_the_seed_is_drawn_apart(tmp_path: Path) -> None
     ]
 
 
+@pytest.mark.parametrize("name", [r"\frac", r"$\frac$", "a_b^c", "$x$ {", r"\$", "%d #&~"])
+def test_a_name_is_no_formula(tmp_path: Path, name: str) -> None:
+    folder = run(tmp_path / "a", [(1, 1, 1.0), (2, 2, 2.0)], system=name)
+    assert plot([folder], tmp_path / "out.svg")[0].startswith(f"{name} on CartPole-v1")
+    (legend,) = _figure(gather([folder])).legends
+    legend.figure.canvas.draw()  # raises where matplotlib takes a label for a formula
+
+
 def test_a_folder_that_is_named_twice_counts_once(tmp_path: Path) -> None:
     folder = run(tmp_path / "a", [(1, 1, 1.0), (2, 2, 2.0)])
     (curve,) = gather([folder, folder])

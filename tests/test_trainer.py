@@ -368,6 +368,19 @@ def test_a_restored_trainer_has_the_same_settings_and_counters(saved: Path) -> N
     assert trainer.train()["env_steps"] == 4000
 
 
+def test_a_report_covers_as_many_steps_as_wished() -> None:
+    trainer = make("ppo", Script, stop_steps=4000, report_every=300)
+    steps = [trainer.train()["env_steps"] for _ in range(2)]
+    assert steps[0] >= 300 and steps[1] - steps[0] == steps[0] < 600
+
+
+def test_what_it_is_shows_in_one_line(saved: Path) -> None:
+    trainer = Trainer.restore(saved, Script)
+    assert repr(trainer) == "<Trainer: ppo on tests.worlds:Script, 2,016 env steps>"
+    weights = sum(x.size for x in trainer.learner.get_state()["params"].values())
+    assert repr(trainer.policy) == f"<Policy: PPO, {weights:,} weights>"
+
+
 def test_settings_can_change_on_the_way(saved: Path) -> None:
     trainer = Trainer.restore(saved, Script, stop_steps=5000, stop_return=9.0, lr=1e-5)
     assert (trainer.config.stop.env_steps, trainer.config.stop.return_mean) == (5000, 9.0)

@@ -168,6 +168,7 @@ class Config:
     learner: Literal["auto", "jax", "torch"] = "auto"  # the library that differentiates
     precision: Literal["float32", "bfloat16"] = "float32"  # of its matrix products; weights float32
     seed: int = setting(0, least=0)  # of everything random in the run
+    report_every: int | None = setting(None, least=1)  # env steps in one report; none: 2,000
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -60,6 +60,10 @@ def parse_yaml(text: str) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
+        def construct_document(self, node: Any) -> Any:
+            _refuse_cycles(node, [], set())
+            return super().construct_document(node)
+
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             seen: set[str] = set()
             for key, _ in node.value:
@@ -79,3 +83,15 @@ def parse_yaml(text: str) -> Any:
         raise FileSyntaxError(message, mark.line + 1 if mark else None) from error
     except (ValueError, RecursionError) as error:  # 2024-13-45 is no date; lists a thousand deep
         raise FileSyntaxError(str(error), getattr(error, "line", None)) from error
+
+
+def _refuse_cycles(node: Any, above: list[Any], seen: set[Any]) -> None:
+    """Raise FileSyntaxError for a YAML node with an anchor that refers to itself."""
+    if any(node is other for other in above):
+        raise FileSyntaxError("an anchor contains itself", node.start_mark.line + 1)
+    if node in seen or not isinstance(node.value, list):  # of a scalar it is a text
+        return
+    for child in node.value:
+        for part in child if isinstance(child, tuple) else (child,):  # key and value of a mapping
+            _refuse_cycles(part, [*above, node], seen)
+    seen.add(node)

@@ -78,6 +78,12 @@ def is_ours(cls: type) -> bool:
     return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
+def named(env: Any) -> str:
+    """The name of an environment, however its configuration says it."""
+    env = to_dict(env)
+    return str(env.get("id", env.get("object", env)) if isinstance(env, dict) else env)
+
+
 class Argument(NamedTuple):
     """One leaf of a configuration, as a command line or a table of options shows it."""
 
