@@ -26,7 +26,6 @@ from shoal.cli import main
 from shoal.config.config import Cluster
 from shoal.console import Console
 from shoal.errors import CheckpointError, ShoalError
-from shoal.fleet.base import Health
 from shoal.run import header
 from shoal.run import train as run_train
 from shoal.trainer import Trainer
@@ -216,14 +215,16 @@ def test_the_header_says_where_the_workers_are(
             assert " on the cluster head:6379," in header(made, tmp_path)
 
 
+@pytest.mark.parametrize("replaced", [{}, {0: 2, 1: 1}])
 def test_the_farewell_tells_of_workers_that_were_replaced(
-    as_module: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+    replaced: dict[int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train(tmp_path / "whole", "--stop-steps", "100") == 0
-    assert "replaced" not in capsys.readouterr().out
-    monkeypatch.setattr("shoal.fleet.local.Health", lambda: Health({0: 2, 1: 1}, 1))
-    assert train(tmp_path / "mended", "--stop-steps", "100") == 0
-    assert "\nworkers replaced: 3 (1 call lost with them)\n" in capsys.readouterr().out
+    with Trainer("a2c", "CartPole-v1", learner="torch", stop_steps=100) as made:
+        made.fleet.health.restarts.update(replaced)
+        made.fleet.health.lost_calls = len(replaced) // 2
+        assert run_train(made, tmp_path, Console()) == 0
+    told = "\nworkers replaced: 3 (1 call lost with them)\n"
+    assert (told in capsys.readouterr().out) == bool(replaced)
 
 
 def test_resume_continues_the_counters(run: Path) -> None:
