@@ -27,6 +27,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from shoal import __version__
 from shoal.errors import CheckpointError
 from shoal.tree import (
@@ -43,6 +45,8 @@ from shoal.tree import (
 
 FORMAT_VERSION = 1
 _MANIFEST = "manifest.json"
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows changes the ends of lines without it
+_NEITHER_LINK_NOR_PIPE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _CHUNK = 1 << 20  # bytes of one write
 _HEAD = re.compile(rb'\{"sha256": "([0-9a-f]{64})",\n')
 _NUMBER = re.compile(r"\d{9,18}")
@@ -227,12 +231,9 @@ def _alive(pid: int) -> bool:
     if pid == os.getpid():
         return False
     try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
+        return psutil.pid_exists(pid)
+    except OverflowError:
         return False
-    except PermissionError:  # it runs, as another user
-        return True
-    return True
 
 
 # ------------------------------------------------------------------ writing
@@ -286,7 +287,7 @@ def _write_folder(
 def _write(path: Path, pieces: Iterable[bytes | memoryview]) -> tuple[int, str]:
     """Write and sync a new file; its size and sha256."""
     size, digest = 0, hashlib.sha256()
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
     try:
         for piece in pieces:
             rest = memoryview(piece)
@@ -301,6 +302,9 @@ def _write(path: Path, pieces: Iterable[bytes | memoryview]) -> tuple[int, str]:
 
 
 def _sync(folder: Path) -> None:
+    """Make the names in a folder last; Windows has no way to, and keeps a journal of them."""
+    if os.name == "nt":
+        return
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -328,7 +332,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _open(path: Path) -> Iterator[BufferedReader]:
     """A regular file below a checkpoint; neither a link, nor a pipe that would keep us waiting."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = os.open(path, os.O_RDONLY | _BINARY | _NEITHER_LINK_NOR_PIPE)
         with os.fdopen(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise Damage(f"{path.name} is not a regular file")

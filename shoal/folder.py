@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -29,7 +28,7 @@ from shoal.events import EventWriter
 
 Report = dict[str, Any]
 CONFIG, PROGRESS, SUMMARY = "config.json", "progress.jsonl", "summary.json"
-EVALUATION, CHECKPOINT = "evaluation.json", "checkpoint"
+EVALUATION, CHECKPOINT, LOCK = "evaluation.json", "checkpoint", ".lock"
 
 
 def is_run(folder: Path) -> bool:
@@ -72,17 +71,18 @@ def locked(folder: Path) -> Iterator[None]:
 
     The operating system takes the lock back however this process ends.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK, timeout=0)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                "another process is training in this folder", str(folder), "wait for its end"
-            ) from error
+        lock.acquire()
+    except Timeout as error:
+        raise ConfigError(
+            "another process is training in this folder", str(folder), "wait for its end"
+        ) from error
+    with lock:
+        lock.release()  # it counts: `with` has taken it once more
         yield
-    finally:
-        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:

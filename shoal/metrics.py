@@ -81,6 +81,7 @@ class Recorder:
                 "in_flight_steps": counters.env_steps
                 - counters.trained_steps
                 - counters.dropped_steps,
+                "out_of_bounds_steps": sum(sum(work.outside.values()) for work in done),
                 "episodes": counters.episodes,
                 "return_mean": self.return_mean(),
                 "return_min": min(returns, default=None),

@@ -161,7 +161,7 @@ class Trainer:
                     raise KeyboardInterrupt from error
                 raise
             self.recorder.add(update)
-            self._warn(update.metrics)
+            self._warn(update)
             sampled = self.run.counters.env_steps - before
             if sampled >= every or self.stopped_by() is not None:
                 break
@@ -185,10 +185,20 @@ class Trainer:
         self._whole = True
         return update
 
-    def _warn(self, metrics: Mapping[str, float]) -> None:
-        """Say once what an algorithm warns of; how often it happens is among the metrics."""
-        for name, text in getattr(self.config.algorithm, "warnings", {}).items():
-            if metrics.get(name, 0.0) > 0.0 and name not in self._warned:
+    def _warn(self, update: Update) -> None:
+        """Say once what is odd; how often it happens is among the metrics."""
+        found = {
+            name: text
+            for name, text in getattr(self.config.algorithm, "warnings", {}).items()
+            if update.metrics.get(name, 0.0) > 0.0
+        }
+        for path in {path for work in update.work for path in work.outside}:
+            found[f"bounds {path}"] = (
+                f"the environment's observations {path!r} exceed the bounds of its space: "
+                "correct the space, or clip them (out_of_bounds_steps counts the env steps)"
+            )
+        for name, text in found.items():
+            if name not in self._warned:
                 self._warned.add(name)
                 log.warning("%s", text)
 

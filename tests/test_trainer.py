@@ -25,7 +25,7 @@ from tests.worlds import TINY, Script, Scripts, difference, episodes
 
 VOCABULARY = """
 env_steps agent_steps gradient_steps trained_steps dropped_steps in_flight_steps episodes
-replayed_steps lost_steps
+replayed_steps lost_steps out_of_bounds_steps
 return_mean return_min return_max length_mean steps_per_s policy_lag_mean policy_lag_max
 queue_depth_mean queue_depth_max worker_restarts lost_calls concurrency wall_s
 worker/0/steps_per_s worker/0/lag_max worker/0/restarts
@@ -320,6 +320,26 @@ def test_the_first_update_uses_what_init_gave() -> None:
     first = make("ppo", Scripts(), seed=5).learner.weights()
     second = make("ppo", Scripts(), seed=5, learner="jax", workers=2).learner.weights()
     assert not difference(first, second)
+
+
+# ----------------------------------------------------------------- observations out of bounds
+
+
+def test_observations_out_of_bounds_are_counted_and_warned_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The bit is 0 or 1 with equal chances, but the space ends at 0.5."""
+
+    class Narrow(Bandit):
+        observation_space = Box(0.0, 0.5, (1,), np.float32)
+
+    trainer = make("ppo", Narrow)
+    reports = [trainer.train(), trainer.train()]
+    for report in reports:
+        assert report["out_of_bounds_steps"] == pytest.approx(1000, abs=200)
+    told = [record.getMessage() for record in caplog.records if "bounds" in record.getMessage()]
+    assert len(told) == 1 and "'obs'" in told[0]
+    assert make("ppo", Bandit).train()["out_of_bounds_steps"] == 0
 
 
 # --------------------------------------------------------------------------- evaluating

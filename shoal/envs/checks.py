@@ -167,6 +167,42 @@ class Checks:
         return row, bad_number("the reward", reward[row])
 
 
+class Bounds:
+    """Counts observations that lie outside of their Box: for whole fragments, not every step.
+
+    What is a little outside by rounding (1e-5 of the bound, at least of 1) is inside.
+    """
+
+    def __init__(self, spaces: Spaces) -> None:
+        self._bounds: list[tuple[str, NDArray, NDArray]] = []
+        for leaf in spaces.leaves:
+            if leaf.kind != "box":
+                continue
+            space = spaces.observation
+            for key in leaf.keys:
+                space = space.spaces[key]
+            low, high = np.asarray(space.low), np.asarray(space.high)
+            most: Any = np.iinfo if leaf.dtype.kind != "f" else np.finfo
+            least, most = most(leaf.dtype).min, most(leaf.dtype).max
+            if leaf.dtype.kind == "f":
+                with np.errstate(over="ignore"):  # infinite is what no bound is
+                    low = (low - 1e-5 * np.maximum(1.0, abs(low))).astype(leaf.dtype)
+                    high = (high + 1e-5 * np.maximum(1.0, abs(high))).astype(leaf.dtype)
+            if (low > least).any() or (high < most).any():
+                self._bounds.append((leaf.path, low, high))
+
+    def outside(self, obs: Obs, valid: NDArray) -> dict[str, int]:
+        """Of `{path: [T, B, ...]}` and bool [T, B]: env steps outside, for paths that have any."""
+        found = {}
+        for path, low, high in self._bounds:
+            x = obs[path]
+            wrong = (x < low) | (x > high)
+            if wrong.any():
+                steps = wrong.reshape(*valid.shape, -1).any(-1) & valid
+                found[path] = int(np.count_nonzero(steps))
+        return {path: steps for path, steps in found.items() if steps}
+
+
 def _has_limit(leaf: Leaf) -> bool:
     return leaf.dtype.kind == "f" or leaf.kind != "box"
 

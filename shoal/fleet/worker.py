@@ -18,6 +18,7 @@ from shoal.algorithms.base import Model
 from shoal.config.config import Config
 from shoal.envs import Step, VectorEnv, make
 from shoal.envs.base import ENDLESS
+from shoal.envs.checks import Bounds
 from shoal.errors import EnvError
 from shoal.fleet.base import Parcel
 from shoal.machine import cpus
@@ -40,6 +41,7 @@ class Sample:
     episodes: list[tuple[float, int]]  # (return, length in env steps) of those that ended here
     moments: dict[str, Moments]  # of observations and returns, where the run normalises them
     times: dict[str, float] = field(default_factory=dict)  # seconds: env, act, postprocess, idle
+    outside: dict[str, int] = field(default_factory=dict)  # env steps, by leaf: see envs.Bounds
 
 
 class Recording:
@@ -119,6 +121,7 @@ class Worker:
             threads=cpus() if rollout.workers == 0 else 1,
             worker=index,
         )
+        self._bounds = Bounds(self.env.spaces)
         clip: Any = rollout.clip_reward
         if clip == "auto":
             clip = None if rollout.scale_reward else self.env.reward_clip
@@ -179,6 +182,8 @@ class Worker:
         start = perf_counter()
         episodes = self._account(trajectory)
         moments = self._moments(trajectory)
+        seen = {path: x[:-1] for path, x in trajectory.obs.items()}
+        outside = self._bounds.outside(seen, trajectory.valid)
         if rollout.scale_reward:
             std = self.weights["norm/reward/std"]
             trajectory.reward = np.clip(trajectory.reward / std, -REWARD_CLIP, REWARD_CLIP)
@@ -189,7 +194,7 @@ class Worker:
         times["idle"] = idle
         trained = int(np.count_nonzero(batch["mask"]))
         self._idle_since = perf_counter()
-        sample = Sample(batch, env_steps, trained, self.version, episodes, moments, times)
+        sample = Sample(batch, env_steps, trained, self.version, episodes, moments, times, outside)
         return sample, trajectory
 
     def sample_apart(self) -> Sample:

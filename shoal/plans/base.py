@@ -140,6 +140,7 @@ class Work:
     env_steps: int
     lag: int | None  # versions from the weights that sampled to those updated; None: dropped
     times: dict[str, float]  # seconds it spent: env, act, postprocess, idle, gradient
+    outside: dict[str, int] = field(default_factory=dict)  # env steps out of bounds, by leaf
 
     @property
     def busy(self) -> float:
@@ -185,7 +186,7 @@ class Clock:
 
 def work(worker: int, sample: Sample, lag: int | None) -> Work:
     """What a sample tells of its worker; with its lag, or None where it was dropped."""
-    return Work(worker, sample.env_steps, lag, sample.times)
+    return Work(worker, sample.env_steps, lag, sample.times, sample.outside)
 
 
 def metrics_of(metrics: Mapping[str, float], hyper: Mapping[str, float]) -> dict[str, float]:

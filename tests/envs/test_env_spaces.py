@@ -12,7 +12,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.envs.checks import Rows
+from shoal.envs.checks import Bounds, Rows
 from shoal.errors import SpaceError
 from shoal.spaces import ACTION_MASK, Spaces, from_json, to_json
 
@@ -352,3 +352,26 @@ def test_a_damaged_space_is_read_or_refused(data: st.DataObject) -> None:
     except SpaceError:
         return
     assert Spaces.from_json(spaces.to_json()) == spaces
+
+
+# ---------------------------------------------------------------------------- bounds
+
+
+@pytest.mark.parametrize(
+    ("space", "rows", "outside"),
+    [
+        (gs.Box(-1.0, 1.0, (2,)), [[0, 1], [1.000001, 0], [0, 1.1], [-2, 2]], 2),
+        (gs.Box(np.float32([0, -np.inf]), np.float32([np.inf, 1])), [[-1, 0], [9, -9], [9, 2]], 2),
+        (gs.Box(0.0, np.float32(3.4028235e38), (1,)), [[1e38], [-1]], 1),
+        (gs.Box(-np.inf, np.inf, (1,)), [[1e38], [-1e38]], 0),
+        (gs.Box(0, 3, (1,), np.uint8), [[3], [4]], 1),
+        (gs.Box(0, 255, (1,), np.uint8), [[255], [0]], 0),
+        (gs.Box(0, 2**63 - 1, (1,), np.int64), [[2**63 - 1], [-1]], 1),
+    ],
+)
+def test_observations_out_of_bounds_are_counted(space: Any, rows: Any, outside: int) -> None:
+    bounds = Bounds(Spaces(gs.Dict({"x": space, "y": gs.Discrete(2)}), gs.Discrete(2)))
+    obs = {"x": np.array(rows, space.dtype)[:, None], "y": np.ones((len(rows), 1), np.int64)}
+    valid = np.ones((len(rows), 1), bool)
+    assert bounds.outside(obs, valid) == ({"x": outside} if outside else {})
+    assert bounds.outside(obs, ~valid) == {}
