@@ -1,8 +1,8 @@
 """The command line: ``shoal train``, ``resume``, ``evaluate``, ``plot`` and ``systems``.
 
 argparse reads the few fixed options. Every other ``--group.name value`` is a setting of the run's
-configuration, so that an algorithm's new field is an option at once. Little is imported before it
-is known what to do.
+configuration, so that a new field of an algorithm is an option at once. Modules are imported only
+when a command needs them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,19 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from difflib import SequenceMatcher
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoal import __version__, interrupts
-from shoal.errors import CheckpointError, ConfigError, ShoalError, describe, reproducible
+from shoal.errors import (
+    CheckpointError,
+    ConfigError,
+    ShoalError,
+    describe,
+    nearest,
+    reproducible,
+)
 from shoal.options import Pairs, Parser, flag, help_wanted, settings, settings_help, unknown
 
 if TYPE_CHECKING:
@@ -32,7 +38,7 @@ if TYPE_CHECKING:
     from shoal.trainer import Trainer
 
 DEFAULT_STEPS = 1_000_000  # env steps of a run that was given no stop
-_LASTING = (  # what a run that goes on can no longer change
+_LASTING = (  # settings that cannot change when a run is resumed
     "seed",
     "learner",
     "algorithm.network",
@@ -43,7 +49,7 @@ _LASTING = (  # what a run that goes on can no longer change
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. Errors are told on stderr, without a traceback.
+    """Run one command; returns the exit code. Errors go to stderr, without a traceback.
 
     Without ``argv`` it is the command of this process, whose signals are noted up to its end.
     """
@@ -116,7 +122,7 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "shoal COMMAND --help tells more of each. A first run:",
+            "`shoal COMMAND --help` explains each. A first run:",
             "  shoal train CartPole-v1 --system ppo --stop-return 475",
         ]
     )
@@ -129,28 +135,30 @@ def _train_parser() -> Parser:
     parser = Parser(
         "shoal train",
         "ENV --system NAME [options] [--algorithm.lr 1e-3 ...]",
-        "Train an agent; what it learns and how is kept in a run folder.",
+        "Train an agent. Its checkpoints, settings and reports go to a run folder.",
     )
     parser.option(
         "env", metavar="ENV", nargs="?", help="a Gymnasium id, module:Class or module:function"
     )
-    parser.option("--system", metavar="NAME", help="what learns: `shoal systems` lists them")
-    parser.option("--plan", metavar="NAME", help="how it is run (default: the system's own)")
-    parser.option("--seed", metavar="N", help="of everything random (default 0)")
+    parser.option("--system", metavar="NAME", help="training system; `shoal systems` lists them")
+    parser.option("--plan", metavar="NAME", help="execution plan (default: the system's own)")
+    parser.option("--seed", metavar="N", help="seed of all random numbers (default 0)")
     _places(parser)
-    parser.option("--learner", metavar="jax|torch|auto", help="what differentiates (default auto)")
+    parser.option(
+        "--learner", metavar="jax|torch|auto", help="framework for the gradients (default auto)"
+    )
     _stops(parser)
     parser.option("--out", metavar="DIR", help="run folder (default runs/SYSTEM-ENV-SEED-TIME)")
     _reports(parser)
-    parser.option("--config", metavar="FILE", help="settings in YAML or JSON, as in a config.json")
-    parser.option("--tuned", action="store_true", help="start from settings that do well here")
+    parser.option("--config", metavar="FILE", help="settings in YAML or JSON (or a config.json)")
+    parser.option("--tuned", action="store_true", help="start from settings that do well on ENV")
     return parser
 
 
 def _places(parser: Parser) -> None:
-    parser.option("--workers", metavar="N", help="processes that sample (0: this one does, alone)")
+    parser.option("--workers", metavar="N", help="worker processes; 0: sample in this process")
     parser.option(
-        "--address", metavar="HOST:PORT", help="Ray cluster that holds them (RAY_ADDRESS)"
+        "--address", metavar="HOST:PORT", help="Ray cluster for the workers (or RAY_ADDRESS)"
     )
 
 
@@ -159,9 +167,9 @@ def _reports(parser: Parser) -> None:
 
 
 def _stops(parser: Parser) -> None:
-    parser.option("--stop-return", metavar="X", help="stop at this mean return of 100 episodes")
-    parser.option("--stop-steps", metavar="N", help="stop after so many env steps")
-    parser.option("--stop-seconds", metavar="S", help="stop after so many seconds")
+    parser.option("--stop-return", metavar="X", help="stop at this mean return over 100 episodes")
+    parser.option("--stop-steps", metavar="N", help="stop after N env steps")
+    parser.option("--stop-seconds", metavar="S", help="stop after S seconds")
 
 
 def _train(parser: Parser, argv: list[str]) -> int:
@@ -206,6 +214,7 @@ def _new_config(parser: Parser, args: Any, pairs: Pairs) -> tuple[Config, bool]:
 
     from shoal.config.config import Stop
     from shoal.config.files import load_file
+    from shoal.config.names import OTHERS
     from shoal.configure import configure, refuse_impossible
     from shoal.systems import default_config, with_plan
 
@@ -213,9 +222,10 @@ def _new_config(parser: Parser, args: Any, pairs: Pairs) -> tuple[Config, bool]:
     named = nested.pop("system", None), nested.pop("env", None)
     system, env = args.system or named[0], args.env or named[1]
     if system is None:
-        for name, _ in pairs:  # --sytem ppo
-            if SequenceMatcher(None, name, "system").ratio() > 0.7:
-                raise parser.unknown(name)
+        for name, _ in pairs:  # --sytem ppo, --algo ppo
+            if "system" in OTHERS.get(name, ()) or nearest(name, ["system"]):
+                what = f"there is no option --{name}"
+                raise unknown(what, "system", ["system"], "shoal train --help", "--")
         fix = "name one, for example --system ppo (`shoal systems` lists them)"
         raise ConfigError("no system was given", args.config, fix)
     if env is None:
@@ -249,11 +259,11 @@ def _resume_parser() -> Parser:
     parser = Parser(
         "shoal resume",
         "DIR [options] [--algorithm.lr 1e-4 ...]",
-        "Go on with a run from its newest checkpoint, as if it had never stopped. Settings that "
-        "are given change it; a new stop replaces the old ones.",
+        "Continue a run from its newest checkpoint. Options change its settings; a new stop "
+        "replaces the old ones.",
     )
     parser.option("folder", metavar="DIR", help="run folder, or one checkpoint in it")
-    parser.option("--env", metavar="ENV", help="its environment again, where that is module:name")
+    parser.option("--env", metavar="ENV", help="the environment again, if it is code (module:name)")
     _places(parser)
     _stops(parser)
     _reports(parser)
@@ -299,9 +309,9 @@ def _resume(parser: Parser, argv: list[str]) -> int:
 
 @contextmanager
 def _reproducible(command: str, argv: list[str], workers: Any, console: Console) -> Iterator[None]:
-    """Errors in here are told with the command that shows them in one process.
+    """Errors raised in here carry the command that reproduces them in one process.
 
-    What ends this very process tells at least where: a crash of native code, or ``os._exit``.
+    What ends this process at once (native code, ``os._exit``) at least reports its place.
     """
     import faulthandler
 
@@ -341,7 +351,7 @@ def _reproducible(command: str, argv: list[str], workers: Any, console: Console)
 
 
 def _refuse_met(trainer: Trainer, folder: Path) -> None:
-    """Raise ConfigError when a stop condition holds already, with the one to raise."""
+    """Raise ConfigError if a stop condition already holds; the fix is a later stop."""
     from shoal.run import command
 
     met, stop = trainer.stopped_by(), trainer.config.stop
@@ -364,8 +374,8 @@ def _evaluate_parser() -> Parser:
     parser = Parser(
         "shoal evaluate",
         "DIR [options]",
-        "Run whole episodes with what a run has learned; the result also goes to "
-        "evaluation.json in its folder.",
+        "Run whole episodes with the policy of a run. The result also goes to evaluation.json in "
+        "the run folder.",
     )
     parser.option("folder", metavar="DIR", help="run folder, or one checkpoint in it")
     parser.option("--episodes", metavar="N", type=int, default=10, help="how many (default 10)")
@@ -375,7 +385,7 @@ def _evaluate_parser() -> Parser:
     parser.option(
         "--video-episodes", metavar="N", type=int, default=3, help="how many to film (default 3)"
     )
-    parser.option("--env", metavar="ENV", help="its environment again, where that is module:name")
+    parser.option("--env", metavar="ENV", help="the environment again, if it is code (module:name)")
     return parser
 
 
@@ -431,8 +441,8 @@ def _plot_parser() -> Parser:
     parser = Parser(
         "shoal plot",
         "DIR... -o FILE",
-        "Draw the returns of runs against env steps and against seconds. Runs that differ in "
-        "their seed only are one line: their mean and its 95 % interval.",
+        "Draw the returns of runs against env steps and seconds. Runs that differ only in their "
+        "seeds become one line: the mean and its 95 % confidence interval.",
     )
     parser.option("folders", metavar="DIR", nargs="+", type=Path, help="run folders")
     parser.option(
@@ -454,7 +464,7 @@ def _plot(parser: Parser, argv: list[str]) -> int:
 
 
 def _systems_parser() -> Parser:
-    return Parser("shoal systems", "", "What there is, and which algorithm runs under which plan.")
+    return Parser("shoal systems", "", "List the systems, and what runs under which plan.")
 
 
 def _systems(parser: Parser, argv: list[str]) -> int:
@@ -491,7 +501,7 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def _quiet() -> None:
-    """Silence what third parties say to each other: nothing that a user could act on."""
+    """Silence warnings of third parties that a user cannot act on."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     import gymnasium  # noqa: F401  (it sets a filter of its own, which the next line overrules)
 
@@ -501,10 +511,10 @@ def _quiet() -> None:
 
 _COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[Parser, list[str]], int], str]] = {
     "train": (_train_parser, _train, "train an agent on an environment"),
-    "resume": (_resume_parser, _resume, "go on with a run from its checkpoint"),
-    "evaluate": (_evaluate_parser, _evaluate, "run episodes with what it learned, and film them"),
+    "resume": (_resume_parser, _resume, "continue a run from its checkpoint"),
+    "evaluate": (_evaluate_parser, _evaluate, "run episodes with a trained policy; film them"),
     "plot": (_plot_parser, _plot, "draw the returns of runs"),
-    "systems": (_systems_parser, _systems, "list what there is, and what runs under what"),
+    "systems": (_systems_parser, _systems, "list the systems, and what runs under which plan"),
 }
 
 

@@ -146,7 +146,7 @@ def refuse_impossible(config: Config) -> None:
         raise ConfigError(
             f"{next(iter(annealed))} is annealed over the run, but its length is not known",
             None,
-            "set stop.env_steps, or make it a constant",
+            "set stop.env_steps (--stop-steps), or use a constant",
         )
     best = best_return(config.env, rollout.env_kwargs) if isinstance(config.env, str) else None
     wanted = config.stop.return_mean
@@ -204,13 +204,8 @@ def _refuse_unread(config: Config, start: Config, where: str | None) -> None:
         for f in dataclass_fields(new):
             value = getattr(new, f.name)
             if value != getattr(old, f.name):
-                others = [
-                    row.name
-                    for row in SYSTEMS.values()
-                    if group not in unread(default_config(row.name, ""))
-                ]
                 raise ConfigError(
                     f"{group}.{f.name} is {value}, but nothing reads it: {why}",
                     where,
-                    f"leave it out, or choose a system that reads it: {', '.join(others)}",
+                    "leave it out, or choose a system that reads it, for example dqn",
                 )

@@ -74,8 +74,8 @@ class CheckpointError(ShoalError):
     """A checkpoint that is damaged, hostile, of another version or of another environment."""
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """The one of ``names`` (which may be dotted) that ``name`` was most likely meant to be.
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The one of ``names`` (which may be dotted) that ``name`` most likely stands for, if any.
 
     The last part of a path counts most, so that a setting is found in another group too.
     """
@@ -84,7 +84,14 @@ def nearest(name: str, names: Iterable[str]) -> str:
         last = SequenceMatcher(None, name.rpartition(".")[2], other.rpartition(".")[2]).ratio()
         return last, SequenceMatcher(None, name, other).ratio()
 
-    return max(names, key=score)
+    best = max(names, key=score, default=None)
+    return best if best is not None and score(best)[0] >= 0.5 else None
+
+
+def did_you_mean(name: str, names: Iterable[str], prefix: str = "") -> str:
+    """ "did you mean NAME? ", with a space behind it; empty if no name is near."""
+    close = nearest(name, names)
+    return f"did you mean {prefix}{close}? " if close else ""
 
 
 def cut(text: str, limit: int = 400) -> str:

@@ -1,11 +1,11 @@
-"""Reading a command line: fixed options by argparse, all others as settings of a run."""
+"""Reads a command line: argparse for the fixed options, the resolver for all settings."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from shoal.errors import ConfigError, nearest
+from shoal.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from shoal.config.config import Config
@@ -14,14 +14,14 @@ Pairs = list[tuple[str, str | None]]  # settings as given: [("algorithm.lr", "1e
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are Shoal's, and that knows which options take a value."""
+    """An argparse parser that raises ConfigError and knows which options take a value."""
 
     def __init__(self, prog: str, usage: str, about: str) -> None:
         self.takes: dict[str, bool] = {}
         super().__init__(prog, f"{prog} {usage}", about, allow_abbrev=False)
 
     def option(self, *names: str, **kwargs: Any) -> None:
-        """``add_argument`` that remembers whether a value follows."""
+        """Like ``add_argument``; also records whether the option takes a value."""
         action = self.add_argument(*names, **kwargs)
         self.takes |= dict.fromkeys(action.option_strings, action.nargs != 0)
 
@@ -31,9 +31,9 @@ class Parser(argparse.ArgumentParser):
     def read(self, argv: list[str], settings: bool = True) -> tuple[argparse.Namespace, Pairs]:
         """The fixed options, and all others as settings.
 
-        The two are told apart before argparse looks, which would take the value of an option that
-        it does not know for the environment. Raises ConfigError for what it cannot read, and for
-        any setting where a command has none.
+        They are separated before argparse sees them: it would take the value of an unknown option
+        for the environment. Raises ConfigError for a line that cannot be read, and for any setting
+        if the command has none.
         """
         fixed, pairs, rest = [], [], list(argv)
         while rest:
@@ -70,7 +70,7 @@ class Parser(argparse.ArgumentParser):
 
 def unknown(what: str, name: str, known: list[str], listing: str, prefix: str = "") -> ConfigError:
     """The error for an unknown word; it suggests the nearest of the known ones."""
-    hint = f"did you mean {prefix}{nearest(name, known)}? " if known else ""
+    hint = did_you_mean(name, known, prefix)
     return ConfigError(what, None, f"{hint}`{listing}` lists them all")
 
 
@@ -108,7 +108,7 @@ def settings(
 
 
 def help_wanted(parser: Parser, argv: list[str]) -> bool:
-    """Print the fixed part of a command's help, where it is asked for."""
+    """Print the fixed part of a command's help if it is asked for."""
     wanted = "-h" in argv or "--help" in argv
     if wanted:
         print(parser.format_help().rstrip())
@@ -116,21 +116,20 @@ def help_wanted(parser: Parser, argv: list[str]) -> bool:
 
 
 def settings_help(system: str) -> str:
-    """Every setting of a system, one a line, with its default and what it accepts."""
+    """Every setting that a system reads, one per line: name, default, meaning, accepted values."""
     from shoal.config.names import SHORT
     from shoal.config.settings import arguments, to_dict
     from shoal.systems import default_config, unread
 
-    lines = [f"settings of {system}, with their defaults (--system NAME shows another's):"]
     config = default_config(system, "")
-    for argument in arguments(config):
-        if argument.name.partition(".")[0] in unread(config):
-            continue
-        if argument.name not in ("system", "env", *SHORT.values()):
-            default = text(to_dict(argument.default))
-            about = f"{argument.help}  [{argument.annotation}]".strip()
-            lines.append(f"  --{flag(argument.name):<30} {default:<8} {about}")
-    return "\n".join(lines)
+    left_out = {"system", "env", *SHORT.values()}
+    rows: list[tuple[str, str, str]] = []
+    for name, annotation, default, about in arguments(config):
+        if name not in left_out and name.partition(".")[0] not in unread(config):
+            rows.append((flag(name), text(to_dict(default)), f"{about}  [{annotation}]".strip()))
+    a_width, b_width = (max(len(row[i]) for row in rows) for i in (0, 1))
+    lines = [f"settings of {config.system}, with their defaults (other systems: --system NAME):"]
+    return "\n".join(lines + [f"  --{a:<{a_width}}  {b:<{b_width}}  {c}" for a, b, c in rows])
 
 
 def text(value: Any) -> str:

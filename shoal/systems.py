@@ -14,7 +14,7 @@ from shoal.algorithms.ppo import PPO
 from shoal.algorithms.sac import SAC
 from shoal.algorithms.vtrace import VTrace
 from shoal.config.config import Config, Replay, Rollout
-from shoal.errors import ConfigError, nearest
+from shoal.errors import ConfigError, did_you_mean
 from shoal.plans.allreduce import Allreduce
 from shoal.plans.async_gradients import AsyncGradients
 from shoal.plans.async_replay import AsyncReplay
@@ -181,13 +181,13 @@ PLANS = (
 
 
 def system(name: str) -> System:
-    """The row of that name. Raises ConfigError, with the nearest name, when there is none."""
+    """The row of that name, in any case. Raises ConfigError, with the nearest name, if none is."""
     row = SYSTEMS.get(name.lower().replace("_", "-"))
     if row is None:
         raise ConfigError(
             f"there is no system {name!r}",
             None,
-            f"did you mean {nearest(name.lower(), SYSTEMS)!r}? There are: {', '.join(SYSTEMS)}",
+            f"{did_you_mean(name.lower(), SYSTEMS)}there are: {', '.join(SYSTEMS)}",
         )
     return row
 
@@ -199,9 +199,9 @@ def default_config(name: str, env: Any) -> Config:
 
 
 def with_plan(config: Config, plan: Any) -> Config:
-    """The configuration under a plan, given as such or by its name with its default options.
+    """The configuration under a plan: an object, or the name of one with default options.
 
-    Raises ConfigError, with the nearest name, where there is none of that name.
+    Raises ConfigError, with the nearest name, if there is no plan of that name.
     """
     if isinstance(plan, str):
         wanted = plan.lower().replace("-", "_")
@@ -212,16 +212,16 @@ def with_plan(config: Config, plan: Any) -> Config:
             raise ConfigError(
                 f"there is no plan {plan!r}",
                 None,
-                f"did you mean {nearest(wanted, plans)!r}? There are: {', '.join(plans)}",
+                f"{did_you_mean(wanted, plans)}there are: {', '.join(plans)}",
             )
         plan = plans[wanted]()
     return replace(config, plan=plan)
 
 
 def matrix() -> list[tuple[str, str, str, str]]:
-    """What runs under what: (algorithm, plan, system or "", why not or "") for each pair."""
+    """Every pair as (algorithm, plan, its system or "", why it cannot run or "")."""
     named: dict[tuple[type, type], str] = {}
-    for row in SYSTEMS.values():  # of systems that differ in switches only, the first
+    for row in SYSTEMS.values():  # the first of the systems that differ in switches only
         named.setdefault((type(row.algorithm), type(row.plan)), row.name)
     rows: list[tuple[str, str, str, str]] = []
     for algorithm in dict.fromkeys(type(row.algorithm) for row in SYSTEMS.values()):

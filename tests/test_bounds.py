@@ -128,6 +128,6 @@ def test_the_defaults_of_every_system_are_inside(name: str) -> None:
 
 def test_bounds_read_like_numbers() -> None:
     assert str(Bounds(above=0)) == "> 0"
-    assert str(Bounds(least=0, most=1)) == "between 0 and 1"
+    assert str(Bounds(least=0, most=1)) == "from 0 to 1"
     assert str(Bounds(least=0, below=1)) == ">= 0, < 1"
     assert str(Bounds()) == ""

@@ -157,9 +157,10 @@ def test_a_run_without_a_stop_has_the_default_one() -> None:
         ("CartPole-v1 --system ppo --seed", "expected one argument", "--help"),
         ("CartPole-v1 --system ppo --workers 1 --workers 2 --rollout.workers 2", "twice", "once"),
         ("CartPole-v1 Pendulum-v1 --system ppo", "Pendulum-v1", "--help"),
-        ("CartPole-v1 --system pppo", "no system 'pppo'", "'ppo'"),
+        ("CartPole-v1 --system pppo", "no system 'pppo'", "did you mean ppo?"),
         ("CartPole-v1", "no system was given", "--system ppo"),
         ("CartPole-v1 --sytem ppo", "no option --sytem", "--system?"),
+        ("CartPole-v1 --algo ppo", "no option --algo", "--system?"),
         ("CartPole-v1 --system ppo --learning-rate 1", "--learning-rate", "--algorithm.lr?"),
         ("CartPole-v1 --system ppo --num_envs 4", "num_envs", "--rollout.envs-per-worker?"),
         ("CartPole-v1 --system ppo --n_steps 9", "n_steps", "--rollout.fragment-length?"),
@@ -228,6 +229,10 @@ def test_the_help_of_every_command_says_how_it_is_called(
         assert main([command, "--help"]) == 0
         assert capsys.readouterr().out.startswith(f"usage: shoal {command}")
     assert main([]) == 2
+
+
+def test_a_word_that_is_near_none_gets_no_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, "quux")[2] == "  to do: `shoal --help` lists them all"
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -499,7 +499,7 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
 
 def test_every_argument_can_be_set_by_the_name_that_lists_it() -> None:
     listed = {argument.name: argument for argument in arguments(CONFIG)}
-    assert listed["rollout.envs_per_worker"].annotation == "int, >= 1"
+    assert listed["rollout.envs_per_worker"].annotation == "int >= 1"
     assert listed["algorithm.lr"].annotation == "float | linear(start, end)"
     assert listed["algorithm.lr"].help == "step size, # per update"
     assert listed["algorithm.high"].help == "above low"

@@ -175,7 +175,7 @@ def refusal(*args: Any, **kwargs: Any) -> ConfigError:
 def test_an_unknown_system_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError) as caught:
         system("pp0")
-    assert "'pp0'" in caught.value.what and "'ppo'" in str(caught.value.fix)
+    assert "'pp0'" in caught.value.what and "did you mean ppo?" in str(caught.value.fix)
 
 
 def test_an_unknown_setting_is_answered_with_the_nearest() -> None:

@@ -48,7 +48,7 @@ class Bounds:
 
     def __str__(self) -> str:
         if self.least is not None and self.most is not None:
-            return f"between {self.least:g} and {self.most:g}"
+            return f"from {self.least:g} to {self.most:g}"
         ends = (">", self.above), (">=", self.least), ("<", self.below), ("<=", self.most)
         return ", ".join(f"{sign} {end:g}" for sign, end in ends if end is not None)
 
@@ -61,10 +61,14 @@ def setting(
     below: float | None = None,
     most: float | None = None,
     infinite: bool = False,
+    help: str | None = None,
 ) -> T:
-    """A dataclass field with bounds; without any, it must still be a finite number."""
-    bounds = Bounds(above, least, below, most, infinite)
-    made: Any = field(default=default, metadata={BOUNDS: bounds})
+    """A dataclass field with bounds; without any, it must still be a finite number.
+
+    ``help`` takes the place of the comment behind the field.
+    """
+    metadata = {BOUNDS: Bounds(above, least, below, most, infinite)}
+    made: Any = field(default=default, metadata=metadata | ({"help": help} if help else {}))
     return cast(T, made)
 
 

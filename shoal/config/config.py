@@ -42,7 +42,9 @@ class Rollout:
     fragment_length: int = setting(128, least=1)  # env steps of each copy between two batches
     normalise_obs: bool = False  # observations by their running mean and standard deviation
     scale_reward: bool = False  # rewards by the running standard deviation of the return
-    clip_reward: float | Literal["auto"] | None = setting("auto", above=0)  # auto: 1 on Atari
+    clip_reward: float | Literal["auto"] | None = setting(
+        "auto", above=0, help="clip rewards to +- this; auto: 1 on Atari"
+    )
     env_kwargs: Mapping[str, Any] = field(default_factory=Frozen)  # arguments of the environment
 
     def __post_init__(self) -> None:
@@ -72,7 +74,7 @@ class Checkpointing:
     """When a run writes a checkpoint, and how many it keeps."""
 
     every_seconds: float = setting(60.0, above=0)  # wall-clock time between two checkpoints
-    every_iterations: int | None = setting(None, least=1)  # and reports between two checkpoints
+    every_iterations: int | None = setting(None, least=1)  # or so many reports
     keep: int = setting(2, least=1)  # newest checkpoints that are kept
 
     def __post_init__(self) -> None:
@@ -81,13 +83,13 @@ class Checkpointing:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where workers live, from the first one on (rollout.workers); without any, in this process."""
+    """Where the workers run; without workers (rollout.workers=0), sampling is in this process."""
 
     address: str | None = None  # of a Ray cluster; none: RAY_ADDRESS, else Ray on this machine
     in_process: bool = False  # all workers in this process, in turn: to debug, or to compare
-    cpus_per_worker: float | None = setting(None, least=0)  # reserved; none: 1 (0 in an actor)
-    timeout: float = setting(60.0, above=0)  # seconds without an env step: the worker is stuck
-    restarts_per_minute: int = setting(10, least=0)  # deaths of workers before the run ends
+    cpus_per_worker: float | None = setting(None, least=0)  # reserved; none: 1 (in an actor: 0)
+    timeout: float = setting(60.0, above=0)  # seconds without an env step: worker is stuck
+    restarts_per_minute: int = setting(10, least=0)  # more deaths of workers end the run
 
     def __post_init__(self) -> None:
         check_bounds(self, "cluster.")
@@ -158,16 +160,16 @@ class Config:
 
     system: str  # name of the system: an algorithm under a plan
     env: str | Mapping[str, Any] | Callable[..., Any]  # Gymnasium id, module:Class, or a callable
-    algorithm: Any  # what is learned: a frozen dataclass
-    plan: Any  # how it is run: a frozen dataclass
+    algorithm: Any  # a frozen dataclass of hyperparameters
+    plan: Any  # a frozen dataclass of options
     rollout: Rollout = Rollout()
     replay: Replay = Replay()
     cluster: Cluster = Cluster()
     stop: Stop = Stop()
     checkpointing: Checkpointing = Checkpointing()
-    learner: Literal["auto", "jax", "torch"] = "auto"  # the library that differentiates
-    precision: Literal["float32", "bfloat16"] = "float32"  # of its matrix products; weights float32
-    seed: int = setting(0, least=0)  # of everything random in the run
+    learner: Literal["auto", "jax", "torch"] = "auto"  # framework that computes gradients
+    precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products; weights are float32
+    seed: int = setting(0, least=0)  # of all random numbers in the run
     report_every: int | None = setting(None, least=1)  # env steps in one report; none: 2,000
 
     def __post_init__(self) -> None:

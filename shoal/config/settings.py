@@ -88,7 +88,7 @@ class Argument(NamedTuple):
     """One leaf of a configuration, as a command line or a table of options shows it."""
 
     name: str  # "rollout.envs_per_worker"
-    annotation: str  # what it accepts: "int, >= 1", "float | linear(start, end) | none"
+    annotation: str  # what it accepts: "int >= 1", "float > 0 | linear(start, end) | none"
     default: Any
     help: str  # the field's metadata "help", else the comment beside it in the source
 
@@ -101,7 +101,7 @@ def arguments(config: Any) -> list[Argument]:
         if not _is_group(value):
             annotation = accepted(_annotations(type(owner))[name])
             if bounds := str(bounds_of(type(owner), name) or ""):
-                annotation += f", {bounds}"
+                annotation = re.sub(r"\b(int|float)\b", rf"\1 {bounds}", annotation, count=1)
             found.append(Argument(path, annotation, value, _help(type(owner), name)))
     return found
 
@@ -224,7 +224,8 @@ class _Scope(NamedTuple):
 
     def unknown(self, path: str) -> ConfigError:
         known = [known for known, _, _ in _walk(self.root, "")]
-        fix = f"did you mean {elsewhere(self.root, path) or nearest(path, known)}?"
+        close = elsewhere(self.root, path) or nearest(path, known)
+        fix = f"did you mean {close}?" if close else "`shoal train --help` lists all settings"
         return ConfigError(f"there is no setting {path!r}", self.where, fix)
 
     def twice(self, path: str) -> ConfigError:
