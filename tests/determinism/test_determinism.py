@@ -15,16 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
+from gymnasium.envs.classic_control.pendulum import PendulumEnv
 
 from shoal import checkpoint
 from shoal.fleet.base import results
+from shoal.fleet.worker import Worker
 from shoal.trainer import Trainer
 from tests.worlds import TINY, Script, difference
 
 NORMALISED: dict[str, Any] = {"normalise_obs": True, "scale_reward": True}
 # Gymnasium's vector form; and a loop over copies, whose episodes are replayed.
 WORLDS: dict[str, dict[str, Any]] = {
-    "CartPole-v1": {},
+    "CartPole-v1": {"envs_per_worker": 5},
     "Pendulum-v1": {**NORMALISED, "gamma": 0.9},
 }
 SEVERAL = {"ppo": {"epochs": 2, "minibatch_size": 16}}
@@ -209,6 +212,19 @@ def test_killing_a_process_at_any_instant_changes_nothing(learner: str, tmp_path
 # ----------------------------------------------------------------------- interruptions
 
 
+class Fused(Script):
+    """Raises ``error`` once: in the ``fuse``-th env step from now on, of all copies together."""
+
+    fuse = 0
+    error: type[BaseException] = KeyboardInterrupt
+
+    def step(self, action: Any) -> Any:
+        Fused.fuse -= 1
+        if Fused.fuse == 0:
+            raise self.error("in the user's own code")
+        return super().step(action)
+
+
 class Interrupted:
     """Raises KeyboardInterrupt once: at the ``at``-th call, before or after the call itself."""
 
@@ -226,14 +242,30 @@ class Interrupted:
 
 
 def in_env(trainer: Trainer, monkeypatch: Any, at: int) -> None:
-    env = trainer.fleet._members[1].env
-    monkeypatch.setattr(env, "step", Interrupted(env.step, at))
+    monkeypatch.setattr(Fused, "fuse", at)
 
 
 def in_learner(trainer: Trainer, monkeypatch: Any, at: int) -> None:
-    step = "_step" if trainer.framework == "torch" else "_update"
-    call = getattr(trainer.learner, step)
-    monkeypatch.setattr(trainer.learner, step, Interrupted(call, at if step == "_step" else 1))
+    """At the ``at``-th line that runs in the learners' files, as a signal does."""
+    update, lines = trainer.learner.update, iter(range(1, at))
+
+    def line(frame: Any, event: str, arg: Any) -> Any:
+        if event == "line" and next(lines, None) is None:
+            raise KeyboardInterrupt
+        return line
+
+    def call(frame: Any, event: str, arg: Any) -> Any:
+        return line if "/shoal/learners/" in frame.f_code.co_filename else None
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(trainer.learner, "update", update)
+        sys.settrace(call)
+        try:
+            return update(*args, **kwargs)
+        finally:
+            sys.settrace(None)
+
+    monkeypatch.setattr(trainer.learner, "update", interrupted)
 
 
 def behind_learner(trainer: Trainer, monkeypatch: Any, at: int) -> None:
@@ -242,24 +274,27 @@ def behind_learner(trainer: Trainer, monkeypatch: Any, at: int) -> None:
 
 
 def in_broadcast(trainer: Trainer, monkeypatch: Any, at: int) -> None:
-    worker = trainer.fleet._members[1]
-    monkeypatch.setattr(worker, "set_weights", Interrupted(worker.set_weights, 1))
+    """When the second of two workers is given its weights."""
+    give = Interrupted(Worker.set_weights, 2)
+    monkeypatch.setattr(Worker, "set_weights", lambda *args: give(*args))
 
 
 def before_sampling(trainer: Trainer, monkeypatch: Any, at: int) -> None:
     monkeypatch.setattr(trainer.fleet, "map", Interrupted(trainer.fleet.map, 1))
 
 
+# Of 96 env steps in an update, the first 48 are the first worker's (pg's whole episodes: more).
 PLACES: list[tuple[Callable[..., None], int]] = [
     (before_sampling, 1),
     (in_env, 1),
-    (in_env, 20),
+    (in_env, 80),
     (in_learner, 1),
+    (in_learner, 15),
     (behind_learner, 1),
     (in_broadcast, 1),
 ]
 CASES = [(system, "torch", *place) for system in ("a2c", "pg", "ppo") for place in PLACES]
-CASES += [("ppo", "jax", place, 1) for place in (in_learner, behind_learner)]
+CASES += [("ppo", "jax", in_learner, at) for at in (1, 5, 15)] + [("ppo", "jax", behind_learner, 1)]
 
 
 @pytest.mark.parametrize(("system", "learner", "place", "at"), CASES)
@@ -267,28 +302,30 @@ def test_an_interruption_changes_nothing(
     system: str, learner: str, place: Any, at: int, monkeypatch: Any, tmp_path: Path
 ) -> None:
     """Whether one goes on at once, or saves and resumes: as if it had never been."""
-    straight, made = (make(system, Script, learner, workers=2, **NORMALISED) for _ in range(2))
+    straight, made = (make(system, Fused, learner, workers=2, **NORMALISED) for _ in range(2))
     wanted = train(straight, 5)
     train(made, 2)
     place(made, monkeypatch, at)
     with pytest.raises(KeyboardInterrupt):
         made.train()
     made.save(tmp_path)
-    resumed = Trainer.restore(tmp_path, Script)
+    resumed = Trainer.restore(tmp_path, Fused)
     for trainer in (made, resumed):
         assert not difference(train(trainer), wanted[2:])
         assert not difference(state(trainer), state(straight))
 
 
-@pytest.mark.parametrize("env", WORLDS)
+@pytest.mark.parametrize(
+    ("env", "form"), zip(WORLDS, (CartPoleVectorEnv, PendulumEnv), strict=True)
+)
 def test_an_interruption_of_gymnasiums_environments_changes_nothing(
-    env: str, monkeypatch: Any, tmp_path: Path
+    env: str, form: Any, monkeypatch: Any, tmp_path: Path
 ) -> None:
     straight, made = (make("ppo", env, **WORLDS[env]) for _ in range(2))
     train(straight, 5)
     train(made, 2)
-    inner = made.fleet._members[0].env
-    monkeypatch.setattr(inner, "step", Interrupted(inner.step, 13, after=True))
+    step = Interrupted(form.step, 13, after=True)
+    monkeypatch.setattr(form, "step", lambda *args: step(*args))
     with pytest.raises(KeyboardInterrupt):
         made.train()
     made.save(tmp_path)
@@ -301,20 +338,20 @@ def test_an_interruption_of_the_first_moments_changes_nothing(
     monkeypatch: Any, tmp_path: Path
 ) -> None:
     """The random env steps before the first update, in the second of two workers."""
-    straight, made = (make("ppo", Script, workers=2, **NORMALISED) for _ in range(2))
+    straight, made = (make("ppo", Fused, workers=2, **NORMALISED) for _ in range(2))
     train(straight)
-    in_env(made, monkeypatch, 10)
+    in_env(made, monkeypatch, 128 + 20)
     with pytest.raises(KeyboardInterrupt):
         made.train()
     made.save(tmp_path)
-    for trainer in (made, Trainer.restore(tmp_path, Script)):
+    for trainer in (made, Trainer.restore(tmp_path, Fused)):
         train(trainer)
         assert not difference(state(trainer), state(straight))
 
 
 def test_one_interruption_after_the_other_changes_nothing(monkeypatch: Any) -> None:
-    """At seven places in a row, without an update between them."""
-    straight, made = (make("ppo", Script, workers=2, **NORMALISED) for _ in range(2))
+    """At eight places in a row, without an update between them."""
+    straight, made = (make("ppo", Fused, workers=2, **NORMALISED) for _ in range(2))
     train(straight, 4)
     train(made, 1)
     for place, at in [*PLACES, (in_env, 7)]:
@@ -330,18 +367,14 @@ def test_an_error_in_the_environment_leaves_the_last_whole_update(
     monkeypatch: Any, tmp_path: Path
 ) -> None:
     """What is saved behind it is what was before the update that failed."""
-    made = make("ppo", Script)
+    made = make("ppo", Fused)
     train(made, 2)
     before = state(made)
 
-    def broken(action: Any) -> Any:
-        raise ZeroDivisionError("in the user's own code")
-
-    with monkeypatch.context() as patch:
-        env: Any = made.fleet._members[0].env
-        patch.setattr(env, "_step", [broken] * env.slots)
-        with pytest.raises(ZeroDivisionError, match="own code"):
-            made.train()
+    monkeypatch.setattr(Fused, "error", ZeroDivisionError)
+    in_env(made, monkeypatch, 10)
+    with pytest.raises(ZeroDivisionError, match="own code"):
+        made.train()
     assert not difference(state(made), before)
 
 
@@ -349,12 +382,12 @@ def test_other_workers_after_a_resume_survive_an_interruption_too(
     monkeypatch: Any, tmp_path: Path
 ) -> None:
     """Resumed with three workers instead of two: new episodes, but then to the bit again."""
-    first = make("ppo", Script, workers=2)
+    first = make("ppo", Fused, workers=2)
     train(first, 2)
     first.save(tmp_path)
-    straight, made = (Trainer.restore(tmp_path, Script, workers=3) for _ in range(2))
+    straight, made = (Trainer.restore(tmp_path, Fused, workers=3) for _ in range(2))
     train(straight)
-    in_env(made, monkeypatch, 9)
+    in_env(made, monkeypatch, 48 + 9)
     with pytest.raises(KeyboardInterrupt):
         made.train()
     train(made)
