@@ -29,6 +29,7 @@ from shoal.folder import (
     write_json,
 )
 from shoal.machine import cpus, system
+from shoal.nets import inputs
 from shoal.replay.settings import size
 from shoal.trainer import Trainer
 
@@ -272,11 +273,12 @@ def header(trainer: Trainer, folder: Path, default_stop: bool = False) -> str:
     if trainer.remembered:
         rows = f"{config.replay.capacity:,} env steps"
         memory = f"replay buffer of {rows}, {size(trainer.remembered)}\n"
+    seen = "".join(f"{line}\n" for line in inputs(config.algorithm.network, trainer.spaces))
     return (
         f"{config.system} on {config.env}: {type(config.algorithm).__name__} under "
         f"{config.plan.name}, learner {_learner(trainer)}, "
         f"{_workers(config)}, seed {config.seed}\n"
-        f"{memory}until {' or '.join(ends)}{default}; run folder {folder}"
+        f"{seen}{memory}until {' or '.join(ends)}{default}; run folder {folder}"
     )
 
 

@@ -1,9 +1,9 @@
 """Observation and action spaces: Gymnasium's outside, a flat dict of arrays inside.
 
-Observations are always `{path: array [..., *leaf.shape]}`, whatever the nesting of the space, and
-an action mask is the entry `"action_mask"` of that same dict. Actions have a *policy form* (what a
-distribution yields: int64 [...], int64 [..., k], or float32 [..., dim] in [-1, 1] where bounded)
-that `Spaces.to_env` turns into what `env.step` takes.
+Observations are always `{path: array [..., *leaf.shape]}`, whatever the nesting of the space; the
+leaves are those of `shoal.leaf`. An action mask is the entry `"action_mask"` of that same dict.
+Actions have a *policy form* (what a distribution yields: int64 [...], int64 [..., k], or float32
+[..., dim] in [-1, 1] where bounded) that `Spaces.to_env` turns into what `env.step` takes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shoal.errors import SpaceError
+from shoal.leaf import Leaf, cast, collect, leaf_of, path_of
 from shoal.ops.kernels import namespace
 from shoal.space_json import (
     MAX_CHOICES,
-    MAX_DEPTH,
     MAX_ELEMENTS,
-    MAX_LEAVES,
     NDArray,
     expect_keys,
     from_json,
@@ -32,43 +31,10 @@ from shoal.space_json import (
     unsupported,
 )
 
-__all__ = ["ACTION_MASK", "Leaf", "Spaces", "from_json", "to_json"]
+__all__ = ["ACTION_MASK", "Spaces", "from_json", "to_json"]
 
 ACTION_MASK = "action_mask"
 _HUGE = 1e30  # bounds beyond this are a way to write "none" (np.finfo(np.float32).max)
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """One input of a network.
-
-    `kind` is "box", "discrete", "multidiscrete" or "multibinary"; `n` holds the number of choices
-    of each discrete component (of shape () or [len(n)]), and `start` their smallest values, which
-    are subtracted on the way in. `keys` leads from the environment's observation to the leaf, whose
-    shape there is `raw` (a MultiDiscrete may have several axes; here it has one).
-    """
-
-    path: str
-    kind: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    n: tuple[int, ...] = ()
-    start: tuple[int, ...] = ()
-    keys: tuple[str | int, ...] = ()
-    raw: tuple[int, ...] = ()
-
-    def takes(self, obs: Any) -> bool:
-        """Whether an array, with any leading axes, is in the network's form already."""
-        shape = self.shape
-        return (
-            obs.__class__ is np.ndarray
-            and obs.dtype == self.dtype
-            and obs.shape[obs.ndim - len(shape) :] == shape
-        )
-
-    @property
-    def image(self) -> bool:
-        return self.kind == "box" and len(self.shape) == 3 and self.dtype == np.uint8
 
 
 class _Rescale(NamedTuple):
@@ -133,7 +99,7 @@ class Spaces:
     def leaves(self) -> tuple[Leaf, ...]:
         """Network inputs, in the order of the space. A space that is no Dict or Tuple is "obs"."""
         found: list[Leaf] = []
-        _collect(self.observation, (), found, skip_mask=True)
+        collect(self.observation, (), found, skip=ACTION_MASK)
         size = sum(int(np.prod(leaf.shape)) for leaf in found)
         if size > MAX_ELEMENTS or sum(sum(leaf.n) for leaf in found) > MAX_CHOICES:
             limits = f"more than {MAX_ELEMENTS} numbers or {MAX_CHOICES} choices"
@@ -153,7 +119,7 @@ class Spaces:
         """ "discrete", "multidiscrete" (MultiBinary too: choices of 2) or "box"."""
         kind = kind_of(self.action)
         if kind in ("discrete", "multidiscrete", "multibinary"):
-            _leaf(self.action, ("action",))
+            leaf_of(self.action, ("action",))
             return "discrete" if kind == "discrete" else "multidiscrete"
         if kind == "box":
             if self.action.dtype.kind != "f":
@@ -162,7 +128,7 @@ class Spaces:
                     where="action",
                     fix="use MultiDiscrete for whole numbers, or a Box of np.float32",
                 )
-            _leaf(self.action, ("action",))
+            leaf_of(self.action, ("action",))
             return "box"
         raise unsupported(self.action, "action", "not an action Shoal can take")
 
@@ -173,7 +139,7 @@ class Spaces:
             return ()
         if kind_of(self.action) == "multibinary":
             return (2,) * int(np.prod(self.action.shape))
-        return _leaf(self.action, ("action",)).n
+        return leaf_of(self.action, ("action",)).n
 
     @cached_property
     def action_dim(self) -> int:
@@ -198,10 +164,19 @@ class Spaces:
         plain = self._plain
         if plain is not None and plain.takes(obs):
             return {plain.path: obs}
-        flat = {leaf.path: _cast(leaf, self._at(obs, leaf)) for leaf in self.leaves}
+        flat = {leaf.path: cast(leaf, self._at(obs, leaf)) for leaf in self.leaves}
         if self.mask_space is not None:
             flat[ACTION_MASK] = self.flatten_mask(self._key(obs, ACTION_MASK, ACTION_MASK))
         return flat
+
+    def narrow(self, obs: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+        """Observations as they are stored and trained on: float32 if the environment's are wider.
+
+        ``params`` may hold the origins of leaves; see `Leaf.narrow`.
+        """
+        if not any(leaf.wide for leaf in self.leaves):
+            return dict(obs)
+        return {**obs, **{x.path: x.narrow(obs[x.path], params) for x in self.leaves}}
 
     def flatten_mask(self, mask: Any) -> NDArray:
         """An action mask (an array, or a tuple of one per component) as bool [..., sum(n)]."""
@@ -225,7 +200,7 @@ class Spaces:
     def nest(self, flat: Mapping[str, Any]) -> Any:
         """The environment's own structure (dict, tuple) of the arrays in `flat`, of any library.
 
-        The inverse of `flatten` but for dtypes: float64 stays float32, a mask stays bool.
+        The inverse of `flatten` but for dtypes: a mask stays bool.
         """
         return self._nest(self.observation, (), flat)
 
@@ -317,78 +292,13 @@ class Spaces:
             return nested
         if kind == "tuple":
             return tuple(self._nest(s, (*keys, i), flat) for i, s in enumerate(space.spaces))
-        x = flat[_path(keys)]
+        x = flat[path_of(keys)]
         if kind == "discrete":
             return x + int(space.start) if space.start else x
         if kind == "multidiscrete":
             x = x if space.nvec.ndim == 1 else x.reshape((*x.shape[:-1], *space.shape))
             return x + namespace(x).asarray(space.start) if np.any(space.start) else x
         return x
-
-
-def _path(keys: tuple[str | int, ...]) -> str:
-    return "/".join(map(str, keys)) or "obs"
-
-
-def _collect(
-    space: Any, keys: tuple[str | int, ...], found: list[Leaf], skip_mask: bool = False
-) -> None:
-    if len(keys) > MAX_DEPTH:
-        raise unsupported(space, _path(keys), f"nested deeper than {MAX_DEPTH}")
-    kind = kind_of(space)
-    if kind == "dict":
-        for key, part in space.spaces.items():
-            if not isinstance(key, str):
-                raise unsupported(space, _path(keys), f"the key {key!r} is not a string")
-            if not (skip_mask and key == ACTION_MASK):
-                _collect(part, (*keys, key), found)
-    elif kind == "tuple":
-        for index, part in enumerate(space.spaces):
-            _collect(part, (*keys, index), found)
-    else:
-        found.append(_leaf(space, keys))
-    if len(found) > MAX_LEAVES:
-        raise unsupported(space, _path(keys), f"more than {MAX_LEAVES} entries")
-
-
-def _leaf(space: Any, keys: tuple[str | int, ...]) -> Leaf:
-    kind, path = kind_of(space), _path(keys)
-    if kind in ("discrete", "multidiscrete"):
-        nvec = np.reshape(space.n if kind == "discrete" else space.nvec, -1)
-        start = np.reshape(space.start, -1)
-        n = tuple(map(int, nvec))
-        if sum(n) > MAX_CHOICES:
-            raise unsupported(space, path, f"more than {MAX_CHOICES} choices")
-        shape = () if kind == "discrete" else (len(n),)
-        dtype, raw = np.dtype(np.int64), tuple(space.shape)
-        return Leaf(path, kind, shape, dtype, n, tuple(map(int, start)), keys, raw)
-    if kind not in ("box", "multibinary"):
-        raise unsupported(space, path, "not a space Shoal knows")
-    size = int(np.prod(space.shape))
-    if not 0 < size <= MAX_ELEMENTS:
-        raise unsupported(space, path, f"{size} numbers, outside 1 to {MAX_ELEMENTS}")
-    form = np.dtype(np.float32 if space.dtype.kind == "f" else space.dtype)
-    return Leaf(path, kind, tuple(space.shape), form, keys=keys, raw=tuple(space.shape))
-
-
-def _cast(leaf: Leaf, value: Any) -> NDArray:
-    """`value`, with any leading axes, as the network sees the leaf."""
-    x: NDArray = np.asarray(value)
-    kinds = "fiub" if leaf.dtype.kind == "f" else "iub"
-    lead = x.ndim - len(leaf.raw)
-    if x.dtype.kind not in kinds or lead < 0 or x.shape[lead:] != leaf.raw:
-        raise SpaceError(
-            f"the observation {leaf.path!r} is {x.dtype} {list(x.shape)}, "
-            f"expected {leaf.dtype} {list(leaf.raw)}",
-            where=f"observation, {leaf.path!r}",
-            fix="give what the observation space says",
-        )
-    x = x.astype(leaf.dtype, copy=False)
-    if leaf.raw != leaf.shape:
-        x = x.reshape(x.shape[:lead] + leaf.shape)
-    if any(leaf.start):
-        x = x - np.reshape(leaf.start, leaf.shape)
-    return x
 
 
 def _mask_size(space: Any) -> int:

@@ -132,6 +132,7 @@ class Trainer:
                 self.run.counters.agent_steps += sample.env_steps
                 self.run.counters.dropped_steps += sample.env_steps
             self.run.fragments += 1
+            self.run.set_origins()
         self.learner.set_aux(self.run.aux())
         self._mark()
         updates: Generator[Update] = self.config.plan.run(self.fleet, self.learner, self.run)

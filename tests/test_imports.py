@@ -27,11 +27,12 @@ ARROWS: dict[str, set[str]] = {
     "config": {"tree", "errors"},
     "trust": {"errors"},
     "space_json": {"errors"},
-    "spaces": {"space_json", "ops", "errors"},
+    "leaf": {"space_json", "errors"},
+    "spaces": {"leaf", "space_json", "ops", "errors"},
     "trajectory": {"ops", "errors"},
-    "envs": {"trust", "spaces", "errors"},
-    "nets": {"trust", "ops", "spaces", "errors"},
-    "algorithms": {"nets", "ops", "config", "spaces", "trajectory", "errors"},
+    "envs": {"trust", "leaf", "spaces", "errors"},
+    "nets": {"trust", "leaf", "ops", "spaces", "errors"},
+    "algorithms": {"nets", "ops", "config", "leaf", "spaces", "trajectory", "errors"},
     "learners": {
         *("algorithms", "nets", "ops", "config", "trajectory", "interrupts", "machine", "errors"),
     },
@@ -53,8 +54,8 @@ ARROWS: dict[str, set[str]] = {
     "plot": {"console", "folder", "errors"},
     "options": {"configure", "systems", "config", "errors"},
     "run": {
-        *("trainer", "replay", "console", "folder", "config", "interrupts", "errors", "machine"),
-        "__init__",
+        *("trainer", "nets", "replay", "console", "folder", "config", "interrupts", "errors"),
+        *("machine", "__init__"),
     },
 }
 FRONT = {"trainer", "cli", "__init__"}  # the only rooms that know all the others

@@ -23,12 +23,13 @@ from shoal.algorithms.off_policy import FLOOR, OffPolicy, Pair, copies, follow, 
 from shoal.config.bounds import setting
 from shoal.config.schedule import Schedule, at
 from shoal.errors import SpaceError
+from shoal.leaf import Leaf
 from shoal.nets import Head, Network, build
 from shoal.nets.network import ArrayNet
 from shoal.ops.exploration import Deterministic, RandomFirst
 from shoal.ops.kernels import Array, namespace, ndarray, stop_gradient
 from shoal.ops.optimisers import Group, Optimiser
-from shoal.spaces import Leaf, Spaces
+from shoal.spaces import Spaces
 
 ACTION = "action"  # the critics' leaf that is no observation
 POLICY = "trunk/", "pi/", "module/"  # what names of the policy's parameters begin with

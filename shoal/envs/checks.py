@@ -15,9 +15,10 @@ import numpy as np
 
 from shoal.envs.base import NDArray, Obs
 from shoal.errors import EnvError, cut, is_user_code, place_of
-from shoal.spaces import ACTION_MASK, Leaf, Spaces
+from shoal.leaf import Leaf
+from shoal.spaces import ACTION_MASK, Spaces
 
-REWARD_LIMIT = float(np.finfo(np.float32).max)
+LIMIT = float(np.finfo(np.float32).max)
 REWARDS = frozenset((float, int, np.float64, np.float32, np.int64, np.int32))
 FLAGS = frozenset((bool, np.bool_))
 
@@ -136,10 +137,10 @@ class Checks:
         for leaf, limit in self._limits:
             x = obs[leaf.path]
             # A finite sum has finite terms; one reduction costs half of what the exact test does.
-            if limit is None and isfinite(np.add.reduce(x, None)):
+            if limit is None and -LIMIT < np.add.reduce(x, None) < LIMIT:
                 continue
             # Negative numbers, seen as unsigned ones, exceed every limit.
-            good = np.isfinite(x) if limit is None else x.view(limit.dtype) < limit
+            good = _finite(x) if limit is None else x.view(limit.dtype) < limit
             if not good.all():
                 row = int(np.argmin(good.reshape(len(x), -1).all(axis=1)))
                 return row, _out_of_range(leaf, x[row])
@@ -176,12 +177,9 @@ class Bounds:
     def __init__(self, spaces: Spaces) -> None:
         self._bounds: list[tuple[str, NDArray, NDArray]] = []
         for leaf in spaces.leaves:
-            if leaf.kind != "box":
+            if leaf.kind != "box" or leaf.dtype.kind == "b":
                 continue
-            space = spaces.observation
-            for key in leaf.keys:
-                space = space.spaces[key]
-            low, high = np.asarray(space.low), np.asarray(space.high)
+            low, high = np.asarray(leaf.low), np.asarray(leaf.high)
             most: Any = np.iinfo if leaf.dtype.kind != "f" else np.finfo
             least, most = most(leaf.dtype).min, most(leaf.dtype).max
             if leaf.dtype.kind == "f":
@@ -203,6 +201,13 @@ class Bounds:
         return {path: steps for path, steps in found.items() if steps}
 
 
+def _finite(x: NDArray) -> NDArray:
+    """Where numbers are finite in float32, which is what networks compute in."""
+    with np.errstate(over="ignore"):
+        finite: NDArray = np.isfinite(x.astype(np.float32, copy=False))
+    return finite
+
+
 def _has_limit(leaf: Leaf) -> bool:
     return leaf.dtype.kind == "f" or leaf.kind != "box"
 
@@ -217,7 +222,7 @@ def _limit(leaf: Leaf) -> NDArray | None:
 def _out_of_range(leaf: Leaf, x: NDArray) -> EnvError:
     name = "the observation" if leaf.path == "obs" else f"the observation's entry {leaf.path!r}"
     if leaf.dtype.kind == "f":
-        return bad_number(name, x[~np.isfinite(x)][0] if x.ndim else x)
+        return bad_number(name, x[~_finite(x)][0] if x.ndim else x)
     top = np.reshape(np.array(leaf.n or 2) - 1, -1) + np.reshape(leaf.start or 0, -1)
     value = np.reshape(x, -1) + np.reshape(leaf.start or 0, -1)
     return EnvError(
@@ -262,7 +267,7 @@ def check_reward(reward: Any) -> float:
     number = isinstance(reward, int | float | np.number | np.bool_)
     if number or (isinstance(reward, np.ndarray) and reward.ndim == 0 and reward.dtype.kind != "O"):
         value = float(reward)
-        if not -REWARD_LIMIT < value < REWARD_LIMIT:
+        if not -LIMIT < value < LIMIT:
             raise bad_number("the reward", value)
         return value
     told = (

@@ -12,7 +12,7 @@ import numpy as np
 from shoal.envs.base import NDArray, Obs, Step
 from shoal.envs.checks import (
     FLAGS,
-    REWARD_LIMIT,
+    LIMIT,
     REWARDS,
     Checks,
     Rows,
@@ -116,7 +116,7 @@ class SerialEnv:
                     check_step(result)
                 obs, reward, terminal, cut_off, info = result
                 plain = reward.__class__ in REWARDS
-                if not plain or not -REWARD_LIMIT < reward < REWARD_LIMIT:
+                if not plain or not -LIMIT < reward < LIMIT:
                     reward = check_reward(reward)
                 if terminal.__class__ not in FLAGS:
                     terminal = check_flag("terminated", terminal)

@@ -184,6 +184,9 @@ class Worker:
         moments = self._moments(trajectory)
         seen = {path: x[:-1] for path, x in trajectory.obs.items()}
         outside = self._bounds.outside(seen, trajectory.valid)
+        spaces = self.env.spaces
+        trajectory.obs = spaces.narrow(trajectory.obs, self.weights)
+        trajectory.final = spaces.narrow(trajectory.final, self.weights)
         if rollout.scale_reward:
             std = self.weights["norm/reward/std"]
             trajectory.reward = np.clip(trajectory.reward / std, -REWARD_CLIP, REWARD_CLIP)

@@ -15,7 +15,6 @@ import numpy as np
 from shoal.algorithms.base import Algorithm, Metrics, Model, Params
 from shoal.errors import ConfigError, ShoalError
 from shoal.machine import cpus
-from shoal.nets import Network
 from shoal.ops.kernels import Array, namespace
 from shoal.ops.optimisers import Optimiser
 from shoal.trajectory import Batch, ndarray, select
@@ -348,6 +347,11 @@ def shared(total: Array, names: list[str], reduction: str) -> tuple[Array, Metri
     return (gradient / rows if reduction == "mean" else gradient), metrics
 
 
+def convolves(model: Model) -> bool:
+    """Whether the network has convolutions."""
+    return any(len(shape) == 4 for shape in model.net.shapes().values())
+
+
 def choose(wanted: str, model: Model, network: Any) -> str:
     """ "jax" or "torch" for this run.
 
@@ -366,9 +370,7 @@ def choose(wanted: str, model: Model, network: Any) -> str:
         )
     have_torch = importlib.util.find_spec("torch") is not None
     if wanted == "auto":
-        images = isinstance(network, Network) and any(leaf.image for leaf in model.spaces.leaves)
-        convolves = images and network.encoder != "mlp"
-        wanted = own or ("torch" if have_torch and convolves else "jax")
+        wanted = own or ("torch" if have_torch and convolves(model) else "jax")
     if wanted == "torch" and not have_torch:
         raise ConfigError(
             "learner='torch' needs PyTorch, which is not installed",
@@ -419,6 +421,5 @@ def threads(model: Model, rows: int, beside: int = 0) -> int:
     two; with 256x256, 26 MFLOP, 0.58 ms and 0.63 ms.
     """
     sizes = [int(np.prod(shape)) for shape in model.net.shapes().values()]
-    convolutional = any(len(shape) == 4 for shape in model.net.shapes().values())
-    small = 6 * sum(sizes) * rows < 40_000_000 and not convolutional
+    small = 6 * sum(sizes) * rows < 40_000_000 and not convolves(model)
     return 1 if small else max(cpus() - beside, 1)

@@ -1,5 +1,5 @@
 """What is the network? Pure functions of (params, observations), on NumPy, JAX and PyTorch."""
 
-from shoal.nets.network import Head, Net, Network, build
+from shoal.nets.network import Head, Net, Network, build, inputs
 
-__all__ = ["Head", "Net", "Network", "build"]
+__all__ = ["Head", "Net", "Network", "build", "inputs"]

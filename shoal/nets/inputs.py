@@ -1,4 +1,4 @@
-"""How a leaf of the observation enters a network: always float32, flat or as an image."""
+"""How a leaf of the observation enters a network: float32, flat or as an image."""
 
 from __future__ import annotations
 
@@ -7,39 +7,47 @@ from typing import Any
 
 import numpy as np
 
+from shoal.leaf import Leaf
 from shoal.ops.kernels import Array, constant, stop_gradient
-from shoal.spaces import Leaf
 
 _CLIP = 10.0  # of normalised observations (PPO detail 29)
+
+
+def float32(xp: Any, x: Array) -> Array:
+    return xp.astype(x, xp.float32, copy=False)
 
 
 class Floats:
     """A leaf of numbers as float32 ``[N, *shape]``, normalised where ``params`` say how.
 
     That is ``clip((x - mean) / std, -10, 10)`` with the float32 arrays ``"norm/<path>/mean"`` and
-    ``"norm/<path>/std"``, to which no gradient flows; else pixels are divided by ``scale``.
+    ``"norm/<path>/std"``, to which no gradient flows; else, if ``scaled``, `Leaf.scale` maps the
+    bounds of the space to [0, 1] or [-1, 1].
     """
 
-    def __init__(self, leaf: Leaf, scale: float = 1.0) -> None:
+    def __init__(self, leaf: Leaf, scaled: bool = True) -> None:
         self.path, self.size = leaf.path, math.prod(leaf.shape)
-        self._cast = leaf.dtype != np.float32
-        self._scale = scale
+        self._leaf = leaf
+        self._cast, self._narrow = leaf.dtype != np.float32, leaf.wide
+        self._scale = leaf.scale if scaled else None
         self._mean, self._std = f"norm/{leaf.path}/mean", f"norm/{leaf.path}/std"
 
     def __call__(self, xp: Any, params: Any, x: Array) -> Array:
         if self._cast:
-            x = xp.astype(x, xp.float32)
+            x = self._leaf.narrow(x, params) if self._narrow and xp is np else float32(xp, x)
         if self._mean in params:
             mean, std = stop_gradient(params[self._mean]), stop_gradient(params[self._std])
             return xp.clip((x - mean) / std, -_CLIP, _CLIP)
-        return x if self._scale == 1.0 else x / self._scale
+        if self._scale is None:
+            return x
+        shift, width = self._scale
+        if isinstance(width, np.ndarray):
+            return (x - constant(shift, x)) / constant(width, x)
+        return (x - shift if shift else x) / width
 
 
 class Flat(Floats):
     """The same as float32 ``[N, size]``."""
-
-    def __init__(self, leaf: Leaf) -> None:
-        super().__init__(leaf, 255.0 if leaf.image else 1.0)
 
     def __call__(self, xp: Any, params: Any, x: Array) -> Array:
         x = super().__call__(xp, params, x)
@@ -70,18 +78,28 @@ def vector(leaf: Leaf) -> Floats | OneHot:
     return Floats(leaf) if len(leaf.shape) == 1 else Flat(leaf)
 
 
-class Image:
-    """An image as ``[N, C, H, W]``: uint8, which the first convolution scales (PPO detail 22).
+class Image(Floats):
+    """An image as ``[N, C, H, W]``: float32, or uint8 pixels, which the first convolution scales
+    (PPO detail 22).
 
-    Of the first and the last axis the smaller one is the channels; a tie is HWC, as Gymnasium
-    renders.
+    Rows and columns are `Leaf.grid`; all other axes together are the channels.
     """
 
     def __init__(self, leaf: Leaf) -> None:
-        self.path = leaf.path
-        first, middle, last = leaf.shape
-        self._channels_last = last <= first
-        self.shape = (last, first, middle) if self._channels_last else leaf.shape
+        super().__init__(leaf)
+        assert leaf.grid is not None
+        row, column = leaf.grid
+        others = [axis for axis in range(len(leaf.shape)) if axis not in leaf.grid]
+        height, width = leaf.shape[row], leaf.shape[column]
+        self.shape = (math.prod(leaf.shape[axis] for axis in others), height, width)
+        self._axes = (0, *(axis + 1 for axis in (*others, row, column)))
+        self._permuted = self._axes != tuple(range(len(self._axes)))
+        self._reshaped = len(others) != 1
+        self._pixels = leaf.dtype == np.uint8 and leaf.pixels
 
     def __call__(self, xp: Any, params: Any, x: Array) -> Array:
-        return xp.permute_dims(x, (0, 3, 1, 2)) if self._channels_last else x
+        if not self._pixels:
+            x = super().__call__(xp, params, x)
+        if self._permuted:
+            x = xp.permute_dims(x, self._axes)
+        return xp.reshape(x, (x.shape[0], *self.shape)) if self._reshaped else x

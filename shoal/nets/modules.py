@@ -1,10 +1,10 @@
 """A user's own network: a torch.nn.Module, flax.linen.Module or flax.nnx.Module as a `Net`.
 
 The module is called as ``module(obs)`` on a batch ``[N, ...]`` of observations in the environment's
-own form (an array, or dicts and tuples of arrays): float32, except that images stay uint8, choices
-stay integers and a mask stays bool. It returns one array per head, as a tuple in the order of the
-heads, as a dict by their names, or alone where there is one head: ``[N, size]`` or
-``[N, size + free]``, or ``[N]`` for a single number.
+own form (an array, or dicts and tuples of arrays): float32 and not scaled, except that uint8 of two
+axes or more (images) stays uint8, choices stay integers and a mask stays bool. It returns one array
+per head, as a tuple in the order of the heads, as a dict by their names, or alone where there is
+one head: ``[N, size]`` or ``[N, size + free]``, or ``[N]`` for a single number.
 
 It stays in the mode (train or eval) that its owner has put it into, and what it changes in itself
 during a call is dropped: running statistics are read but not updated, and with dropout left on the
@@ -73,7 +73,7 @@ class ModuleNet(ABC):
     ) -> None:
         self._module, self._spaces, self._heads, self._create = module, spaces, heads, create
         self._memo: dict[str, Any] = {}
-        self._floats = {leaf.path: Floats(leaf) for leaf in spaces.leaves}
+        self._floats = {leaf.path: Floats(leaf, scaled=False) for leaf in spaces.leaves}
         zeros = self._zeros()
         try:
             values = self._values(module, zeros, 0)
@@ -151,7 +151,8 @@ class ModuleNet(ABC):
             x = obs[leaf.path]
             xp = namespace(x)
             x = xp.reshape(x, (n, *leaf.shape))
-            if not (leaf.image or leaf.n) or f"norm/{leaf.path}/mean" in params:
+            kept = leaf.n or (leaf.dtype == np.uint8 and len(leaf.shape) > 1)
+            if not kept or f"norm/{leaf.path}/mean" in params:
                 x = self._floats[leaf.path](xp, params, x)
             rows[leaf.path] = x
         if self._spaces.mask_space is not None:

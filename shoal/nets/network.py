@@ -10,12 +10,13 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 
 from shoal.errors import ConfigError, NetworkError
+from shoal.leaf import Leaf
 from shoal.nets.cnn import ENCODERS, Impala, Nature
 from shoal.nets.init import Param, initialise, ndarray
 from shoal.nets.inputs import Image, vector
 from shoal.nets.mlp import MLP, linear
 from shoal.ops.kernels import Array, namespace
-from shoal.spaces import Leaf, Spaces
+from shoal.spaces import Spaces
 from shoal.trust import find
 
 EncoderName = Literal["auto", "mlp", "nature", "impala"]
@@ -27,9 +28,10 @@ _CHUNK = 64  # images that NumPy convolves at once: 2048 Atari frames would take
 class Network:
     """Settings of the built-in networks.
 
-    Images go through ``encoder`` (by "auto": the Nature CNN where they are large enough, else
-    IMPALA's, else they are flattened), all other leaves are joined to its features. ``hidden`` are
-    the layers behind that; images alone need none, the encoder's own last layer is theirs.
+    Images (`Leaf.image`) go through ``encoder``: "auto" is the Nature CNN if they are large enough,
+    else IMPALA's, else they are flattened. An encoder asked for by name takes small boards too. All
+    other leaves are joined to its features. ``hidden`` are the layers behind that; images alone
+    need none, the encoder's own last layer is theirs. Bounds are scaled (`Leaf.scale`).
     """
 
     encoder: EncoderName = "auto"
@@ -289,29 +291,50 @@ def _join(xp: Any, parts: list[Array]) -> Array:
 
 def _encoder(network: Network, leaf: Leaf) -> Encoder | None:
     """What encodes this leaf; None: it is a vector. Raises NetworkError if it is too small."""
-    if not leaf.image or network.encoder == "mlp":
+    grid, wanted = leaf.grid, network.encoder
+    asked = wanted in ENCODERS  # for an encoder asked for by name, a board is an image too
+    board = asked and len(leaf.shape) > 2
+    if grid is None or wanted == "mlp" or not (leaf.image or board):
         return None
-    side = min(Image(leaf).shape[1:])
+    side = min(leaf.shape[axis] for axis in grid)
     fitting = {name: encoder for name, encoder in ENCODERS.items() if side >= encoder.least}
-    if network.encoder == "auto":
+    if not asked:
         return next(iter(fitting.values()), None)
-    if network.encoder not in fitting:
-        least = ENCODERS[network.encoder].least
+    if wanted not in fitting and leaf.image:
+        least = ENCODERS[wanted].least
         others = [f'encoder="{name}"' for name in (*fitting, "mlp")]
         raise NetworkError(
-            f'encoder="{network.encoder}" needs images of at least {least}x{least} pixels, but the '
-            f"observation {leaf.path!r} is uint8 {list(leaf.shape)}",
+            f'encoder="{wanted}" needs images of at least {least}x{least} pixels, but the '
+            f"observation {leaf.path!r} is {leaf.dtype} {list(leaf.shape)}",
             f"observation {leaf.path!r}",
             f"use {' or '.join(others)}, or larger images",
         )
-    return ENCODERS[network.encoder]
+    return fitting.get(wanted)
 
 
 def _no_image(network: Network, found: Sequence[Leaf]) -> NetworkError:
     leaves = ", ".join(f"{leaf.path!r} {leaf.dtype} {list(leaf.shape)}" for leaf in found)
+    least = ENCODERS[network.encoder].least
     return NetworkError(
-        f'encoder="{network.encoder}" needs an image, a uint8 Box of three axes, but the '
-        f"observation has only {leaves}",
+        f'encoder="{network.encoder}" needs an image, a Box of 3 or 4 axes, of which two are at '
+        f"least {least}, but the observation has only {leaves}",
         "observation",
-        'use encoder="auto" or "mlp", or let the environment give its images as uint8',
+        'use encoder="auto" or "mlp"',
     )
+
+
+def inputs(network: Any, spaces: Spaces) -> list[str]:
+    """One line for each leaf that a built-in network scales or convolves, for the user."""
+    lines = []
+    for leaf in spaces.leaves if isinstance(network, Network) else ():
+        encoder, scale = _encoder(network, leaf), leaf.scale
+        done = [] if encoder is None else [f"an image for the {encoder.__name__} network"]
+        if scale is not None:
+            low, high = (np.unique(x) for x in (leaf.low, leaf.high))
+            bounds = f"{low[0]:g}..{high[0]:g}" if len(low) == len(high) == 1 else "its bounds"
+            to = "[0, 1]" if not np.any(scale[0]) else "[-1, 1]"
+            done.append(f"{bounds} scaled to {to}")
+        if done:
+            shape = "x".join(map(str, leaf.shape)) or "number"
+            lines.append(f"observation {leaf.path!r} ({leaf.dtype} {shape}): {', '.join(done)}")
+    return lines

@@ -18,6 +18,8 @@ from shoal.learners.base import Learner
 from shoal.ops.moments import Moments
 from shoal.trajectory import ndarray
 
+FAR = 2.0**14  # standard deviations from 0 at which float32 rounds to a thousandth of one
+
 
 @dataclass
 class Counters:
@@ -42,6 +44,9 @@ class Run:
     total_env_steps: int | None  # of the whole run, where it is known: what annealing refers to
     counters: Counters = field(default_factory=Counters)
     moments: dict[str, Moments] = field(default_factory=dict)
+    origins: dict[str, ndarray] = field(
+        default_factory=dict
+    )  # of leaves far from 0; see Leaf.narrow
     fragments: int = 0  # that each worker has sampled, in the plans that wait for all of them
     model: Any = None  # the algorithm's
     slots: int = 1  # environments of each worker
@@ -83,14 +88,25 @@ class Run:
             old = self.moments.get(name)
             self.moments[name] = new if old is None else old.merge(new)
 
+    def set_origins(self) -> None:
+        """Fix what is subtracted from observations too far from 0 for the precision of float32."""
+        for leaf in self.model.spaces.leaves if self.model is not None else ():
+            if leaf.wide and leaf.path in self.moments:
+                moments = self.moments[leaf.path]
+                far = np.abs(moments.mean) > FAR * moments.std()
+                if far.any():
+                    origin = np.where(far, moments.mean, 0.0)
+                    self.origins[leaf.path] = np.asarray(origin, np.float32)
+
     def normalisation(self) -> dict[str, ndarray]:
-        """The moments as the arrays that a network reads: "norm/<leaf>/mean" and ".../std"."""
+        """What a network normalises by: "norm/<leaf>/mean", "/std" and, far from 0, "/origin"."""
         out: dict[str, ndarray] = {}
         for name, moments in self.moments.items():
             out[f"norm/{name}/std"] = np.asarray(moments.std(), np.float32)
             if name != "reward":
-                out[f"norm/{name}/mean"] = np.asarray(moments.mean, np.float32)
-        return out
+                mean = moments.mean - self.origins.get(name, 0.0)
+                out[f"norm/{name}/mean"] = np.asarray(mean, np.float32)
+        return out | {f"norm/{name}/origin": x for name, x in self.origins.items()}
 
     def take(self, sample: Sample) -> None:
         """Count what a worker sampled; from now on it is in flight."""
@@ -122,6 +138,7 @@ class Run:
             "fragments": self.fragments,
             "learning_from": self.learning_from,
             "moments": {name: m.arrays() for name, m in self.moments.items()},
+            "origins": dict(self.origins),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -130,6 +147,7 @@ class Run:
         self.fragments = state["fragments"]
         self.learning_from = state["learning_from"]
         self.moments = {name: Moments.from_arrays(m) for name, m in state["moments"].items()}
+        self.origins = dict(state["origins"])
 
 
 @dataclass

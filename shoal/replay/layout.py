@@ -102,7 +102,7 @@ def length(capacity: int, slots: int) -> int:
 
 def layout(spaces: Spaces, stacks: Mapping[str, int]) -> Layout:
     """Rows for these spaces; ``stacks`` are the lengths of stacked frames, by leaf."""
-    obs = {x.path: Column(x.shape, np.dtype(x.dtype), stacks.get(x.path, 1)) for x in spaces.leaves}
+    obs = {x.path: Column(x.shape, x.stored, stacks.get(x.path, 1)) for x in spaces.leaves}
     if spaces.masked:
         obs[ACTION_MASK] = Column((sum(spaces.action_n),), np.dtype(bool))
     if spaces.action_kind == "box":

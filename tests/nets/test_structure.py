@@ -237,10 +237,9 @@ def test_a_small_image_is_refused_with_its_name_and_what_would_fit() -> None:
 
 
 def test_an_image_encoder_without_an_image_is_refused() -> None:
-    """Pixels as floats would otherwise be flattened in silence."""
-    with pytest.raises(NetworkError, match=r"only 'obs' float32 \[84, 84, 3\]") as error:
-        build(Network("nature"), spaces((84, 84, 3), np.float32), HEADS)
-    assert "uint8" in str(error.value.fix)
+    with pytest.raises(NetworkError, match=r"only 'obs' float32 \[84, 3\]") as error:
+        build(Network("nature"), spaces((84, 3), np.float32), HEADS)
+    assert 'encoder="auto"' in str(error.value.fix)
 
 
 @pytest.mark.parametrize(
