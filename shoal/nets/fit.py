@@ -101,6 +101,23 @@ def refuse_other_floats(module: Any, values: Mapping[str, Any]) -> None:
             )
 
 
+def alike(left: list[ndarray | None], right: list[ndarray | None]) -> bool:
+    """Whether outputs are the same, but for what another order of sums makes of them."""
+    pairs = [(np.float32(a), np.float32(b)) for a, b in zip(left, right, strict=True)]
+    return all(np.allclose(a, b, rtol=1e-3, atol=1e-5, equal_nan=True) for a, b in pairs)
+
+
+def in_training_mode(module: Any, why: str) -> NetworkError:
+    """The error for a module with layers that act otherwise in training than in evaluation."""
+    return NetworkError(
+        f"{type(module).__qualname__} is in training mode, and computes something else there than "
+        f"in evaluation mode{f': {why}' if why else ''}",
+        where(module),
+        "give it in evaluation mode: .eval() in torch and nnx, deterministic=True and "
+        "use_running_average=True in linen; or take these layers out (LayerNorm has no modes)",
+    )
+
+
 def where(module: Any) -> str:
     """Name, file and line of the class of the user's module."""
     cls = type(module)

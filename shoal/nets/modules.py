@@ -6,26 +6,36 @@ axes or more (images) stays uint8, choices stay integers and a mask stays bool. 
 per head, as a tuple in the order of the heads, as a dict by their names, or alone where there is
 one head: ``[N, size]`` or ``[N, size + free]``, or ``[N]`` for a single number.
 
-It stays in the mode (train or eval) that its owner has put it into, and what it changes in itself
-during a call is dropped: running statistics are read but not updated, and with dropout left on the
-same observation does not give the same action twice (torch) or needs a key that nobody gives
-(flax). Its object is never written to; its parameters travel as ``"module/<name>"`` arrays.
+It acts and learns in evaluation mode, so that an observation has one answer, and log-probabilities
+are of the function that sampled. A module that computes something else in the mode it was given in
+(Dropout, BatchNorm in training mode) is refused. What it changes in itself during a call is
+dropped. Its object is never written to; its parameters travel as ``"module/<name>"`` arrays.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from shoal.errors import NetworkError
-from shoal.nets.fit import ROWS, by_head, check, refuse_other_floats, where
+from shoal.nets.fit import (
+    ROWS,
+    alike,
+    by_head,
+    check,
+    in_training_mode,
+    refuse_other_floats,
+    where,
+)
 from shoal.nets.init import ndarray
 from shoal.nets.inputs import Floats
 from shoal.nets.network import Head, append
@@ -33,6 +43,8 @@ from shoal.ops.kernels import Array, namespace
 from shoal.spaces import ACTION_MASK, Spaces
 
 _PREFIX = "module/"  # of the names of a module's own values
+_MOODY = "Dropout|BatchNorm|InstanceNorm|RReLU"  # classes of layers that have two modes
+_TRAINING_ERRORS = "InvalidRngError", "ModifyScopeVariableError"  # flax's, of layers in training
 
 Values = dict[str, Any]  # of a module, by the names of Net.shapes()
 
@@ -71,18 +83,21 @@ class ModuleNet(ABC):
         heads: Mapping[str, Head],
         create: Callable[[int], Any] | None,
     ) -> None:
-        self._module, self._spaces, self._heads, self._create = module, spaces, heads, create
+        self._spaces, self._heads, self._create = spaces, heads, create
         self._memo: dict[str, Any] = {}
         self._floats = {leaf.path: Floats(leaf, scaled=False) for leaf in spaces.leaves}
         zeros = self._zeros()
         try:
-            values = self._values(module, zeros, 0)
+            self._module = self._evaluating(module)
+            values = self._values(self._module, zeros, 0)
             self._names = tuple(values)
             self.frozen = self._frozen()
             raw = self._eager(values, zeros)
         except NetworkError:
             raise
         except Exception as exc:
+            if type(exc).__name__ in _TRAINING_ERRORS:
+                raise in_training_mode(module, str(exc).partition("(http")[0]) from exc
             shapes = ", ".join(f"{path} {x.dtype} {list(x.shape)}" for path, x in zeros.items())
             exc.add_note(
                 f"while Shoal tried {where(module)} on {ROWS} observations of zeros: {shapes}"
@@ -90,12 +105,55 @@ class ModuleNet(ABC):
             raise
         # Heads whose `free` outputs the module leaves to Shoal.
         self._free = check(module, raw, heads, self._numpy)
+        self._refuse_training(module, values)
         self._shapes = {name: tuple(x.shape) for name, x in values.items()}
         self._shapes.update({f"{head}/free": (heads[head].free,) for head in self._free})
 
     @abstractmethod
     def _values(self, module: Any, obs: Values, seed: int) -> Values:
         """All values of the module by their names, NumPy. May call it once on ``obs``."""
+
+    @abstractmethod
+    def _evaluating(self, module: Any) -> Any:
+        """A copy in evaluation mode; the module itself if it has no modes."""
+
+    def _refuse_training(self, module: Any, values: Values) -> None:
+        """Raises NetworkError if the mode it was given in matters, or if it is random in both."""
+        space = deepcopy(self._spaces.observation)
+        space.seed(0)
+        samples = [self._spaces.flatten(space.sample()) for _ in range(ROWS)]
+        sample = self._rows({}, {k: np.stack([x[k] for x in samples]) for k in samples[0]}, ROWS)
+
+        def outputs() -> list[ndarray | None]:
+            found = by_head(self._eager(values, sample), self._heads)
+            return [self._numpy(found[head]) for head in self._heads]
+
+        first = outputs()
+        if not alike(first, outputs()):
+            raise NetworkError(
+                f"{type(module).__qualname__} gives two answers for one observation",
+                where(module),
+                "let evaluation mode be deterministic: F.dropout(x, training=self.training)",
+            )
+        mine, self._module = self._module, self._given(module)
+        if self._module is not mine:
+            self._memo = {}
+            why = ", ".join(self._moody(module))
+            try:
+                given = outputs()
+            except Exception as exc:
+                raise in_training_mode(module, why) from exc
+            self._module, self._memo = mine, {}
+            if not alike(first, given):
+                raise in_training_mode(module, why)
+
+    def _given(self, module: Any) -> Any:
+        """The module in the mode that its owner gave it in."""
+        return module
+
+    def _moody(self, module: Any) -> list[str]:
+        """Names of layers that may depend on the mode."""
+        return []
 
     @abstractmethod
     def _frozen(self) -> frozenset[str]:
@@ -186,6 +244,19 @@ class TorchNet(ModuleNet):
 
     framework = "torch"
 
+    def _evaluating(self, module: Any) -> Any:
+        return deepcopy(module).eval()
+
+    def _given(self, module: Any) -> Any:
+        copy = deepcopy(self._module)  # in which lazy layers have learned their sizes
+        for one, other in zip(copy.modules(), module.modules(), strict=True):
+            one.training = other.training
+        return copy
+
+    def _moody(self, module: Any) -> list[str]:
+        layers = [(name, type(layer).__name__) for name, layer in module.named_modules()]
+        return [f"{name} ({kind})" for name, kind in layers if re.search(_MOODY, kind)]
+
     def _values(self, module: Any, obs: Values, seed: int) -> Values:
         import torch
 
@@ -248,6 +319,9 @@ class FlaxNet(ModuleNet):
 class LinenNet(FlaxNet):
     """A flax.linen.Module: ``init`` with the run's seed, ``apply`` without mutable collections."""
 
+    def _evaluating(self, module: Any) -> Any:
+        return module  # its calls say what they do: a layer in training mode raises
+
     def _values(self, module: Any, obs: Values, seed: int) -> Values:
         import jax
         from flax.core import meta
@@ -272,6 +346,19 @@ class LinenNet(FlaxNet):
 
 class NnxNet(FlaxNet):
     """A flax.nnx.Module, split and merged; its random streams stay where they are."""
+
+    def _evaluating(self, module: Any) -> Any:
+        from flax import nnx
+
+        copy = nnx.clone(module)
+        copy.eval()
+        return copy
+
+    def _moody(self, module: Any) -> list[str]:
+        from flax import nnx
+
+        layers = [("/".join(map(str, p)), type(x).__name__) for p, x in nnx.iter_graph(module)]
+        return [f"{name} ({kind})" for name, kind in layers if re.search(_MOODY, kind)]
 
     def _values(self, module: Any, obs: Values, seed: int) -> Values:
         values = {name: x[...] for name, (_, x) in _variables(module).items()}

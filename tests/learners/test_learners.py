@@ -705,7 +705,8 @@ VECTOR, IMAGE = Box(-1, 1, (3,), np.float32), Box(0, 255, (36, 36, 1), np.uint8)
     ],
 )
 def test_auto_takes_torch_for_convolutions_only(space: Any, network: Any, kind: str) -> None:
-    assert choose("auto", model_of(space), network) == kind
+    model = PPO(network=network).model(Spaces(space, Discrete(2)))
+    assert choose("auto", model, network) == kind
 
 
 @pytest.mark.parametrize("wanted", KINDS)

@@ -244,11 +244,10 @@ class Normed(nn.Module):
         return self.still(self.out(self.norm(obs)))  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("training", [True, False])
 def test_torch_buffers_travel_but_are_neither_trained_nor_changed(
-    training: bool, vector: Any, observe: Any
+    vector: Any, observe: Any
 ) -> None:
-    module = Normed().train(training)
+    module = Normed().eval()
     net = build(module, vector, {"pi": Head(3)})
     buffers = {f"module/norm.{x}" for x in ("running_mean", "running_var", "num_batches_tracked")}
     assert net.frozen == buffers | {"module/still.weight", "module/still.bias"}
@@ -260,10 +259,10 @@ def test_torch_buffers_travel_but_are_neither_trained_nor_changed(
     np.testing.assert_array_equal(out, expected)
     assert set(gradients(net, params, obs, ("pi",))) == set(params) - net.frozen
     assert all(np.array_equal(params[name], before[name]) for name in params)
-    assert module.norm.num_batches_tracked == 0 and module.training is training
+    assert module.norm.num_batches_tracked == 0
     at_mean = net(params, {"obs": np.ones((4, 4), "f")}, ("pi",))[0]
     zero = net({**params, "module/norm.running_mean": np.zeros(4, "f")}, obs, ("pi",))[0]
-    assert np.array_equal(zero, out) is training  # batch statistics in training mode only
+    assert not np.array_equal(zero, out)  # its running statistics, not those of the batch
     assert at_mean.std(0).max() < 1e-6
 
 
