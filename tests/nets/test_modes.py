@@ -132,4 +132,4 @@ def test_the_loss_sees_the_function_that_acted() -> None:
     settings = {"epochs": 1, "minibatch_size": 2048, "fragment_length": 256}
     with shoal.Trainer("ppo", env=Bandit, network=Net().eval(), **settings) as trainer:
         report = trainer.train()
-    assert abs(report["learner/kl"]) < 1e-6, sorted(report)
+    assert abs(report["learn/kl"]) < 1e-6, sorted(report)
