@@ -225,7 +225,7 @@ class Trainer:
             self.learner.rollback(version)
             if self.run.memory is not None:
                 self.run.memory.rollback(stored)
-            if self.config.plan.exact:
+            if self.config.plan.exact and not self.fleet.lost:
                 self.fleet.settle()
                 self.fleet.map("rollback", self.run.fragments)
             self._whole = True
@@ -294,7 +294,7 @@ class Trainer:
             "learner": self.learner.get_state(),
             "run": self.run.get_state(),
             "recorder": self.recorder.get_state(),
-            "workers": results(self.fleet.map("get_state")) if self.config.plan.exact else [],
+            "workers": self._workers(),
         }
         meta = {
             "system": self.config.system,
@@ -305,6 +305,12 @@ class Trainer:
             "learner": self.framework,
         }
         return checkpoint.save(path, self.run.counters.env_steps, state, meta, keep=keep)
+
+    def _workers(self) -> list[Any]:
+        """The workers' own states, if a run can go on from them bit for bit and they are there."""
+        if not self.config.plan.exact or self.fleet.lost:
+            return []
+        return results(self.fleet.map("get_state"))
 
     @classmethod
     def restore(

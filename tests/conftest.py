@@ -44,18 +44,9 @@ def one_ray() -> Iterator[None]:
     """Ray in this process: trainers find it and join it."""
     import ray
 
-    owned = not ray.is_initialized()
-    if owned:
-        ray.init(
-            address="local",
-            num_cpus=4,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            object_store_memory=100 * 2**20,
-            _node_ip_address="127.0.0.2",
-        )
-        ray._private.worker._worker_logs_enabled = False  # deaths are meant here
+    from shoal.fleet.head import Head
+
+    head = None if ray.is_initialized() else Head(4, 100 * 2**20, 2, lambda *_: None)
     yield
-    if owned:
-        ray.shutdown()
+    if head is not None:
+        head.close()

@@ -104,6 +104,10 @@ class Fleet(Protocol):
     def health(self) -> Health:
         """What was mended so far."""
 
+    @property
+    def lost(self) -> bool:
+        """Whether what the members live in has ended, so that no call to any comes back."""
+
     def map(self, verb: str, *args: Any) -> list[tuple[int, Any]]:
         """Call the verb on every member and wait for all; ``(member, result)`` in their order.
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
-import warnings
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import psutil
 
-from shoal import interrupts
 from shoal.config.config import Cluster
-from shoal.errors import ConfigError, cut
+from shoal.errors import ConfigError, ShoalError, cut
 from shoal.fleet import death
-from shoal.fleet.host import THREADS
-from shoal.fleet.reaper import Reaper
+from shoal.fleet.head import Head, forking, own_signals, read_token
 from shoal.machine import cpus
 
 WORKER_BYTES = 200 * 2**20  # memory of a process that samples, without its environments
@@ -29,6 +29,7 @@ LEARNER_BYTES = 450 * 2**20  # of one that differentiates too
 LEAST_STORE = 80 * 2**20  # of an object store; Ray itself asks for 75 MiB
 MOST_STORE = 2 * 2**30  # fragments come and go: more than this is only asked for by the user
 REACH = 2.0  # seconds to find out whether anybody listens at an address
+SILENT = 30.0  # seconds without an answer from a cluster's head that end a run; Ray's own end is 60
 REPLY = 7.0  # seconds for whoever does to say that it is Ray
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -39,19 +40,65 @@ QUIET = {
 
 @dataclass
 class Connection:
-    """A Ray cluster that this process is connected to."""
+    """A trainer's connection to a Ray cluster."""
 
-    owned: bool  # whether this process connected, and so disconnects
-    reaper: Reaper | None = None  # of a cluster that this process started
+    head: Head | None = None  # of Ray on this machine, shared by the trainers of this process
+    joined: bool = False  # whether this trainer made this process join a cluster, and so leaves it
 
     def close(self) -> None:
-        if self.owned:
-            import ray
+        """The last trainer of this process ends Ray on this machine."""
+        global _head, _joined
+        with _lock:
+            head, self.head = self.head, None
+            if head is not None:
+                head.users -= 1
+                if not head.users:
+                    _head = None if _head is head else _head
+                    head.close()
+            if self.joined:
+                import ray
 
-            ray.shutdown()
-        if self.reaper is not None:
-            self.reaper.dismiss()
-            self.reaper = None
+                self.joined, _joined = False, None
+                ray.shutdown()
+
+
+class Joined:
+    """A cluster that this process has joined, and whether its head still answers."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        self.address, self._at = address, (host, int(port))
+        self._heard = self._asked = monotonic()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nobody has answered there for a while; asks every few seconds."""
+        now = monotonic()
+        if now - self._asked > SILENT / 10:
+            if death.reachable(self._at):
+                self._heard = now
+            self._asked = now
+        return self._asked - self._heard > SILENT
+
+
+_lock = threading.RLock()  # trainers may be made and stopped in several threads
+_head: Head | None = None
+_joined: Joined | None = None
+
+
+def lost() -> ShoalError | None:
+    """Why no call to a member comes back any more; None while Ray is there."""
+    if _head is not None and _head.ended:
+        fix = "go on from the last checkpoint: shoal resume"
+        return ShoalError("Ray on this machine has ended", None, fix)
+    if _joined is not None and _joined.ended:
+        return ShoalError(
+            f"the head of the Ray cluster at {_joined.address} has ended",
+            None,
+            "start it (ray start --head) and its nodes anew, and go on from the last checkpoint: "
+            "shoal resume",
+        )
+    return None
 
 
 def connect(cluster: Cluster, workers: int, learns: bool, own_code: bool) -> Connection:
@@ -63,42 +110,44 @@ def connect(cluster: Cluster, workers: int, learns: bool, own_code: bool) -> Con
 
     Raises ConfigError, before anything starts, with what is needed and what is there.
     """
-    address = cluster.joined
-    address = None if address == "local" else address
-    inside = "ray" in sys.modules and sys.modules["ray"].is_initialized()
-    if not inside and address is None:
-        _check_machine(cluster, workers, learns)
-    elif not inside and address is not None:
-        _check_reach(address)
+    with _lock:
+        connection = _connect(cluster, workers, learns, own_code)
+        try:
+            _check_cluster(cluster, workers)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _connect(cluster: Cluster, workers: int, learns: bool, own_code: bool) -> Connection:
+    global _head, _joined
+    if _head is not None and _head.ended:  # under a trainer that has not been stopped yet
+        _head.close()
+        _head = None
+    address = None if cluster.joined == "local" else cluster.joined
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        if _head is not None:
+            _head.users += 1
+        return Connection(_head)
+    if address is None:
+        _check_machine(cluster, workers, learns)
+        _head = Head(cpus(), _store_bytes(), workers, _show)
+        _head.users = 1
+        return Connection(_head)
+    _check_reach(address)
     import ray
 
-    reaper = None
-    if not inside:
-        silence: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": True}
-        if address is None:
-            with _one_thread_each(), _forking(), _our_signals():
-                ray.init(
-                    address="local",  # not the one that somebody else has started here
-                    num_cpus=cpus(),
-                    object_store_memory=_store_bytes(),
-                    include_dashboard=False,
-                    _node_ip_address=_loopback(),
-                    **silence,
-                )
-                reaper = Reaper()
-        else:
-            runtime = {"working_dir": os.getcwd(), "excludes": EXCLUDES} if own_code else {}
-            with _joining(address), _our_signals():
-                ray.init(address=address, runtime_env=runtime, **silence)
-        _relay_output()
-    connection = Connection(not inside, reaper)
-    try:
-        _check_cluster(cluster, workers)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    runtime = {"working_dir": os.getcwd(), "excludes": EXCLUDES} if own_code else {}
+    with _joining(address), own_signals():
+        read_token()
+        ray.init(
+            address=address, runtime_env=runtime, logging_level=logging.ERROR, log_to_driver=True
+        )
+    _joined = Joined(ray.get_runtime_context().gcs_address)
+    _relay_output()
+    return Connection(joined=True)
 
 
 _OF_RAY = re.compile(r"\[[\d: ,.-]+ [A-Z] \d+ \d+\] ")  # a line of Ray's own log
@@ -152,11 +201,15 @@ def _check_cpus(workers: int, each: float, free: float, total: float, where: str
         return
     fits = int(free / each)
     busy = f" ({total - free:g} of {total:g} are taken)" if free < total else ""
+    stop = ""
+    if _head is not None and _head.users > 1:
+        busy = f" ({total - free:g} of {total:g} are taken by another trainer of this process)"
+        stop = "stop that trainer first: trainer.stop(); or "
     raise ConfigError(
         f"rollout.workers is {workers}, which needs {workers * each:g} CPUs, but {where} has "
         f"{free:g}{busy}",
         None,
-        f"use rollout.workers={fits}, or let them share: cluster.cpus_per_worker="
+        f"{stop}use rollout.workers={fits}, or let them share: cluster.cpus_per_worker="
         f"{int(100 * free / workers) / 100:g}",
     )
 
@@ -178,7 +231,7 @@ def _check_reach(address: str) -> None:
         raise _unreachable(address, str(error)) from error
     try:
         asked = [sys.executable, "-c", _ASK, address]
-        with _forking():
+        with forking():
             answer = subprocess.run(asked, timeout=REPLY, capture_output=True).returncode
     except subprocess.TimeoutExpired:
         answer = 1
@@ -232,7 +285,8 @@ def _check_cluster(cluster: Cluster, workers: int) -> None:
     each = cpus_per_worker(cluster, workers)
     if each and ray.util.get_current_placement_group() is None:
         free, total = ray.available_resources(), ray.cluster_resources()
-        _check_cpus(workers, each, free.get("CPU", 0.0), total.get("CPU", 0.0), "the Ray cluster")
+        where = "this machine" if _head is not None else "the Ray cluster"
+        _check_cpus(workers, each, free.get("CPU", 0.0), total.get("CPU", 0.0), where)
 
 
 def _store_bytes() -> int:
@@ -242,65 +296,23 @@ def _store_bytes() -> int:
     return max(share, LEAST_STORE)
 
 
-def _loopback() -> str | None:
-    """Ray on one machine need not be heard outside of it.
-
-    It takes 127.0.0.1 for "find out the address", so another of the loopback's is given.
-    """
-    return "127.0.0.2" if sys.platform == "linux" else None
-
-
-@contextmanager
-def _forking() -> Iterator[None]:
-    """JAX warns of every fork; what is forked in here runs another program at once."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
-        yield
-
-
-@contextmanager
-def _our_signals() -> Iterator[None]:
-    """Where a command notes signals, Ray sets no handler that exits wherever SIGTERM finds it."""
-    from ray._private import utils
-
-    theirs = utils.set_sigterm_handler
-    if interrupts.is_listening():
-        utils.set_sigterm_handler = lambda handler: None
-    try:
-        yield
-    finally:
-        utils.set_sigterm_handler = theirs
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes that are started in here, and theirs, use one thread for their arrays."""
-    names = [f"{library}_NUM_THREADS" for library in THREADS]
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+def _show(pid: int, name: str, line: str) -> None:
+    """Show a line that a worker printed, unless it belongs to its last words or is Ray's own."""
+    if not death.hear(pid, line) and not _OF_RAY.match(line):
+        print(f"({name}, {pid}) {line}", file=sys.stderr)
 
 
 def _relay_output() -> None:
-    """Show what workers print, and not what Ray says of deaths that the fleet tells itself."""
+    """Show what workers print, and not what Ray says of deaths that the fleet reports itself."""
     import ray
     from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
 
     def show(data: dict[str, Any]) -> None:
-        pid = data.get("pid")
+        pid: Any = data.get("pid")
         if pid in ("raylet", "autoscaler", "gcs_server"):
             return
-        name = data.get("actor_name") or "process"
         for line in data.get("lines", ()):
-            if not death.hear(pid, line) and not _OF_RAY.match(line):
-                print(f"({name}, {pid}) {line}", file=sys.stderr)
+            _show(pid, data.get("actor_name") or "process", line)
 
     ray._private.worker._worker_logs_enabled = False  # of the raylet, beside the dispatcher
     dispatcher.remove_handler("ray_print_logs")

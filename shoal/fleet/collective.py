@@ -109,8 +109,15 @@ def _distributed() -> Any:
 def open_store(host: str) -> tuple[Any, int]:
     """A meeting point on this machine for Gloo: the store, which must be kept, and its port."""
     dist = _distributed()
+    listening = socket.create_server((host, 0))  # else it would listen on all interfaces
+    port = listening.getsockname()[1]
     store = dist.TCPStore(
-        host, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=TIMEOUT)
+        host,
+        port,
+        is_master=True,
+        wait_for_workers=False,
+        timeout=timedelta(seconds=TIMEOUT),
+        master_listen_fd=listening.detach(),
     )
     return store, int(store.port)
 

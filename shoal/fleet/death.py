@@ -72,8 +72,7 @@ def refusal(error: BaseException) -> BaseException | None:
         inner: Any = error.cause
         return None if isinstance(inner, exceptions.RayError) else inner
     if isinstance(error, exceptions.LocalRayletDiedError):
-        fix = "go on from the last checkpoint: shoal resume"
-        return ShoalError("Ray on this machine has ended", None, fix)
+        return ShoalError("Ray on this machine has ended", None, "go on: shoal resume")
     return None
 
 

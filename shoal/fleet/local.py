@@ -40,6 +40,10 @@ class LocalFleet:
     def queued(self) -> int:
         return 0
 
+    @property
+    def lost(self) -> bool:
+        return False
+
     def map(self, verb: str, *args: Any) -> list[tuple[int, Any]]:
         return [(index, self._call(index, verb, args)) for index in range(self.size)]
 

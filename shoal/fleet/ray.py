@@ -31,6 +31,7 @@ from shoal.config.config import Cluster
 from shoal.errors import ConfigError, ShoalError, cut
 from shoal.fleet import death
 from shoal.fleet.base import INLINE, Fleet, Health, Lost, Make, nbytes, no_args
+from shoal.fleet.cluster import lost
 from shoal.fleet.collective import GlooGroup
 from shoal.fleet.failure import Failure, sendable
 from shoal.fleet.host import Host
@@ -42,7 +43,7 @@ SLICE = 1.0  # seconds between two looks at whoever does not answer
 AT_ONCE = 5e-4  # seconds of a wait after which it is likely that no other result has come yet
 SPEAK = 10.0  # seconds of silence after which it is said what is waited for
 REFILL = 10.0  # seconds that a barrier waits for the replacement of a member
-PATIENCE = 5  # times the timeout that a member may take to start, or to compile
+PATIENCE = 5  # times the timeout that a member may take to start, or for its first call of a verb
 GRACE = 4.0  # seconds that an interrupted run waits for calls that are still running
 DEATHS = 3  # of one member in a row, without a result in between, that end the run
 LOSSES = 10  # results of one member in a row that were lost on their way, before it is replaced
@@ -84,6 +85,7 @@ class Member:
     heard: float = 0.0  # when the last one that was answered had been asked
     deaf: bool = False  # the last of these questions failed
     lost: int = 0  # results in a row that did not reach this process, though it lives
+    done: set[str] = field(default_factory=set)  # verbs that it has answered
     calls: dict[Any, Call] = field(default_factory=dict)  # by the reference to their results
     early: set[Any] = field(default_factory=set)  # of these, what came before an earlier call's
 
@@ -145,6 +147,10 @@ class RayFleet:
     @property
     def concurrency(self) -> int:
         return max(self.size, 1)
+
+    @property
+    def lost(self) -> bool:
+        return lost() is not None
 
     def map(self, verb: str, *args: Any) -> list[tuple[int, Any]]:
         done: deque[tuple[int, Any]] = deque()
@@ -227,6 +233,7 @@ class RayFleet:
     def wait(self) -> None:
         family = [self, *self._spawned]
         calls = [ref for fleet in family for ref in fleet._calls]
+        self._check()
         if calls:
             ray.wait(calls, num_returns=1, timeout=SLICE)
         for fleet in family:
@@ -238,6 +245,7 @@ class RayFleet:
             self.send(index)
 
     def publish(self, weights: Mapping[str, ndarray], version: int) -> None:
+        self._check()
         small = nbytes(weights) <= INLINE
         self._published = dict(weights) if small else ray.put(dict(weights)), version
 
@@ -293,7 +301,7 @@ class RayFleet:
             fleet.close()
         members, self._members = list(self._members.values()), {}
         self._calls.clear()
-        if not ray.is_initialized():
+        if self.lost or not ray.is_initialized():
             return
         goodbyes = [m.actor.call.remote(("close", ())) for m in members if m.ready]
         if goodbyes:
@@ -308,7 +316,17 @@ class RayFleet:
     def _complete(self) -> bool:
         return all(member.ready for member in self._members.values())
 
+    def _check(self) -> None:
+        """Raise ShoalError if Ray has ended.
+
+        Whatever uses the object store then would end this process without a word, so this stands
+        before each use.
+        """
+        if (error := lost()) is not None:
+            raise error
+
     def _start(self, index: int, mends: bool = False) -> None:
+        self._check()
         restart = self._lives.get(index, 0)
         self._lives[index] = restart + 1
         options = {"num_cpus": self._cpus, "max_restarts": 0, "max_task_retries": 0}
@@ -334,6 +352,7 @@ class RayFleet:
     def _submit(
         self, member: Member, verb: str, args: tuple[Any, ...], into: deque[tuple[int, Any]]
     ) -> None:
+        self._check()
         along: tuple[Any, ...] = ()
         if (member.fresh or not member.holds) and self._published is not None:
             along, member.fresh = self._published, False
@@ -358,8 +377,9 @@ class RayFleet:
             self.health.lost_calls += call.wanted and call.verb != "start"
         member.calls.clear()
         member.early.clear()
-        with suppress(RayError):
-            ray.kill(member.actor)
+        if not self.lost:
+            with suppress(RayError):
+                ray.kill(member.actor)
 
     # -------------------------------------------------------------- waiting
 
@@ -370,6 +390,7 @@ class RayFleet:
     def _poll(self, wait: bool = True) -> None:
         """Take what has come, or wait a little for it; see after those who do not answer."""
         interrupts.check()
+        self._check()
         before = monotonic()
         ready: list[Any] = []
         rest = list(self._calls)
@@ -401,6 +422,7 @@ class RayFleet:
             self._take(member, first)
 
     def _take(self, member: Member, ref: Any) -> None:
+        self._check()
         call = member.calls.pop(ref)
         now = monotonic()
         try:
@@ -438,6 +460,7 @@ class RayFleet:
                 )
             return
         self._in_a_row[member.index] = 0
+        member.done.add(call.verb)
         member.holds |= call.carries
         call.into.append((member.index, result))
 
@@ -489,8 +512,7 @@ class RayFleet:
                 self._replace(member, f"its process or its node was gone during {call.verb!r}")
                 continue
             starting = call.verb == "start"
-            stuck_in_env = any("shoal/envs/" in line for line in member.stack)
-            limit = self._cluster.timeout * (1 if stuck_in_env and not starting else PATIENCE)
+            limit = self._cluster.timeout * (PATIENCE if self._compiles(member, call, now) else 1)
             if silent > limit and starting and self._unplaced(member):
                 self._give_up(member, call, silent)
             elif silent > limit:
@@ -505,6 +527,13 @@ class RayFleet:
             if now - max(call.since, call.spoken, member.beat_at) > SPEAK:
                 call.spoken = now
                 log.warning("%s", self._waiting_for(member, call, silent))
+
+    def _compiles(self, member: Member, call: Call, now: float) -> bool:
+        """Whether a member may be starting, or compiling what it does for the first time."""
+        if call.verb == "start":
+            return True
+        in_env = any("shoal/envs/" in line for line in member.stack)
+        return call.verb not in member.done and not in_env and not self._mute(member, now)
 
     def _give_up(self, member: Member, call: Call, silent: float) -> None:
         """There is no place for a member: the others go on without it, if there are any."""

@@ -1,8 +1,4 @@
-"""Ends what Ray leaves behind when the process that started it is killed.
-
-Most of Ray's processes end with their parent. Its two agents do not: they first spend a minute on
-telling a server of the death, which is dead itself.
-"""
+"""Ends Ray on this machine when the process that started it is killed."""
 
 from __future__ import annotations
 
@@ -12,36 +8,52 @@ from contextlib import suppress
 
 import psutil
 
-GRACE = 1.0  # seconds for them to end by themselves
+WAIT = 1.0  # seconds for the reaper to end
 
 _WATCH = """
-import psutil, sys, time
-if not sys.stdin.buffer.read():  # whoever holds the other end has said nothing, and is gone
-    time.sleep(float(sys.argv[1]))
-    for known in sys.argv[2:]:
-        pid, born = known.split("@")
-        try:
-            process = psutil.Process(int(pid))
-            if abs(process.create_time() - float(born)) < 1.0:
-                process.kill()
-        except psutil.Error:
-            pass
+import psutil, shutil, sys
+known = []
+for line in sys.stdin:
+    if line == "done\\n":
+        sys.exit()
+    known.append(line.split("@"))
+family = []  # the process at the other end is gone, and has not said that all is well
+for pid, born in known:
+    try:
+        process = psutil.Process(int(pid))
+        if abs(process.create_time() - float(born)) < 1.0:
+            family += [process, *process.children(recursive=True)]
+    except psutil.Error:
+        pass
+for process in family:
+    try:
+        process.kill()
+    except psutil.Error:
+        pass
+psutil.wait_procs(family, timeout=5)
+shutil.rmtree(sys.argv[1], ignore_errors=True)
 """
 
 
 class Reaper:
-    """A process that outlives this one, and then ends all that descends from it at present."""
+    """A process that outlives this one, and then ends what it was given, and what descends from it.
 
-    def __init__(self) -> None:
-        known = []
-        for process in psutil.Process().children(recursive=True):
-            with suppress(psutil.Error):  # gone meanwhile
-                known.append(f"{process.pid}@{process.create_time()}")
-        command = [sys.executable, "-c", _WATCH, str(GRACE), *known]
+    ``folder`` is removed then.
+    """
+
+    def __init__(self, folder: str) -> None:
+        command = [sys.executable, "-c", _WATCH, folder]
         # In a session of its own, a Ctrl-C at the terminal does not reach it.
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, start_new_session=True, text=True, bufsize=1
+        )
+
+    def watch(self, pid: int) -> None:
+        """Look after this process from now on."""
+        with suppress(psutil.Error, BrokenPipeError):  # gone meanwhile
+            print(f"{pid}@{psutil.Process(pid).create_time()}", file=self._process.stdin)
 
     def dismiss(self) -> None:
         """All has ended as it should."""
         with suppress(BrokenPipeError, subprocess.TimeoutExpired):
-            self._process.communicate(b"done", timeout=GRACE)
+            self._process.communicate("done\n", timeout=WAIT)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -42,7 +44,7 @@ def make(plan: str, ledger: Ledger, workers: int = 2, **fields: Any) -> Trainer:
     kwargs = ledger.kwargs(**fate)
     fields = {**small, "env_kwargs": kwargs, "workers": workers, **fields}
     options = ParameterServer(sync_every=2) if plan == "parameter_server" else plan
-    return Trainer(PLANS[plan], Mortal, plan=options, cpus_per_worker=0.0, **fields)
+    return Trainer(PLANS.get(plan, "dqn"), Mortal, plan=options, cpus_per_worker=0.0, **fields)
 
 
 class Books:
@@ -200,6 +202,39 @@ def test_a_shard_that_is_killed_goes_on_from_the_last_copy(
         books.check(report)
         goes_on(trainer, books, report)
         assert shards.health.restarts == {index: 1} and not trainer.fleet.health.restarts
+
+
+# ------------------------------------------------------------------------ any time
+
+REPLAY = {"capacity": 1000, "warmup": 32, "batch_size": 8}
+SIGNALS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM)  # SIGTERM lets a process exit
+
+
+@pytest.mark.parametrize("plan", [*PLANS, "sync_replay", "async_replay"])
+def test_processes_that_die_at_any_time_cost_what_they_did_and_nothing_else(
+    plan: str, tmp_path: Path
+) -> None:
+    """Workers, ranks and shards, at exponentially drawn times; a longer one: benchmarks/chaos.py"""
+    ledger, draw = Ledger(tmp_path), random.Random(plan)
+    own = {} if plan in PLANS else REPLAY
+    with make(plan, ledger, restarts_per_minute=100, **own) as trainer:
+        report: dict[str, Any] = {}
+        for _ in range(3):
+            at = monotonic() + draw.expovariate(5.0)
+            done = report.get("gradient_steps", 0)
+            while monotonic() < at or report["gradient_steps"] < done + 2:
+                before, report = report, trainer.train()
+                total = sum(report[f"{kind}_steps"] for kind in ("trained", "dropped", "in_flight"))
+                assert report["env_steps"] == total and report["in_flight_steps"] >= 0
+                assert all(report[name] >= before.get(name, 0) for name in COUNTERS)
+                assert ledger.steps >= report["env_steps"]  # none is counted that did not happen
+            fleet = draw.choice([trainer.fleet, *trainer.fleet._spawned])
+            index = draw.choice([m.index for m in fleet._members.values() if m.ready])
+            os.kill(pid_of(fleet, index), draw.choice(SIGNALS))
+        report = trainer.train()
+        state = trainer.learner.get_state()
+        assert all(np.isfinite(x).all() for x in state["params"].values())
+        assert report["gradient_steps"] >= 6
 
 
 # ------------------------------------------------------------------------ resizing

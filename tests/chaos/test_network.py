@@ -17,40 +17,57 @@ ROOT = str(Path(__file__).parents[2])
 SCRIPT = """
 import json, sys
 import shoal.trainer
+from shoal.fleet.head import Head
+from shoal.plans.parameter_server import ParameterServer
 shoal.trainer.REPORT_STEPS = 1
-system, plan = sys.argv[1:]
+head = Head(3, 100 * 2**20, 2, lambda *_: None)  # one Ray for all plans
 small = dict(envs_per_worker=1, fragment_length=16, network={"hidden": [4]}, learner="torch")
-with shoal.trainer.Trainer(system, "CartPole-v1", plan=plan, workers=2, **small) as trainer:
-    while True:
-        report = trainer.train()
-        known = sum(report[f"{kind}_steps"] for kind in ("trained", "dropped", "in_flight"))
-        assert report["env_steps"] == known, report
-        if report["lost_calls"] >= 2 and report["gradient_steps"] >= 40:
-            break
-    states = trainer.fleet.map("get_spaces")
-print(json.dumps([report["lost_calls"], report["worker_restarts"], len(states)]))
+replay = dict(capacity=1000, warmup=32, batch_size=8)
+for plan, system in json.loads(sys.argv[1]).items():
+    own = replay if system == "dqn" else {}
+    options = ParameterServer(sync_every=2) if plan == "parameter_server" else plan
+    free = dict(workers=2, cpus_per_worker=0.0, restarts_per_minute=100)
+    with shoal.trainer.Trainer(system, "CartPole-v1", plan=options, **small, **own, **free) as made:
+        before = {}
+        while True:
+            report = made.train()
+            known = sum(report[f"{kind}_steps"] for kind in ("trained", "dropped", "in_flight"))
+            assert report["env_steps"] == known and report["in_flight_steps"] >= 0, report
+            assert all(report[name] >= x for name, x in before.items()), (before, report)
+            before = {name: report[name] for name in ("env_steps", "gradient_steps", "episodes")}
+            lost = report["lost_calls"] + sum(f.health.lost_calls for f in made.fleet._spawned)
+            if lost >= 2 and report["gradient_steps"] >= 20:
+                break
+        assert len(made.fleet.map("get_spaces")) == 2
+    print(plan, flush=True)
+head.close()
 """
+PLANS = {
+    "sync_samples": "a2c",
+    "async_samples": "impala",
+    "async_gradients": "a2c",
+    "parameter_server": "a2c",
+    "allreduce": "a2c",
+    "sync_replay": "dqn",
+    "async_replay": "dqn",
+}
 
 
-@pytest.mark.parametrize(
-    ("system", "plan", "lost"),
-    [
-        ("a2c", "sync_samples", "resp_failure_prob"),
-        ("impala", "async_samples", "req_failure_prob"),
-    ],
-)
-def test_lost_messages_cost_their_calls_and_nothing_else(system: str, plan: str, lost: str) -> None:
-    """One call in ten does not arrive, or its answer does not: Ray's own injected failures."""
-    chances: dict[str, Any] = {"num_failures": 4, "req_failure_prob": 0, "resp_failure_prob": 0}
-    failures = {"CoreWorkerService.grpc_client.PushTask": chances | {lost: 10}}
+@pytest.mark.parametrize("lost", ["req_failure_prob", "resp_failure_prob"])
+def test_lost_messages_cost_their_calls_and_nothing_else(lost: str) -> None:
+    """One call in twenty does not arrive, or its answer does not: Ray's own injected failures.
+
+    What is asked again after a lost answer has been done twice.
+    """
+    chances: dict[str, Any] = {"num_failures": -1, "req_failure_prob": 0, "resp_failure_prob": 0}
+    failures = {"CoreWorkerService.grpc_client.PushTask": chances | {lost: 5}}
     env = {**os.environ, "PYTHONPATH": ROOT, "RAY_testing_rpc_failure": json.dumps(failures)}
     run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, system, plan],
+        [sys.executable, "-c", SCRIPT, json.dumps(PLANS)],
         env=env,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
-    calls, restarts, members = json.loads(run.stdout.splitlines()[-1])
-    assert calls >= 2 and restarts <= calls and members == 2
+    assert run.stdout.split() == list(PLANS)

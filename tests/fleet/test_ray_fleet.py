@@ -279,8 +279,15 @@ def test_who_is_stuck_in_a_stream_is_replaced_though_others_deliver(fleet: Made)
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_process_that_is_stopped_is_replaced(fleet: Made) -> None:
-    members = fleet(2, timeout=0.4)  # five times that, as nobody knows where it is
+@pytest.mark.parametrize("before", [True, False], ids=["amid_others", "first_call"])
+def test_a_process_that_is_stopped_is_replaced(
+    fleet: Made, before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After ``cluster.timeout``, wherever it was: it is not thought to compile something."""
+    members = fleet(2, timeout=2.0)
+    monkeypatch.setattr(module, "PATIENCE", 1000)
+    if before:
+        members.map("who")
     pid = pid_of(members, 1)
     os.kill(pid, signal.SIGSTOP)
     try:
