@@ -40,6 +40,7 @@ class Trajectory:
     version: int = 0  # of the weights that acted
     extras: dict[str, ndarray] = field(default_factory=dict)  # {name: [T, B, ...]} from ``act``
     goes_on: ndarray | None = None  # [T, B] bool: ``terminated`` is a lost life; None: never is
+    fragment: tuple[int, int] = 0, 0  # of its worker: how often it was replaced, and a count
 
     @property
     def last(self) -> ndarray:

@@ -39,6 +39,7 @@ class OffPolicy:
             "final_t": trajectory.final_t,
             "final_b": trajectory.final_b,
             "final": trajectory.final,
+            "fragment": np.array(trajectory.fragment),
         }
 
     def prepare(self, model: Model, params: Params, batch: Batch) -> Batch:

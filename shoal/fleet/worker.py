@@ -108,7 +108,7 @@ class Worker:
 
     def __init__(self, config: Config, index: int, env: Any = None, restart: int = 0) -> None:
         rollout = config.rollout
-        self.config, self.index = config, index
+        self.config, self.index, self.restart = config, index, restart
         own = [1 + index, restart] if restart else [1 + index]
         self.rng = np.random.default_rng([config.seed, *own])
         self.beat = 0  # env steps of all slots together so far: tells from outside that it is alive
@@ -312,6 +312,7 @@ class Worker:
                 running &= ~step.over
         self.obs = record.latest
         trajectory = record.trajectory(self.version)
+        trajectory.fragment = self.restart, self.fragments - 1
         happened = int(np.count_nonzero(trajectory.valid)) + beyond
         return trajectory, happened, {"env": env_time, "act": act_time}
 
@@ -359,6 +360,7 @@ class Worker:
     def _state(self) -> dict[str, Any]:
         return {
             "fragments": self.fragments,
+            "restart": self.restart,
             "rng": self.rng.bit_generator.state,
             "env": self.env.get_state(),
             "obs": dict(self.obs),
@@ -369,7 +371,7 @@ class Worker:
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from there: the same fragments will follow."""
-        self.fragments = state["fragments"]
+        self.fragments, self.restart = state["fragments"], state["restart"]
         self.rng.bit_generator.state = state["rng"]
         self.obs = self.env.set_state(state["env"])
         # Slots whose episode could not be taken up again begin a new one, with nothing earned yet.

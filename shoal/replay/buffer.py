@@ -27,9 +27,9 @@ from shoal.replay.layout import ACTION, KIND, REWARD, Layout, length
 from shoal.replay.tree import drawn_leaves, set_leaves, sum_tree
 from shoal.trajectory import Batch, Obs, ndarray
 
-SEEN, STEP, TERMINATED, TRUNCATED, BROKEN = range(5)  # what a row is
-# SEEN: only an observation. The others are env steps: amid an episode, the last of one, the last
-# before a time limit (the next row is what it cut off), and one whose successor was lost.
+SEEN, STEP, TERMINATED, TRUNCATED = range(4)  # what a row is
+# SEEN: only an observation. The others are env steps: amid an episode, the last of one, and the
+# last before a time limit or a gap in what was stored (the next row is what followed, only seen).
 
 
 @dataclass
@@ -52,6 +52,7 @@ class _Change:
     leaves: ndarray  # int64 [m]
     values: ndarray  # float64 [m]
     head: ndarray  # int64 [B]
+    due: ndarray  # int64 [B, 2]
     rest: tuple[int, float, int]  # live, highest, stored
 
 
@@ -81,12 +82,15 @@ class Buffer:
         self.n_step, self.alpha = n_step, alpha
         self._first, *self._others = layout.obs.items()
         self.reach = max((c.stack for c in layout.obs.values()), default=1)  # rows of a stack
+        if self.length <= self.reach:
+            raise ValueError(f"{self.length} rows for each slot, and a stack takes {self.reach}")
         self._rows = np.zeros((slots, self.length, layout.words), np.uint32)
         self._kind, self._reward = self._rows[..., KIND], self._rows[..., REWARD].view(np.float32)
         self._action = layout.action.inside(self._rows, ACTION)
         self._obs = {k: c.inside(self._rows, layout.places[k][0]) for k, c in layout.obs.items()}
         self._head = np.zeros(slots, np.int64)  # rows that each slot has had; there stands the
         # observation that followed the last of them, where there is one
+        self._due = np.full((slots, 2), -1, np.int64)  # the fragment that goes on from there
         leaf = layout.places[self._first[0]]
         self._read = self._rows, self._head, layout.action.words, *leaf, n_step, gamma
         self._tree = sum_tree(slots * self.length)
@@ -119,8 +123,12 @@ class Buffer:
         valid: ndarray,
         final: Mapping[tuple[int, int], Obs],
         priority: ndarray | None = None,
+        fragment: ndarray | None = None,
     ) -> None:
         """Store what some slots did next: T env steps of each.
+
+        They continue what these slots stored last if the fragment is the next one, and if it begins
+        with the observation that was seen last. Else there is a gap, which no transition spans.
 
         Args:
             slots: which, B of them.
@@ -131,19 +139,22 @@ class Buffer:
             valid: bool [T, B]; False where an environment only reset itself.
             final: by (t, b), the observation that followed where that is not ``obs[t + 1]``.
             priority: float [T, B], above 0; None: the highest so far.
+            fragment: int [2], as ``Trajectory.fragment``; None: the observation alone decides.
         """
         value = None if priority is None else priority.astype(np.float64) ** self.alpha
         ends = (terminated | truncated | ~valid).sum(0).max(initial=0)
         self._keep_slots(slots, len(reward) + (int(ends) + 1) * self.reach)
+        most = self.length - self.reach  # rows of one call that do not overwrite each other
         for b, slot in enumerate(range(slots.start, slots.stop)):
             own = {path: x[:, b] for path, x in obs.items()}
-            if not self._continues(slot, own):
+            due = fragment is None or np.array_equal(fragment, self._due[slot])
+            if not (due and self._continues(slot, own)):
                 self._begin(slot, own)
             over = terminated[:, b] | truncated[:, b]
             t, steps = 0, len(reward)
             while t < steps:
                 stops = np.flatnonzero(over[t:] | ~valid[t:, b])
-                end = t + int(stops[0]) + 1 if len(stops) else steps
+                end = min(t + int(stops[0]) + 1 if len(stops) else steps, t + most)
                 at = self._push(slot, {p: self._newest(p, x[t:end]) for p, x in own.items()})
                 kind = np.where(valid[t:end, b], STEP, SEEN).astype(np.uint32)
                 if terminated[end - 1, b]:
@@ -161,9 +172,11 @@ class Buffer:
                     self._begin(slot, {path: x[end:] for path, x in own.items()})
                 t = end
             self._await(slot, {path: x[-1] for path, x in own.items()})
+            if fragment is not None:
+                self._due[slot] = fragment[0], fragment[1] + 1
 
     def store(self, worker: int, batch: Batch) -> None:
-        """Store a fragment of a worker's, as an off-policy algorithm's ``postprocess`` has it."""
+        """Store a worker's fragment, in the form of an off-policy algorithm's ``postprocess``."""
         count = batch["reward"].shape[1]
         final = {
             (int(t), int(b)): {path: x[i] for path, x in batch["final"].items()}
@@ -180,26 +193,29 @@ class Buffer:
             batch["mask"],
             final,
             batch.get("priority"),
+            batch["fragment"],
         )
 
     def _continues(self, slot: int, obs: Obs) -> bool:
-        """Whether these observations begin with the one that this slot saw last."""
+        """Whether these observations begin with the one that this slot saw last, stack and all."""
         head = self._head[slot]
         if not head:
             return False
-        here = head % self.length
-        return all(
-            np.array_equal(self._obs[path][slot, here], self._newest(path, x[0]), equal_nan=_nan(x))
-            for path, x in obs.items()
-        )
+        for path, x in obs.items():
+            rows = np.arange(head + 1 - self.layout.obs[path].stack, head + 1) % self.length
+            last = self._obs[path][slot, rows].reshape(x.shape[1:])
+            if not np.array_equal(last, x[0], equal_nan=_nan(x)):
+                return False
+        return True
 
     def _begin(self, slot: int, obs: Obs) -> None:
-        """What follows is another episode's, or comes after a gap."""
+        """Another episode begins with ``obs[0]``, or the stream goes on after a gap."""
         head = int(self._head[slot])
-        if head and self._kind[slot, (head - 1) % self.length] == STEP:
-            before = np.array([(head - 1) % self.length])
-            self._kind[slot, before] = BROKEN
-            self._live += set_leaves(self._tree, slot * self.length + before, np.zeros(1))
+        last = (head - 1) % self.length
+        if head and self._kind[slot, last] in (STEP, TRUNCATED):
+            # What followed stands at the head: keep it. A gap cuts an episode as a time limit does.
+            self._kind[slot, last] = TRUNCATED
+            self._advance(slot, 1)
         if self.reach > 1:
             self._see(slot, {path: self._older(path, x[0]) for path, x in obs.items()})
 
@@ -221,13 +237,16 @@ class Buffer:
         at = np.arange(head, head + steps) % self.length
         for path, x in rows.items():
             self._obs[path][slot, at] = x
-        self._head[slot] = head + steps
-        self._forget(slot, head, head + steps)
+        self._advance(slot, steps)
         return at
 
-    def _forget(self, slot: int, old: int, new: int) -> None:
-        """Rows that have been written over, or have lost frames of their stacks, are not drawn."""
-        # The head's own row holds what followed the last, so of each ring one row less is alive.
+    def _advance(self, slot: int, steps: int) -> None:
+        """Move the head. Rows that are overwritten, or lose frames of their stacks, can no longer
+        be drawn."""
+        old = int(self._head[slot])
+        new = old + steps
+        self._head[slot] = new
+        # The head's own row holds what followed the last, so each ring has one live row less.
         first = max(old - self.length + self.reach, 0)
         gone = np.arange(first, max(new - self.length + self.reach, first)) % self.length
         self._live += set_leaves(self._tree, slot * self.length + gone, np.zeros(len(gone)))
@@ -331,7 +350,7 @@ class Buffer:
         while self._undo and (last := self._undo[-1]).number > changes:
             self._rows[last.slots[:, None], last.at] = last.rows
             set_leaves(self._tree, last.leaves, last.values)
-            self._head[last.slots] = last.head
+            self._head[last.slots], self._due[last.slots] = last.head, last.due
             self._live, self._highest, self.stored = last.rest
             self.changes = last.number - 1
             self._undo.pop()
@@ -349,8 +368,8 @@ class Buffer:
         if self._undo is not None:
             rows, values = self._rows[slots[:, None], at], self._tree[len(self._tree) // 2 + leaves]
             rest = self._live, self._highest, self.stored
-            head = self._head[slots]
-            change = _Change(self.changes + 1, slots, at, rows, leaves, values, head, rest)
+            head, due = self._head[slots], self._due[slots]
+            change = _Change(self.changes + 1, slots, at, rows, leaves, values, head, due, rest)
             self._undo.append(change)
         self.changes += 1
 
@@ -364,21 +383,25 @@ class Buffer:
             "values": self._tree[len(self._tree) // 2 :][: self.slots * self.length],
             "highest": self._highest,
             "stored": self.stored,
+            "due": self._due,
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from there. Raises ValueError where that was of another size, or is damaged."""
-        rows, head, values = state["rows"], state["head"], state["values"]
+        """Go on from there. Raises ValueError if that was of another size, or is damaged."""
+        rows, head, values, due = (state[name] for name in ("rows", "head", "values", "due"))
         for name, saved, own in (
             ("rows", rows, self._rows.shape),
             ("head", head, self._head.shape),
             ("values", values, (self.slots * self.length,)),
+            ("due", due, self._due.shape),
         ):
             if saved.shape != own:
                 raise ValueError(f"a buffer's {name} were {saved.shape}, and are {own} now")
         if not np.all(np.isfinite(values) & (values >= 0.0)) or np.any(head < 0):
             raise ValueError("a buffer with values or a head below 0, or not finite")
-        self._rows[:], self._head[:] = rows, head
+        if np.any(rows[..., KIND] > TRUNCATED):
+            raise ValueError("a buffer with rows of an unknown kind")
+        self._rows[:], self._head[:], self._due[:] = rows, head, due
         self._tree[:] = 0.0
         # Sums are computed anew, so that no draw is led where there is no row.
         self._live = set_leaves(self._tree, np.flatnonzero(values), values[values > 0.0])
@@ -453,8 +476,6 @@ def _transitions(
         total, discount = 0.0, 1.0
         for _ in range(n):
             what = flat[i, KIND]
-            if what == BROKEN:  # amid a window only: such a row is not drawn itself
-                break
             total += discount * rewards[i, REWARD]
             discount *= gamma
             i += 1
@@ -506,7 +527,7 @@ def _prioritise(
         s = rows[j] // _SLOT
         row = rows[j] - s * _SLOT
         leaf = s * length + row % length
-        # Overwritten; or no longer to be drawn, as what followed it was lost.
+        # Overwritten, or, in a buffer that was restored meanwhile, no env step.
         if row <= head[s] - length + reach - 1 or tree[size + leaf] == 0.0:
             continue
         leaves[kept], values[kept] = leaf, float(priority[j]) ** alpha

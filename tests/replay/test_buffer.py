@@ -104,12 +104,8 @@ def check(
     worlds: list[Slot],
     rng: np.random.Generator,
     drawn: int = 64,
-    broken: bool = False,
 ) -> set[int]:
-    """Every transition is that of the raw log; the numbers of those that were drawn.
-
-    Where a stream is ``broken``, windows that reach the gap are shorter.
-    """
+    """Every transition is that of the raw log; the numbers of those that were drawn."""
     batch = buffer.draw(rng.random((1, drawn))).batch
     numbers = batch["obs"]["obs"].reshape(drawn, -1)[:, -1]
     for j, number in enumerate(numbers.tolist()):
@@ -132,7 +128,7 @@ def check(
             assert got == (pytest.approx(whole[0]), 0.0)
             continue
         # A window that reaches the newest row stops there, as the log does.
-        total, discount, after = next((s for s in seen if broken and s[2] == following), whole)
+        total, discount, after = whole
         assert got == (pytest.approx(total, rel=1e-6), pytest.approx(discount, rel=1e-6))
         assert following == after
         np.testing.assert_array_equal(batch["next_obs"]["obs"][j], image(slot, following))
@@ -229,18 +225,64 @@ def test_a_late_priority_does_not_reach_what_was_overwritten() -> None:
     np.testing.assert_array_equal(buffer.get_state()["values"], before)
 
 
+def steps(buffer: Buffer, first: int, count: int, **columns: Any) -> None:
+    """Store steps of one slot that see, do and earn ``first``, ``first + 1``, ..."""
+    seen = np.arange(first, first + count + 1, dtype=np.int32)
+    no = np.zeros((count, 1), bool)
+    rows = {"terminated": no, "truncated": no, "valid": ~no, "final": {}, **columns}
+    buffer.add(slice(0, 1), {"obs": seen[:, None, None]}, seen[:-1, None], seen[:-1, None], **rows)
+
+
+def drawn(buffer: Buffer) -> list[tuple[int, float, float, int]]:
+    """All transitions: what was seen, the return, the product of discounts, what followed."""
+    batch = buffer.everything().batch
+    seen, following = (batch[name]["obs"][:, 0] for name in ("obs", "next_obs"))
+    columns = seen, batch["reward"], batch["discount"], following
+    return list(zip(*(x.tolist() for x in columns), strict=True))
+
+
 def test_a_stream_that_broke_off_is_not_continued_by_the_next() -> None:
-    """The last transition before the gap cannot be drawn; no window runs across it."""
-    rng = np.random.default_rng(0)
-    worlds = [Slot(rng, 0, "zeros", 1), Slot(rng, 10_000, "zeros", 1)]
-    for world in worlds:
-        world.left = 1000
-    buffer = buffer_of(1, 1, 500, n_step=3)
-    buffer.add(slice(0, 1), *fragment(worlds[:1], 10, True, [False]))
-    buffer.add(slice(0, 1), *fragment(worlds[1:], 10, True, [False]))  # the worker was replaced
-    lost = max(worlds[0].log)
-    for _ in range(20):
-        assert lost not in check(buffer, worlds, rng, broken=True)
+    """Its last transitions end with the observation that really followed."""
+    buffer = buffer_of(1, 1, 50, n_step=2)
+    steps(buffer, 10, 2)
+    steps(buffer, 20, 2)  # the worker was replaced
+    once, twice = pytest.approx(GAMMA), pytest.approx(GAMMA**2)
+    assert drawn(buffer) == [
+        (10, pytest.approx(10 + GAMMA * 11), twice, 12),
+        (11, 11.0, once, 12),
+        (20, pytest.approx(20 + GAMMA * 21), twice, 22),
+        (21, 21.0, once, 22),
+    ]
+
+
+def test_a_fragment_that_is_not_the_next_one_continues_nothing() -> None:
+    """Though it begins with what was seen last: two steps between them were lost."""
+    buffer = buffer_of(1, 1, 50, n_step=2)
+    steps(buffer, 10, 1, fragment=np.array([0, 0]))
+    steps(buffer, 11, 1, fragment=np.array([0, 2]))
+    steps(buffer, 12, 1, fragment=np.array([0, 3]))
+    assert [(seen, after) for seen, _, _, after in drawn(buffer)] == [(10, 11), (11, 13), (12, 13)]
+
+
+def test_a_run_of_steps_longer_than_the_ring_leaves_the_newest() -> None:
+    buffer = buffer_of(1, 1, 8)
+    steps(buffer, 0, 12)
+    discount = pytest.approx(GAMMA)
+    assert drawn(buffer) == [(t, float(t), discount, t + 1) for t in range(5, 12)]
+
+
+def test_what_a_time_limit_cut_off_outlives_a_gap_after_it() -> None:
+    """Next-step autoreset: the observation would have come with the next fragment's first row."""
+    buffer = buffer_of(1, 1, 50)
+    steps(buffer, 0, 3, truncated=np.array([[False], [False], [True]]))
+    steps(buffer, 100, 2)  # of a replacement
+    assert [(seen, after) for seen, _, _, after in drawn(buffer)] == [
+        (0, 1),
+        (1, 2),
+        (2, 3),
+        (100, 101),
+        (101, 102),
+    ]
 
 
 @pytest.mark.parametrize("stack", [1, 3])
@@ -278,6 +320,8 @@ def test_a_restored_buffer_goes_on_bit_for_bit(stack: int) -> None:
         ("values", lambda x: np.where(x > 0.0, np.nan, x), "not finite"),
         ("values", lambda x: -x, "below 0"),
         ("head", lambda x: -1 - x, "below 0"),
+        ("due", lambda x: x[:1], "due"),
+        ("rows", lambda x: x | 4, "kind"),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused(key: str, broken: Any, said: str) -> None:
@@ -330,21 +374,3 @@ def test_a_buffer_takes_the_bytes_that_were_predicted() -> None:
     assert state["rows"].nbytes + sum_tree(100_000).nbytes == predicted
     assert predicted == pytest.approx(100_000 * 84 * 84, rel=0.01)
     assert layout.nbytes(1_000_000, 8) <= 7.6e9
-
-
-def test_a_late_priority_does_not_revive_a_row_whose_successor_was_lost() -> None:
-    buffer = buffer_of(1, 1, 50, alpha=1.0)
-
-    def add(first: int, steps: int) -> None:
-        obs = np.arange(first, first + steps + 1, dtype=np.int32)[:, None, None]
-        no, yes = np.zeros((steps, 1), bool), np.ones((steps, 1), bool)
-        zeros = np.zeros((steps, 1), np.int32)
-        buffer.add(slice(0, 1), {"obs": obs}, zeros, zeros, no, no, yes, {})
-
-    add(0, 3)
-    drawn = buffer.everything()
-    add(100, 3)  # not what followed
-    assert buffer.size == 5
-    assert buffer.set_priorities(drawn.rows, np.ones(3)) == 1
-    assert buffer.size == 5
-    assert 2 not in buffer.everything().batch["obs"]["obs"]
