@@ -41,7 +41,10 @@ ARROWS: dict[str, set[str]] = {
         *("replay", "learners", "algorithms", "envs", "nets", "ops", "config", "spaces"),
         *("trajectory", "interrupts", "machine", "errors"),
     },
-    "plans": {"replay", "fleet", "learners", "algorithms", "ops", "config", "trajectory", "errors"},
+    "plans": {
+        *("replay", "fleet", "learners", "algorithms", "ops"),
+        *("config", "spaces", "trajectory", "errors"),
+    },
     "systems": {"plans", "algorithms", "config", "trust", "errors"},
     "configure": {"systems", "plans", "envs", "config", "trust", "errors"},
     "metrics": {"plans", "fleet"},

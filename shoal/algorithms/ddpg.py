@@ -29,9 +29,8 @@ from shoal.nets.network import ArrayNet
 from shoal.ops.exploration import Deterministic, RandomFirst
 from shoal.ops.kernels import Array, namespace, ndarray, stop_gradient
 from shoal.ops.optimisers import Group, Optimiser
-from shoal.spaces import Spaces
+from shoal.spaces import OWN, Spaces
 
-ACTION = "action"  # the critics' leaf that is no observation
 POLICY = "trunk/", "pi/", "module/"  # what names of the policy's parameters begin with
 
 
@@ -55,13 +54,7 @@ class Critics(OffPolicy):
             settings = Network(hidden=(256, 256), activation="relu")
         leaves = [*spaces.leaves]
         if of_actions:
-            if any(leaf.path == ACTION for leaf in leaves):
-                raise SpaceError(
-                    f"an observation is called {ACTION!r}, as the critics' input is",
-                    f"observation, {ACTION!r}",
-                    "rename the key",
-                )
-            leaves.append(Leaf(ACTION, "box", (spaces.action_dim,), np.dtype(np.float32)))
+            leaves.append(Leaf(OWN, "box", (spaces.action_dim,), np.dtype(np.float32)))
         heads = {f"q{i}": Head(size) for i in range(self.critics)}
         critic = ArrayNet(settings, leaves, heads, trunk="critic")
         return Pair(build(self.network, spaces, {"pi": policy}), critic)
@@ -180,14 +173,14 @@ class DDPG(Critics):
         if self.target_noise:
             noise = self.target_noise * batch["step"]["noise"]
             then = xp.clip(then + xp.clip(noise, -self.target_clip, self.target_clip), -1.0, 1.0)
-        next_q = lowest(self.q(model, target, {**following, ACTION: then}))[..., 0]
+        next_q = lowest(self.q(model, target, {**following, OWN: then}))[..., 0]
         y = stop_gradient(batch["reward"] + batch["discount"] * next_q)
-        values = self.q(model, online, {**obs, ACTION: batch["action"]})
+        values = self.q(model, online, {**obs, OWN: batch["action"]})
         loss, priority, metrics = self.judged(batch, tuple(q[..., 0] for q in values), y)
 
         (out,) = model.net(online, obs, ("pi",))
         still = held(online, model.net.critic_names)  # type: ignore[attr-defined]
-        judged = self.q(model, still, {**obs, ACTION: dist.mode(out)})[0][..., 0]
+        judged = self.q(model, still, {**obs, OWN: dist.mode(out)})[0][..., 0]
         policy_loss = -masked_mean(judged, batch["mask"])
         return loss + policy_loss, {
             **metrics,

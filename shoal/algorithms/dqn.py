@@ -19,7 +19,7 @@ import numpy as np
 from shoal.algorithms import noisy
 from shoal.algorithms.actor_critic import masked_mean
 from shoal.algorithms.base import Batch, Metrics, Model, Params, State
-from shoal.algorithms.off_policy import FLOOR, OffPolicy, copies, follow, targets_of
+from shoal.algorithms.off_policy import FLOOR, OffPolicy, Records, copies, follow, targets_of
 from shoal.config.bounds import check, setting
 from shoal.config.schedule import Schedule, at
 from shoal.errors import SpaceError
@@ -28,10 +28,8 @@ from shoal.ops.exploration import EpsilonGreedy
 from shoal.ops.kernels import Array, constant, namespace, ndarray, stop_gradient
 from shoal.ops.optimisers import Optimiser
 from shoal.ops.q_learning import allowed, dueling, huber, log_softmax, pick, project
-from shoal.spaces import ACTION_MASK, Spaces
-from shoal.trajectory import Obs, Trajectory
-
-VALUES = "values"  # where they are known, of what stands for an observation
+from shoal.spaces import Spaces
+from shoal.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
@@ -90,8 +88,6 @@ class DQN(OffPolicy):
         self, model: Model, params: Params, obs: Mapping[str, Array], noise: Array | None = None
     ) -> Array:
         """Of every action, [..., actions, atoms]: its value, or logits of its return's atoms."""
-        if VALUES in obs:
-            return obs[VALUES]
         if self.noisy and noise is not None:
             net: Any = model.net  # hashable, as whatever is compared by identity
             params = noisy.perturbed(_layers(net), params, noise)
@@ -130,11 +126,11 @@ class DQN(OffPolicy):
         if noise is not None and self.noisy:
             own = namespace(noise).reshape(noise, (-1, noise.shape[-1]))[0, 2:]
         values = self.values(model, params, obs, own)
-        q, said = self.q(values), {VALUES: values}
+        q, records = self.q(values), {"values": values}
         if noise is None or self.noisy:
-            return model.dist.mode(q, mask), said, state
+            return model.dist.mode(q, mask), records, state
         epsilon = params.get("explore/epsilon", self.epsilon)
-        return model.dist.choose(q, noise, epsilon, mask), said, state
+        return model.dist.choose(q, noise, epsilon, mask), records, state
 
     def exploration(self, env_steps: int) -> dict[str, ndarray]:
         """What ``act`` finds among its parameters after so many env steps of the run."""
@@ -153,20 +149,17 @@ class DQN(OffPolicy):
         i = np.arange(first, first + count) / max(total - 1, 1)
         return {"explore/epsilon": (self.epsilon ** (1.0 + self.ladder * i)).astype(np.float32)}
 
-    def seen(self, model: Model, params: Params, trajectory: Trajectory) -> tuple[Obs, Obs]:
-        """The values that ``act`` has said, and those of what it did not act on.
+    def records(self, model: Model, params: Params, trajectory: Trajectory) -> Records:
+        """The values that ``act`` recorded, and those of the observations it did not act on.
 
         So first priorities cost next to nothing (Horgan et al. 2018, arXiv:1803.00933, section 3).
         """
-        said, seen, final = trajectory.extras[VALUES], trajectory.obs, trajectory.final
-        last = self.values(model, params, {path: x[-1:] for path, x in seen.items()})
-        of_seen = {VALUES: np.concatenate([said, last])}
-        of_final = {
-            VALUES: self.values(model, params, final) if len(trajectory.final_t) else said[0, :0]
-        }
-        if ACTION_MASK in seen:
-            of_seen[ACTION_MASK], of_final[ACTION_MASK] = seen[ACTION_MASK], final[ACTION_MASK]
-        return of_seen, of_final
+        known = trajectory.extras["values"]
+        last = self.values(model, params, {path: x[-1:] for path, x in trajectory.obs.items()})
+        final = known[0, :0]
+        if len(trajectory.final_t):
+            final = self.values(model, params, trajectory.final)
+        return {"values": np.concatenate([known, last])}, {"values": final}
 
     # -------------------------------------------------------------- learning
 
@@ -190,14 +183,7 @@ class DQN(OffPolicy):
         self, model: Model, params: Params, aux: Params, batch: Batch
     ) -> tuple[Array, Metrics]:
         """Weighted mean over rows; ``rows/priority`` is what each is to be drawn again by."""
-        online = {**aux, **params}
-        target = targets_of(aux, params)
-        noise = batch["step"].get("noise", (None, None, None))
-        values = self.values(model, online, batch["obs"], noise[0])
-        following = stop_gradient(self.values(model, target, batch["next_obs"], noise[2]))
-        judge = following
-        if self.double:
-            judge = stop_gradient(self.values(model, online, batch["next_obs"], noise[1]))
+        values, following, judge = self._valued(model, params, aux, batch)
         mask = batch["next_obs"].get("action_mask")
         best = namespace(judge).argmax(allowed(self.q(judge), mask), axis=-1)
         chosen, then = pick(values, batch["action"]), pick(following, best)
@@ -213,6 +199,22 @@ class DQN(OffPolicy):
             outside = (reward < self.v_min) | (reward > self.v_max)
             metrics["outside_support"] = masked_mean(xp.astype(outside, q.dtype), batch["mask"])
         return loss, metrics
+
+    def _valued(
+        self, model: Model, params: Params, aux: Params, batch: Batch
+    ) -> tuple[Array, Array, Array]:
+        """Values of each row's observation, and of the next one: to bootstrap from, and to choose
+        the next action by. All are what was recorded while acting, if the batch has it."""
+        if "records" in batch:
+            following = batch["next_records"]["values"]
+            return batch["records"]["values"], following, following
+        online, target = {**aux, **params}, targets_of(aux, params)
+        noise = batch["step"].get("noise", (None, None, None))
+        values = self.values(model, online, batch["obs"], noise[0])
+        judge = following = stop_gradient(self.values(model, target, batch["next_obs"], noise[2]))
+        if self.double:
+            judge = stop_gradient(self.values(model, online, batch["next_obs"], noise[1]))
+        return values, following, judge
 
     @property
     def warnings(self) -> dict[str, str]:

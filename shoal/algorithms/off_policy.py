@@ -10,9 +10,10 @@ from shoal.algorithms.base import Batch, Model, Params
 from shoal.config.bounds import check_bounds
 from shoal.nets import Net
 from shoal.ops.kernels import Array, namespace
-from shoal.trajectory import Obs, Trajectory, ndarray
+from shoal.trajectory import Trajectory, ndarray
 
 TARGET = "target/"  # before the name of a parameter: its target network's
+Records = tuple[dict[str, ndarray], dict[str, ndarray]]
 FLOOR = 1e-6  # added to priorities, so that whatever was stored can be drawn again
 
 
@@ -49,12 +50,14 @@ class OffPolicy:
         """Batches come as they are drawn."""
         return None
 
-    def seen(self, model: Model, params: Params, trajectory: Trajectory) -> tuple[Obs, Obs]:
-        """What stands for observations in the loss of a fragment's own transitions, and for finals.
+    def records(self, model: Model, params: Params, trajectory: Trajectory) -> Records:
+        """What ``loss`` can take instead of a fragment's observations, for first priorities.
 
-        These themselves; or what a policy has made of them already.
+        ({name: [T + 1, B, ...]}, {name: [K, ...]}) for ``trajectory.obs`` and ``.final``: ``loss``
+        then finds them in ``batch["records"]`` and ``["next_records"]``, and no observations but
+        action masks. Without any, it is given the observations.
         """
-        return trajectory.obs, trajectory.final
+        return {}, {}
 
     def slots_explore(self, first: int, count: int, total: int) -> dict[str, ndarray]:
         """What some of the run's environments explore with, whatever the others do: nothing."""

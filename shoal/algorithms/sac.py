@@ -18,7 +18,7 @@ import numpy as np
 
 from shoal.algorithms.actor_critic import masked_mean
 from shoal.algorithms.base import Batch, Metrics, Model, Params, State
-from shoal.algorithms.ddpg import ACTION, Critics, held, lowest
+from shoal.algorithms.ddpg import Critics, held, lowest
 from shoal.algorithms.off_policy import copies, targets_of
 from shoal.config.bounds import setting
 from shoal.config.schedule import Schedule
@@ -29,7 +29,7 @@ from shoal.ops.exploration import RandomFirst
 from shoal.ops.kernels import Array, namespace, ndarray, stop_gradient
 from shoal.ops.optimisers import Optimiser
 from shoal.ops.q_learning import allowed, log_softmax, pick
-from shoal.spaces import Spaces
+from shoal.spaces import OWN, Spaces
 
 LOG_ALPHA = "log_alpha"  # the parameter that is the temperature's logarithm
 
@@ -148,12 +148,12 @@ class SAC(Critics):
         obs, following = batch["obs"], batch["next_obs"]
         (out,) = model.net(online, following, ("pi",))
         action, log_prob = dist.sample_log_prob(out, noise[0])
-        then = lowest(self.q(model, target, {**following, ACTION: action}))[..., 0]
+        then = lowest(self.q(model, target, {**following, OWN: action}))[..., 0]
         then = then - alpha * log_prob
-        found = self.q(model, online, {**obs, ACTION: batch["action"]})
+        found = self.q(model, online, {**obs, OWN: batch["action"]})
         (out,) = model.net(online, obs, ("pi",))
         action, log_prob = dist.sample_log_prob(out, noise[1])
-        low = lowest(self.q(model, still, {**obs, ACTION: action}))[..., 0]
+        low = lowest(self.q(model, still, {**obs, OWN: action}))[..., 0]
         return then, tuple(q[..., 0] for q in found), alpha * log_prob - low, -log_prob
 
     def _of_choices(

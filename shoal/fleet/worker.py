@@ -24,7 +24,7 @@ from shoal.fleet.base import Parcel
 from shoal.machine import cpus
 from shoal.ops.moments import Moments
 from shoal.replay.layout import column, layout
-from shoal.spaces import Spaces
+from shoal.spaces import ACTION_MASK, OWN, Spaces
 from shoal.trajectory import Batch, Obs, Trajectory, ndarray
 
 REWARD_CLIP = 10.0  # of scaled rewards, in standard deviations (PPO detail 31)
@@ -188,7 +188,7 @@ class Worker:
         trajectory.obs = spaces.narrow(trajectory.obs, self.weights)
         trajectory.final = spaces.narrow(trajectory.final, self.weights)
         if rollout.scale_reward:
-            std = self.weights["norm/reward/std"]
+            std = self.weights[f"norm/{OWN}/std"]
             trajectory.reward = np.clip(trajectory.reward / std, -REWARD_CLIP, REWARD_CLIP)
         elif self.reward_clip is not None:
             trajectory.reward = np.clip(trajectory.reward, -self.reward_clip, self.reward_clip)
@@ -223,15 +223,23 @@ class Worker:
 
         algorithm, model = self.config.algorithm, self.model
         params = {name: self.weights[name] for name in self._parameters()}
-        obs, final = algorithm.seen(model, params, trajectory)
         columns = layout(self.env.spaces, self.get_stacks())
-        columns = replace(columns, obs={k: columns.obs.get(k) or column(x) for k, x in obs.items()})
+        obs, final = dict(trajectory.obs), dict(trajectory.final)
+        records, final_records = algorithm.records(model, params, trajectory)
+        if records:  # these take the observations' place; a mask stays one
+            masks = [path for path in obs if path == ACTION_MASK]
+            obs = {**records, **{path: obs[path] for path in masks}}
+            final = {**final_records, **{path: final[path] for path in masks}}
+            columns = replace(columns, obs={name: column(x) for name, x in obs.items()})
         steps, slots = batch["reward"].shape
         most = max(c.stack for c in columns.obs.values()) + 1  # rows that one env step can take
         capacity, n_step = slots * (steps + 2) * most, getattr(algorithm, "n_step", 1)
         buffer = Buffer(columns, slots, capacity, n_step=n_step, gamma=algorithm.gamma)
         buffer.store(0, {**batch, "obs": obs, "final": final})
         drawn = buffer.everything().batch
+        if records:
+            for now, then in (("records", "obs"), ("next_records", "next_obs")):
+                drawn[now] = {name: drawn[then].pop(name) for name in records}
         noise = algorithm.draw(model, self.rng, 1, len(drawn["reward"]))
         drawn["step"] = {name: x[0] for name, x in noise.items()}
         aux = {**self.weights, **algorithm.targets(params)}
@@ -345,7 +353,7 @@ class Worker:
                 self.discounted = self.discounted * self.config.algorithm.gamma + reward
                 returns[t] = self.discounted
                 self.discounted = np.where(trajectory.last[t], 0.0, self.discounted)
-            moments["reward"] = Moments.of(returns[trajectory.valid])
+            moments[OWN] = Moments.of(returns[trajectory.valid])
         return moments
 
     def rollback(self, fragments: int) -> None:

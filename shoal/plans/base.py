@@ -16,6 +16,7 @@ from shoal.fleet.base import Fleet
 from shoal.fleet.worker import Sample
 from shoal.learners.base import Learner
 from shoal.ops.moments import Moments
+from shoal.spaces import OWN
 from shoal.trajectory import ndarray
 
 FAR = 2.0**14  # standard deviations from 0 at which float32 rounds to a thousandth of one
@@ -99,11 +100,14 @@ class Run:
                     self.origins[leaf.path] = np.asarray(origin, np.float32)
 
     def normalisation(self) -> dict[str, ndarray]:
-        """What a network normalises by: "norm/<leaf>/mean", "/std" and, far from 0, "/origin"."""
+        """What a network normalises by: "norm/<leaf>/mean", "/std" and, far from 0, "/origin".
+
+        Rewards are scaled by the deviation of returns, which stands under the path of no leaf.
+        """
         out: dict[str, ndarray] = {}
         for name, moments in self.moments.items():
             out[f"norm/{name}/std"] = np.asarray(moments.std(), np.float32)
-            if name != "reward":
+            if name != OWN:
                 mean = moments.mean - self.origins.get(name, 0.0)
                 out[f"norm/{name}/mean"] = np.asarray(mean, np.float32)
         return out | {f"norm/{name}/origin": x for name, x in self.origins.items()}

@@ -15,7 +15,7 @@ from shoal.algorithms.off_policy import FLOOR, TARGET
 from shoal.errors import SpaceError
 from shoal.learners.base import create
 from shoal.nets import Network
-from shoal.spaces import Spaces
+from shoal.spaces import OWN, Spaces
 from tests.algorithms.test_dqn import arrays_of
 from tests.worlds import LINEAR, TINY, difference
 
@@ -177,7 +177,7 @@ def test_a_policy_climbs_a_known_critic() -> None:
             return model.net(params, obs, heads)
 
         def critic(self, params: Any, obs: Any, heads: Any) -> Any:
-            return (-((obs["action"] - 2.0 * obs["obs"]) ** 2) + 0.0 * params["q0/out/w"][0],)
+            return (-((obs[OWN] - 2.0 * obs["obs"]) ** 2) + 0.0 * params["q0/out/w"][0],)
 
     import torch
 
@@ -242,5 +242,5 @@ def test_images_go_through_one_encoder_for_the_policy_and_one_for_the_critics() 
     assert {name.split("/")[0] for name in kernels} == {"trunk", "critic"}
     params = algorithm.init(model, np.random.default_rng(0))
     obs = {"obs": np.zeros((2, 3, 40, 40), np.uint8)}
-    values = algorithm.q(model, params, {**obs, "action": np.zeros((2, 2), np.float32)})
+    values = algorithm.q(model, params, {**obs, OWN: np.zeros((2, 2), np.float32)})
     assert [x.shape for x in values] == [(2, 1), (2, 1)]

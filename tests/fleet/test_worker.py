@@ -12,13 +12,14 @@ from shoal.errors import EnvError
 from shoal.fleet.base import results
 from shoal.fleet.local import LocalFleet
 from shoal.fleet.worker import Sample, Worker
+from shoal.spaces import OWN
 from tests.worlds import Script, Scripts, difference, episodes, settings, worker
 
 NORMALISED = {"normalise_obs": True, "scale_reward": True}
 UNITS: dict[str, Any] = {
     "norm/obs/mean": np.zeros(3, np.float32),
     "norm/obs/std": np.ones(3, np.float32),
-    "norm/reward/std": np.ones((), np.float32),
+    f"norm/{OWN}/std": np.ones((), np.float32),
 }
 
 
@@ -225,7 +226,7 @@ def test_reward_moments_are_of_the_running_discounted_return() -> None:
     scripts = Scripts()
     made = worker(settings("ppo", scripts, gamma=0.9, rollout={"scale_reward": True}))
     made.set_weights({**made.weights, **UNITS}, 0)
-    parts = [made.sample().moments["reward"] for _ in range(3)]
+    parts = [made.sample().moments[OWN] for _ in range(3)]
     found = parts[0].merge(parts[1]).merge(parts[2])
     returns = []
     for log in scripts.logs:
@@ -243,7 +244,7 @@ def test_rewards_are_scaled_and_clipped_for_learning_only() -> None:
     """Divided by the standard deviation, no mean subtracted, within +-10; returns stay raw."""
     scripts = Scripts()
     made = worker(settings("a2c", scripts, gamma=0.0, rollout={"scale_reward": True}))
-    made.set_weights({**made.weights, **UNITS, "norm/reward/std": np.array(0.2, np.float32)}, 0)
+    made.set_weights({**made.weights, **UNITS, f"norm/{OWN}/std": np.array(0.2, np.float32)}, 0)
     sample = made.sample()
     for slot, log in enumerate(scripts.logs):
         wanted = [min(max(x.reward / 0.2, -10.0), 10.0) for x in log]
@@ -259,7 +260,7 @@ def test_a_probe_acts_at_random_and_then_begins_anew() -> None:
     sample = made.probe(30)
     assert (sample.env_steps, sample.trained_steps, sample.episodes) == (60, 0, [])
     assert scripts.steps() == 60
-    assert sample.moments["obs"].count == sample.moments["reward"].count == 60
+    assert sample.moments["obs"].count == sample.moments[OWN].count == 60
     counts = np.bincount([int(x.action) for log in scripts.logs for x in log], minlength=4)
     assert counts.min() > 5
     assert not made.returns.any() and not made.lengths.any() and not made.discounted.any()
