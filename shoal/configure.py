@@ -22,11 +22,11 @@ log = logging.getLogger("shoal.configure")
 
 
 def tuned(name: str, env: str) -> dict[str, Any]:
-    """Settings known to do well for a system on an environment (``tuned.yaml``).
+    """Settings known to work well for a system on an environment (``tuned.yaml``).
 
-    An entry's name may be a pattern ("ALE/*"); the environment's own name comes first.
+    An entry's name may be a pattern ("ALE/*"); an exact name has priority.
 
-    Raises ConfigError, with the environments that have some, when there are none.
+    Raises ConfigError, with the environments that have tuned settings, if this one has none.
     """
     known = load_file(Path(__file__).with_name("tuned.yaml")).get(name, {})
     name_of = env if env in known else next((k for k in known if fnmatchcase(env, k)), None)
@@ -124,7 +124,7 @@ def _under_named(config: Config, nested: dict[str, Any], fields: dict[str, Any])
 
 
 def refuse_impossible(config: Config) -> None:
-    """Raise ConfigError for settings that are each right but cannot be together."""
+    """Raise ConfigError for valid settings that conflict."""
     reason = config.plan.refuses(type(config.algorithm))
     if reason is not None:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What a run says while it runs: one live line on a terminal, plain lines anywhere else."""
+"""The console of a run: one live line on a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _OWN = re.compile(r"worker/(\d+)/(env|act|postprocess|gradient)")  # shares of e
 
 
 def sides(report: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Where the time of a report went: of workers, and of the learner's process; each adds up to 1.
+    """How the workers and the learner's process spent the time of a report; each adds up to 1.
 
-    Where they take turns in one process, its time alone, under no name.
+    If they take turns in one process, there is one entry, named "".
     """
     if not report.get("concurrency"):
         return {"": _whole(_sampling(report, "time") | _learning(report))}
@@ -42,16 +42,16 @@ def sides(report: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def bottleneck(report: Mapping[str, Any]) -> str:
-    """What the run would gain most from making faster."""
+    """The part whose speed bounds the run."""
     path = critical(report)
     return _BOUND[max(path, key=path.__getitem__)]
 
 
 def critical(report: Mapping[str, Any]) -> dict[str, float]:
-    """The learner's time, its waiting put down to what it waited for.
+    """The learner's time, with its waiting replaced by what it waited for.
 
-    Where workers run at the same time, that is what the busiest of them did; as far as the learner
-    waited longer than even that one was busy, both waited for data to be moved.
+    With concurrent workers, that is the work of the busiest one. Waiting beyond the busy time of
+    that worker counts as transfer: both waited for data.
     """
     wait, learning = _share(report, "time/wait"), _learning(report)
     if not report.get("concurrency"):
@@ -83,7 +83,7 @@ def _learning(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _whole(parts: dict[str, float]) -> dict[str, float]:
-    """The parts that there are, and "other" up to 1."""
+    """The parts above 0, and "other" for the rest up to 1."""
     total = max(sum(parts.values()), 1.0)
     parts = {name: x / total for name, x in parts.items() if x > 0.0}
     return parts | {"other": max(1.0 - sum(parts.values()), 0.0)}
@@ -92,9 +92,9 @@ def _whole(parts: dict[str, float]) -> dict[str, float]:
 def nearest_stop(
     stop: Stop, report: Mapping[str, Any], first_return: float | None, seconds: float
 ) -> tuple[float, str]:
-    """The fraction done, in [0, 1], and the name of the stop that is nearest; ``(0, "")`` of none.
+    """The fraction done, in [0, 1], and the name of the nearest stop; ``(0, "")`` without one.
 
-    Progress towards a return is counted from the first return that the run reported.
+    Progress towards a return starts at the first return that the run reported.
     """
     done: list[tuple[float, str]] = [(0.0, "")]
     mean, wanted = report.get("return_mean"), stop.return_mean
@@ -131,12 +131,12 @@ def duration(seconds: float) -> str:
 
 
 def value(number: Any) -> str:
-    """A return as text; "-" where there is none yet."""
+    """A return as text; "-" if there is none yet."""
     return f"{number:.1f}" if is_number(number) else "-"
 
 
 class Recent:
-    """Rates over the newest reports together: one alone covers too little not to flicker."""
+    """Rates over the newest reports together, since those of a single one flicker."""
 
     def __init__(self, wall_s: float, env_steps: int) -> None:
         start: dict[str, float] = {}
@@ -150,16 +150,16 @@ class Recent:
         self._sums.append((report["wall_s"], report["env_steps"], sums))
 
     def forget(self, seconds: float) -> None:
-        """Drop what lies further back than that."""
+        """Drop reports that are older than ``seconds``."""
         while len(self._sums) > 2 and self._sums[1][0] <= self._sums[-1][0] - seconds:
             self._sums.popleft()
 
     def clear(self) -> None:
-        """Begin anew after the newest report."""
+        """Start again after the newest report."""
         self._sums = deque([self._sums[-1]])
 
     def report(self) -> dict[str, Any]:
-        """Steps per second, lag and shares of the time, as reports name them."""
+        """Steps per second, lag and shares of the time, under the names that reports use."""
         (before, earlier, old), (now, later, new) = self._sums[0], self._sums[-1]
         seconds = max(now - before, 1e-9)
         rates = {k: (x - old.get(k, 0.0)) / seconds for k, x in new.items()}
@@ -167,14 +167,14 @@ class Recent:
 
 
 def _is_rate(name: str) -> bool:
-    """Whether a report's value is a mean over its seconds."""
+    """Whether an entry of a report is a mean over its seconds."""
     return name.startswith("time/") or name == "policy_lag_mean" or bool(_OWN.fullmatch(name))
 
 
 def pieces(
     stop: Stop, report: Mapping[str, Any], first_return: float | None, seconds: float
 ) -> list[str]:
-    """The parts of a status line, the most important first."""
+    """The parts of a status line, most important first."""
     fraction, name = nearest_stop(stop, report, first_return, seconds)
     lag, restarts = report.get("policy_lag_mean", 0.0), report.get("worker_restarts", 0)
     return [
@@ -197,10 +197,10 @@ def _shown(name: str, parts: Mapping[str, float]) -> str:
 
 
 class Console:
-    """Plain lines on stdout: the first report after a second, then ever fewer, and the last one.
+    """Plain lines on stdout: a report after a second, then ever fewer, and the last one.
 
-    A console that can no longer be written to (a closed pipe, a terminal that is gone) falls
-    silent: the run goes on, since all that it says stands in its folder too.
+    If stdout can no longer be written to (a closed pipe or terminal), the console falls silent and
+    the run goes on: its folder holds the same reports.
     """
 
     def __init__(self) -> None:
@@ -213,20 +213,20 @@ class Console:
         self._begun, self._before = time.monotonic(), 0.0
 
     def begin(self, stop: Stop, first_return: float | None, wall_s: float, env_steps: int) -> None:
-        """A run begins, or goes on after so many seconds and env steps."""
+        """Start a run, or continue one after ``wall_s`` seconds and ``env_steps``."""
         self._stop, self._first_return = stop, first_return
         self._recent = Recent(wall_s, env_steps)
         self._begun, self._before = time.monotonic(), wall_s
 
     def say(self, text: str) -> None:
-        """One or more lines, as they are."""
+        """Print one or more lines."""
         try:
             print(text, flush=True)
         except OSError:
             silence()
 
     def report(self, report: Mapping[str, Any]) -> None:
-        """The newest report; shown when it is time to."""
+        """Take the newest report, and print it if a line is due."""
         self._take(report)
         elapsed = time.monotonic() - self._begun
         if elapsed >= self._next:
@@ -234,7 +234,7 @@ class Console:
             self._line()
 
     def end(self) -> None:
-        """The last report, if it was not shown."""
+        """Print the last report if it was not printed yet."""
         if not self._shown:
             self._line()
 
@@ -273,7 +273,7 @@ class Console:
 
 
 class LiveConsole(Console):
-    """One line at the foot of a terminal, redrawn five times a second by a thread of its own."""
+    """One line at the bottom of a terminal, redrawn five times a second by its own thread."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -281,7 +281,7 @@ class LiveConsole(Console):
         self._terminal: Any = None
 
     def begin(self, stop: Stop, first_return: float | None, wall_s: float, env_steps: int) -> None:
-        """A run begins: the line appears."""
+        """Start a run: the line appears."""
         from rich.console import Console as Terminal
         from rich.live import Live
 
@@ -296,12 +296,12 @@ class LiveConsole(Console):
         self._live.start()
 
     def report(self, report: Mapping[str, Any]) -> None:
-        """The newest report; shown with the next refresh."""
+        """Take the newest report; the next refresh shows it."""
         self._take(report)
         self._recent.forget(_WINDOW)
 
     def end(self) -> None:
-        """The line stays as it is, and the cursor comes back."""
+        """Leave the line as it is, and show the cursor again."""
         live, self._live = self._live, None
         if live is not None:
             try:
@@ -310,7 +310,7 @@ class LiveConsole(Console):
                 silence()
 
     def _draw(self) -> Any:
-        """As much of the line as the terminal is wide."""
+        """As much of the line as fits the terminal."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
@@ -330,7 +330,7 @@ class LiveConsole(Console):
 
 
 def create() -> Console:
-    """The console that fits where stdout goes."""
+    """A live console if stdout is a terminal, else a plain one."""
     live = sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
     return LiveConsole() if live else Console()
 
@@ -357,7 +357,7 @@ def progress(episodes: int) -> Callable[[int, int], None] | None:
 
 
 def silence() -> None:
-    """Send what stdout still gets nowhere, so that leaving the process does not fail over it."""
+    """Redirect stdout to nowhere, so that flushing it at exit cannot fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

@@ -1,4 +1,4 @@
-"""One flat vocabulary of what a run reports, on the console, in JSON lines and in TensorBoard."""
+"""Reports of a run: one flat vocabulary for console, JSON lines and TensorBoard."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from shoal.fleet.base import Health
 from shoal.plans.base import Counters, Update, Work
 
-WINDOW = 100  # episodes that return_mean and its like look back on
+WINDOW = 100  # episodes that return_mean, return_min, ... cover
 WORKER_PARTS = ("env", "act", "postprocess", "gradient", "idle")
 PARTS = ("wait", "transfer", "learn", "broadcast")
 
@@ -37,30 +37,29 @@ class Recorder:
         self._updates.append(update)
 
     def abandon(self, seconds: float) -> None:
-        """No report will tell of the updates since the last one: the call that made them failed.
+        """Drop the updates since the last report: the call that made them failed.
 
-        Their seconds count, and so do their episodes.
+        Their seconds and episodes still count.
         """
         self._updates = []
         self.wall_s += seconds
 
     def window_full(self) -> bool:
-        """Whether return_mean is over 100 episodes already."""
+        """Whether return_mean covers 100 episodes."""
         return len(self.episodes) == WINDOW
 
     def return_mean(self) -> float | None:
-        """Over the last 100 episodes; None before the first has ended."""
+        """Mean over the last 100 episodes; None before the first has ended."""
         n = len(self.episodes)
         return sum(r for r, _ in self.episodes) / n if n else None
 
     def report(self, counters: Counters, env_steps: int, seconds: float, health: Health) -> Report:
-        """Everything since the last report, and the counters; ``env_steps`` and ``seconds`` of it.
+        """The report on ``env_steps`` env steps and ``seconds`` since the last one.
 
-        Times are shares of the seconds that passed. Of workers in processes of their own they are
-        means over the workers, and add up to 1 (``WORKER_PARTS``), as do those of the learner's
-        process (``PARTS``). Where all take turns in one process (``concurrency`` 0) both together
-        do, and nobody is idle. What was sampled long before it came is counted when it came, so a
-        single report may exceed that.
+        Times are shares of those seconds. For concurrent workers they are means over the workers
+        and add up to 1 (``WORKER_PARTS``), as do those of the learner's process (``PARTS``). If all
+        take turns in one process (``concurrency`` 0), both together add up to 1 and idle is 0. A
+        sample counts when it arrives, so the busy shares of a single report may add up to more.
         """
         updates, self._updates = self._updates, []
         done = [work for update in updates for work in update.work]
@@ -135,7 +134,7 @@ def _shares(done: list[Work], seconds: float) -> dict[str, float]:
 
 
 def _by_worker(done: list[Work], seconds: float, health: Health) -> dict[str, Any]:
-    """What each worker did: env steps per second, lag, restarts, and shares of the time."""
+    """Per worker: env steps per second, lag, restarts, and shares of the time."""
     report: dict[str, Any] = {}
     for worker in sorted({work.worker for work in done}):
         own = [work for work in done if work.worker == worker]
@@ -148,10 +147,10 @@ def _by_worker(done: list[Work], seconds: float, health: Health) -> dict[str, An
 
 
 def _means(metrics: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of each metric over the updates; counts of gradient steps are the counters' business."""
-    told = [m for m in metrics if m]  # where nothing was due, nothing was learned
-    names = [name for name in told[0] if name != "gradient_steps"] if told else []
+    """Mean of each metric over the updates, but for the gradient steps, which are counted."""
+    some = [m for m in metrics if m]  # an update without a gradient step has none
+    names = [name for name in some[0] if name != "gradient_steps"] if some else []
     return {
-        (name if "/" in name else f"learn/{name}"): sum(m[name] for m in told) / len(told)
+        (name if "/" in name else f"learn/{name}"): sum(m[name] for m in some) / len(some)
         for name in names
     }

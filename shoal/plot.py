@@ -1,4 +1,4 @@
-"""Returns of runs as a picture: against env steps, and against seconds."""
+"""Draws the returns of runs against env steps and against seconds."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 @dataclass(frozen=True)
 class Line:
-    """Return against one kind of progress, of one run or as the mean of several."""
+    """Returns of one run, or the mean over several, against env steps or seconds."""
 
     x: ndarray  # [P] float64, ascending: env steps, or seconds
     mean: ndarray  # [P] float64
-    low: ndarray | None = None  # [P] 95 % confidence interval of the mean; None of a single run
+    low: ndarray | None = None  # [P] 95 % confidence interval of the mean; None for a single run
     high: ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What is drawn of runs that are alike but for their seeds."""
+    """Runs that differ only in their seeds, drawn as one line."""
 
     label: str
     steps: Line
@@ -45,7 +45,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class _Run:
-    """One run's curve: equally long arrays without the reports that had no return yet."""
+    """Reports of one run as arrays of one length, without those that had no return yet."""
 
     config: Mapping[str, Any]
     steps: ndarray
@@ -78,7 +78,7 @@ def plot(folders: Sequence[Path], out: Path) -> list[str]:
 
 
 def gather(folders: Sequence[Path]) -> list[Curve]:
-    """The lines to draw, in the order of the folders; runs that differ by seed only are one."""
+    """The lines to draw, in the order of the folders; runs that differ only by seed are one."""
     groups: dict[str, list[_Run]] = {}
     for folder in dict.fromkeys(folders):
         run = _read(folder)
@@ -112,10 +112,9 @@ def _read(folder: Path) -> _Run:
 
 
 def _line(curves: Sequence[tuple[ndarray, ndarray]]) -> Line:
-    """The mean over runs, and its interval by Student's t, where all runs have something to say.
+    """The mean over runs and its interval by Student's t, over the range that all runs cover.
 
-    Runs report at different moments, so that each is interpolated linearly to a common grid, from
-    the last first report to the first last one.
+    Runs report at different times, so each is interpolated linearly to a common grid.
     """
     if len(curves) == 1:
         return Line(*curves[0])
@@ -141,7 +140,7 @@ def _student(df: int) -> float:
 
 
 def _labels(groups: Sequence[Sequence[_Run]]) -> list[str]:
-    """System, environment and number of seeds; settings too where two lines would read alike."""
+    """System, environment and number of seeds; and settings if two labels would be equal."""
     flat = [_flatten(runs[0].config) for runs in groups]
     names = [
         f"{_name(f['system'])} on {_name(runs[0].config['env'])}"
@@ -161,7 +160,7 @@ def _labels(groups: Sequence[Sequence[_Run]]) -> list[str]:
 
 
 def _name(env: Any) -> str:
-    """An environment's name, whichever way its configuration says it."""
+    """The name of an environment, from any form of its configuration."""
     return str(env.get("id", env.get("object", env)) if isinstance(env, dict) else env)
 
 

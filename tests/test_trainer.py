@@ -14,6 +14,7 @@ from gymnasium.spaces import Box, Discrete
 
 from shoal import checkpoint
 from shoal.algorithms.ppo import PPO
+from shoal.config.config import Stop
 from shoal.errors import CheckpointError, ConfigError, NetworkError, ShoalError
 from shoal.metrics import PARTS, WORKER_PARTS
 from shoal.plans.async_samples import AsyncSamples
@@ -405,6 +406,12 @@ def test_settings_can_change_on_the_way(saved: Path) -> None:
     trainer = Trainer.restore(saved, Script, stop_steps=5000, stop_return=9.0, lr=1e-5)
     assert (trainer.config.stop.env_steps, trainer.config.stop.return_mean) == (5000, 9.0)
     assert trainer.train()["hyper/lr"] == pytest.approx(1e-5)
+
+
+def test_a_new_stop_replaces_those_of_the_run(saved: Path) -> None:
+    """So that `resume DIR --stop-steps N` goes on after a return that was met."""
+    assert Trainer.restore(saved, Script, stop_return=9.0).config.stop == Stop(return_mean=9.0)
+    assert Trainer.restore(saved, Script, lr=1e-5).config.stop == Stop(env_steps=4000)
 
 
 def test_a_run_can_go_on_with_the_other_learner(saved: Path) -> None:

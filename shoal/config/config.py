@@ -96,7 +96,7 @@ class Cluster:
 
     @property
     def joined(self) -> str | None:
-        """Address of the cluster that workers live on; None: they live on this machine."""
+        """Address of the workers' Ray cluster; None: they run on this machine."""
         return None if self.in_process else self.address or os.environ.get("RAY_ADDRESS")
 
 
@@ -130,13 +130,13 @@ class Replay:
             )
 
     def begin(self, stored: int, replayed: int) -> float | None:
-        """``learning_from`` of ``due`` once ``stored`` env steps are enough to begin, else None."""
+        """The ``learning_from`` of ``due`` once ``stored`` env steps suffice, else None."""
         return stored - replayed / self.replay_ratio if stored >= self.warmup else None
 
     def due(self, stored: int, learning_from: float | None, replayed: int) -> int:
-        """Gradient steps that are due, in the declared ratio, with ``replayed`` transitions so far.
+        """Gradient steps that the replay ratio asks for, after ``replayed`` transitions.
 
-        All of these stand for ``stored - learning_from`` env steps; None: there is no learning yet.
+        The ratio counts env steps from ``learning_from`` on; None: learning has not begun.
         """
         if learning_from is None:
             return 0
@@ -144,12 +144,12 @@ class Replay:
         return max(int(owed // self.batch_size), 0)
 
     def at_once(self, due: int, most: int) -> int:
-        """Gradient steps of one call: a power of two, for each number is compiled by itself."""
+        """Gradient steps of one call: a power of two, since each number is compiled separately."""
         steps = min(due, most)
         return 1 << (steps.bit_length() - 1) if steps > 0 else 0
 
     def each(self, members: int) -> Replay:
-        """The part of one of several members that remember for themselves."""
+        """The share of one of several members with a buffer each."""
         capacity, warmup = self.capacity // members, -(-self.warmup // members)
         return replace(self, capacity=capacity, warmup=max(warmup, self.batch_size))
 

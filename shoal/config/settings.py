@@ -125,7 +125,7 @@ def _help(cls: type, name: str) -> str:
 
 @cache
 def _comments(cls: type) -> dict[str, str]:
-    """The comment at the end of each field's line; empty where the source is not at hand."""
+    """The comment at the end of each field's line; empty if the source is not available."""
     import ast
     import inspect
     import io
@@ -153,10 +153,10 @@ def _comments(cls: type) -> dict[str, str]:
 def merge(config: T, changes: Mapping[str, Any], where: str | None = None) -> T:
     """``config`` with nested ``changes``, each value brought to its field's type.
 
-    Values are Python's, YAML's, JSON's, or text as on a command line ("1e-3", "true", "64,64",
-    "none", "linear(1e-3, 0)"). In keys "-" and "_" are one, at the end neither counts ("lambda" is
-    ``lambda_``), and "rollout.workers" is a path. A mapping that is a leaf (``env_kwargs``) is
-    replaced as a whole. The text "none" always means None where None is accepted.
+    Values are those of Python, YAML or JSON, or text as on a command line ("1e-3", "true", "64,64",
+    "none", "linear(1e-3, 0)"). Keys are compared by ``normal``, and may be paths
+    ("rollout.workers"). A mapping that is a leaf (``env_kwargs``) is replaced as a whole. The text
+    "none" means None if the field accepts None.
 
     Raises ConfigError (with ``where``: file or origin of the changes) for a key that does not
     exist, naming the nearest one, for a value of the wrong type, and from the fields' own checks.
@@ -209,14 +209,14 @@ def normal(name: str) -> str:
 
 
 def elsewhere(config: Any, name: str) -> str | None:
-    """The path of the setting that other libraries call so; None if they have none of that name."""
+    """The path of the setting that other libraries know by this name, if any does."""
     paths = {path for path, _, _ in _walk(config, "")}
     others = OTHERS.get(normal(name).rpartition(".")[2].lower(), ())
     return next((path for path in others if path in paths), None)
 
 
 class _Scope(NamedTuple):
-    """What an error needs to tell: the whole tree, and where the changes come from."""
+    """What errors need: the whole tree, and where the changes come from."""
 
     root: Any
     where: str | None
@@ -233,7 +233,7 @@ class _Scope(NamedTuple):
 
 
 def _merge(group: Any, changes: list[tuple[Any, Any]], prefix: str, scope: _Scope) -> Any:
-    """One group with its changes; those of a group below are gathered, so that it is built once."""
+    """One group with its changes. A group below is built once, with all its changes together."""
     annotations = _annotations(type(group))
     changed: dict[str, Any] = {}
     below: dict[str, list[tuple[Any, Any]]] = {}
