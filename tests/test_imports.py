@@ -64,13 +64,15 @@ ARROWS: dict[str, set[str]] = {
 FRONT = {"trainer", "cli", "__init__"}  # the only rooms that know all the others
 
 FRAMEWORK_FILES = {
+    "shoal.learners.bfloat16",
     "shoal.learners.jax",
     "shoal.learners.torch",
     "shoal.fleet.collective",  # torch.distributed's Gloo
     "shoal.ops.kernels",
     "shoal.nets.modules",
 }
-ACTING = FRAMEWORK_FILES - {"shoal.learners.jax", "shoal.learners.torch"}  # loaded by workers
+LEARNERS = {f"shoal.learners.{name}" for name in ("bfloat16", "jax", "torch")}
+ACTING = FRAMEWORK_FILES - LEARNERS  # loaded by workers
 FRAMEWORKS = {"jax", "jaxlib", "flax", "optax", "torch"}
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 HEAVY = {"ray", "matplotlib", "rich", "tensorboard", "imageio", *FRAMEWORKS}

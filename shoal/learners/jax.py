@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from shoal.learners.base import (
     to_share,
     unpack,
 )
+from shoal.learners.bfloat16 import rounded
 from shoal.trajectory import Batch, ndarray
 
 
@@ -256,51 +257,6 @@ class JaxLearner(Holder):
         metrics["grad_norm"] = norm
         self._whole_names = sorted(metrics)
         return new, new_opt, jnp.stack([metrics[k] for k in self._whole_names])
-
-
-def rounded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function of trees of arrays, its float32 matrix products with factors in bfloat16.
-
-    Sums of products stay in float32, and so does all else. Rewriting what was traced reaches every
-    product, those of gradients and of users' own modules too. (JAX's matmul precision does not:
-    XLA's CPU backend, version 0.10.2, computes in float32 whatever it says.)
-    """
-    import jax
-
-    def computed(*args: Any) -> Any:
-        traced, shape = jax.make_jaxpr(function, return_shape=True)(*args)
-        outs = _evaluate(traced.jaxpr, traced.consts, jax.tree.leaves(args))
-        return jax.tree.unflatten(jax.tree.structure(shape), outs)
-
-    return computed
-
-
-def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
-    """One operation after the other, as JAX's documentation on interpreters of jaxprs has it."""
-    import jax.numpy as jnp
-    from jax.extend.core import Literal
-
-    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
-
-    def value(x: Any) -> Any:
-        return x.val if isinstance(x, Literal) else known[x]
-
-    for line in jaxpr.eqns:
-        given = [value(x) for x in line.invars]
-        if line.primitive.name == "dot_general" and all(x.dtype == jnp.float32 for x in given):
-            params = {**line.params, "preferred_element_type": jnp.dtype(jnp.float32)}
-            outs = [line.primitive.bind(*(x.astype(jnp.bfloat16) for x in given), **params)]
-        elif line.primitive.name in ("jit", "pjit"):
-            inner = line.params["jaxpr"]
-            outs = _evaluate(inner.jaxpr, inner.consts, given)
-        else:
-            bound = line.primitive.get_bind_params(line.params)
-            # A pair until JAX 0.8: functions that come before the operands.
-            functions, params = bound if isinstance(bound, tuple) else ((), bound)
-            found = line.primitive.bind(*functions, *given, **params)
-            outs = found if line.primitive.multiple_results else [found]
-        known.update(zip(line.outvars, outs, strict=True))
-    return [value(x) for x in jaxpr.outvars]
 
 
 def _numpy(tree: Mapping[str, Any]) -> Weights:

@@ -20,7 +20,6 @@ from shoal.algorithms.vtrace import VTrace
 from shoal.errors import ConfigError, ShoalError
 from shoal.fleet.collective import Broken, Reduce, ThreadGroup
 from shoal.learners.base import choose, create, minibatch, threads
-from shoal.learners.jax import rounded
 from shoal.nets import Network
 from shoal.ops import kernels
 from shoal.spaces import Spaces
@@ -138,32 +137,6 @@ def test_in_bfloat16_gradients_differ_by_its_rounding(kind: str) -> None:
     for name, g in exact.items():
         assert rough[name].dtype == np.float32
         assert 0 < np.abs(rough[name] - g).max() < 0.05 * np.abs(g).max(), name
-
-
-def test_jax_rounds_the_factors_of_products_and_nothing_else() -> None:
-    import jax
-    import jax.numpy as jnp
-
-    rng = np.random.default_rng(0)
-    x, w = rng.standard_normal((3, 5), np.float32), rng.standard_normal((5, 4), np.float32)
-
-    def down(a: Any) -> Any:
-        return np.asarray(jnp.asarray(a).astype(jnp.bfloat16).astype(jnp.float32))
-
-    @jax.jit  # whatever is compiled inside is reached, too
-    def loss(x: Any, w: Any) -> Any:
-        product = x @ w
-        return jnp.sum(jnp.tanh(product)) + x[0, 0], product
-
-    (total, product), (dx, dw) = rounded(jax.value_and_grad(loss, (0, 1), has_aux=True))(x, w)
-    expected = down(x) @ down(w)
-    slope = 1 - np.tanh(expected) ** 2
-    own = np.zeros_like(x)
-    own[0, 0] = 1
-    np.testing.assert_allclose(product, expected, atol=1e-6)
-    np.testing.assert_allclose(total, np.tanh(expected).sum() + x[0, 0], atol=1e-5)
-    np.testing.assert_allclose(dw, down(x).T @ down(slope), atol=1e-5)
-    np.testing.assert_allclose(dx, down(slope) @ down(w).T + own, atol=1e-5)
 
 
 def test_both_learners_come_to_the_same_parameters(batch: Any) -> None:
