@@ -164,11 +164,10 @@ def test_a_loaded_policy_acts_as_the_trained_one(run: tuple[Trainer, Path]) -> N
 def test_a_policy_acts_as_the_worker_that_trained_it(run: tuple[Trainer, Path]) -> None:
     """The same noise gives the same actions, from the observation to what env.step takes."""
     trainer, path = run
-    worker = trainer.fleet._members[0]
-    noise = worker.model.dist.noise(np.random.default_rng(trainer.config.seed), (40,))
+    noise = trainer.model.dist.noise(np.random.default_rng(trainer.config.seed), (40,))
     act = trainer.config.algorithm.act
-    sampled, _, _ = act(worker.model, worker.weights, {"obs": OBS}, {}, noise)
-    wanted = worker.env.spaces.to_env(sampled)
+    sampled, _, _ = act(trainer.model, trainer.learner.weights(), {"obs": OBS}, {}, noise)
+    wanted = trainer.spaces.to_env(sampled)
     np.testing.assert_array_equal(load(path).act(OBS, explore=True), wanted)
 
 

@@ -101,24 +101,23 @@ def test_every_plan_counts_what_the_environments_saw(
         assert report["policy_lag_max"] <= getattr(trainer.config.plan, "max_lag", 0)
         before = report["env_steps"]
         if turn == 1 and not trainer.config.plan.exact:  # the others replay: see determinism
-            last = trainer.fleet._members[-1]
             with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-                patch.setattr(last.env, "step", interrupted(last.env.step, 40))
+                patch.setattr(Script, "_draw", interrupted(Script._draw, 100))
                 trainer.train()
             uncounted = scripts.steps() - trainer.run.counters.env_steps
             assert trainer.run.counters.env_steps >= before
 
 
-def interrupted(step: Any, at: int) -> Any:
+def interrupted(call: Any, at: int) -> Any:
     """The same call, but KeyboardInterrupt from the ``at``-th time on."""
     left = iter(range(at))
 
-    def call(action: Any) -> Any:
+    def counted(*args: Any) -> Any:
         if next(left, None) is None:
             raise KeyboardInterrupt
-        return step(action)
+        return call(*args)
 
-    return call
+    return counted
 
 
 @pytest.mark.parametrize("system", ["a2c", "ppo"])
@@ -362,11 +361,16 @@ def test_an_evaluation_takes_the_likeliest_actions_from_its_own_seeds() -> None:
     assert report["return_std"] == pytest.approx(np.std(returns))
 
 
-def test_an_evaluation_does_not_see_the_training_episodes() -> None:
-    trainer = make("ppo", Scripts())
-    seeds = trainer.fleet._members[0].env.episode_seeds
-    assert trainer.config.seed + 1_000_003 not in seeds
-    assert trainer.evaluate(2) == trainer.evaluate(2)
+def test_an_evaluation_has_episodes_of_its_own() -> None:
+    """Not those that training began with, and the same ones again."""
+    scripts = Scripts()
+    trainer = make("ppo", scripts)
+    trainer.train()
+    trained = [log[0].obs.tolist() for log in scripts.logs]
+    reports = [trainer.evaluate(2) for _ in range(2)]
+    evaluated = [log[0].obs.tolist() for log in scripts.logs[len(trained) :]]
+    assert reports[0] == reports[1] and evaluated
+    assert not any(obs in trained for obs in evaluated)
 
 
 # ---------------------------------------------------------------------------- restoring

@@ -189,11 +189,12 @@ class World:
 
     def __init__(self, plan: Any, workers: int = 2, pace: Any = None, seed: int = 0) -> None:
         self.events: list[Any] = []
+        self.workers: list[Any] = []
         self.learner: Any = FakeLearner(self.events)
         self.fleet: Any = (
-            LocalFleet(self.worker, workers)
+            LocalFleet(self._hired, workers)
             if pace is None
-            else ScriptedFleet(self.worker, workers, pace, self.events)
+            else ScriptedFleet(self._hired, workers, pace, self.events)
         )
         self.run = Run(FakeAlgorithm(), np.random.default_rng(seed), 50)  # type: ignore[arg-type]
         self.plan = plan
@@ -201,6 +202,10 @@ class World:
 
     def worker(self, index: int, restart: int) -> Any:
         return FakeWorker(index, self.events)
+
+    def _hired(self, index: int, restart: int) -> Any:
+        self.workers.append(self.worker(index, restart))
+        return self.workers[-1]
 
     def named(self, kind: str) -> list[Any]:
         return [event for event in self.events if event[0] == kind]

@@ -73,7 +73,8 @@ def made(fates: dict[int, list[str]] | None = None, ranks: int = 2) -> World:
     world = World(Allreduce())
     world.learner = Copy(world.events)
     world.events.clear()
-    world.fleet = Losing(lambda i, restart: Rank(i, world.events), ranks, fates or {})
+    world.workers = [Rank(i, world.events) for i in range(4)]
+    world.fleet = Losing(lambda i, restart: world.workers[i], ranks, fates or {})
     world.updates = world.plan.run(world.fleet, world.learner, world.run)
     return world
 
@@ -149,7 +150,7 @@ def test_ranks_that_live_but_lose_each_other_end_the_run_with_the_cause() -> Non
 
 def test_ranks_that_never_find_each_other_end_the_run_with_the_cause() -> None:
     world = made()
-    world.fleet._members[1].lonely = "connection refused"
+    world.workers[1].lonely = "connection refused"
     with pytest.raises(Broken, match="connection refused"):
         next(world.updates)
     assert len(world.named("join")) == 2 * 3 and not world.named("gather")

@@ -201,7 +201,7 @@ def test_a_call_is_made_with_the_newest_weights(plan: Any) -> None:
 def test_normalisation_goes_out_with_the_weights() -> None:
     world = made(AsyncSamples(), 2)
     list(islice(world.updates, 30))
-    newest = max(world.fleet._members, key=lambda worker: worker.version)
+    newest = max(world.workers, key=lambda worker: worker.version)
     assert newest.version > 10
     mean = newest.weights["norm/obs/mean"]
     everything = world.run.moments["obs"].mean

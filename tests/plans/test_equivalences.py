@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shoal.fleet.learning import LearningWorker
 from shoal.plans.allreduce import Allreduce
 from shoal.plans.async_gradients import AsyncGradients
 from shoal.plans.async_samples import AsyncSamples
@@ -116,11 +117,24 @@ def test_ranks_that_train_together_are_one_learner_on_all_they_sampled(
 
 
 @pytest.mark.parametrize("learner", ["torch", "jax"])
-def test_ranks_hold_the_same_weights_to_the_bit(learner: str) -> None:
+def test_ranks_hold_the_same_weights_to_the_bit(
+    learner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each update."""
+    states: dict[int, list[Any]] = {}
+    train = LearningWorker.train
+
+    def watched(worker: LearningWorker, *args: Any) -> Any:
+        told = train(worker, *args)
+        states.setdefault(worker.learner.version, []).append(worker.learner.get_state())
+        return told
+
+    monkeypatch.setattr(LearningWorker, "train", watched)
     trainer = made("dd-ppo", Allreduce(), workers=3, learner=learner, epochs=2, minibatch_size=16)
     ran(trainer, 5)
-    first, *others = (worker.learner.get_state() for worker in trainer.fleet._members)
-    assert not any(difference(first, other) for other in others)
+    assert [len(of_ranks) for of_ranks in states.values()] == [3] * 5
+    for first, *others in states.values():
+        assert not any(difference(first, other) for other in others)
     assert not difference(first["params"], trainer.learner.get_state()["params"])
 
 

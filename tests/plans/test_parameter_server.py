@@ -254,7 +254,7 @@ def test_a_gradient_with_an_outliers_loss_moves_nothing() -> None:
     options = ParameterServer(sync_every=5, max_lag=1000, outlier_std=5.0, outlier_warmup=8)
     world = Server(options, 0, odd=frozenset({12, 15}))
     updates = list(islice(world.updates, 12))
-    odd = sum(worker.fragments > 12 for worker in world.fleet._members)
+    odd = sum(worker.fragments > 12 for worker in world.workers)
     assert odd >= 3
     assert len(world.named("came")) - world.learner.gradient_steps >= odd
     assert max(update.metrics["loss"] for update in updates) <= 2.0
@@ -277,7 +277,7 @@ def test_after_an_interruption_nothing_is_counted_that_the_learner_did_not_get()
     world = Server(ParameterServer(sync_every=50, max_lag=1000))
     next(world.updates)
     boundary = world.run.get_state()
-    broken = world.fleet._members[1]
+    broken = world.workers[1]
 
     def fail(*args: Any) -> Any:
         raise ZeroDivisionError

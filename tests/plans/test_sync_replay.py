@@ -9,6 +9,7 @@ import pytest
 
 from shoal.errors import ConfigError
 from shoal.fleet.local import LocalFleet
+from shoal.fleet.worker import Worker
 from shoal.trainer import Trainer
 from tests.worlds import TINY, difference
 
@@ -89,7 +90,7 @@ def test_an_interrupted_round_is_repeated_as_if_it_had_never_begun(
     with make() as whole, make() as cut:
         for _ in range(6):
             whole.train(), cut.train()
-        victim: Any = cut.learner if when == "learn" else cut.fleet._members[0]  # type: ignore[attr-defined]
+        victim: Any = cut.learner if when == "learn" else Worker
         call = getattr(victim, when)
 
         def interrupted(*args: Any) -> Any:

@@ -64,7 +64,7 @@ def test_versions_never_go_back_and_the_lag_is_zero(world: World) -> None:
 def test_lag_is_reported_where_there_is_one(world: World) -> None:
     world.learner.version = 5
     assert lags([next(world.updates)]) == [0, 0]
-    for worker in world.fleet._members:
+    for worker in world.workers:
         worker.version = 3
     assert lags([next(world.updates)]) == [3, 3]
 
@@ -102,7 +102,7 @@ def test_indices_are_of_all_workers_rows_and_new_each_time(world: World) -> None
 def test_normalisation_is_of_everything_seen_and_goes_out_with_the_weights(world: World) -> None:
     list(islice(world.updates, 2))
     seen = np.concatenate([batch["row"] for batch, _ in world.learner.batches])
-    for worker in world.fleet._members:
+    for worker in world.workers:
         assert worker.weights["norm/obs/mean"] == pytest.approx([seen.mean()])
         assert worker.weights["norm/obs/std"] == pytest.approx([seen.std()])
 
