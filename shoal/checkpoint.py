@@ -20,7 +20,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from io import BufferedReader
@@ -113,11 +113,14 @@ def save(
     return final
 
 
-def load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The state and meta of a checkpoint.
+def load(
+    path: str | Path, parts: Collection[str] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The state and meta of a checkpoint; of the state only these ``parts`` (None: all).
 
     ``path`` is a checkpoint, a root of them (the newest is loaded), or a run folder (its
-    "checkpoint" is the root). Every size and checksum is verified before anything is parsed.
+    "checkpoint" is the root). Every size and checksum is verified before anything is parsed; files
+    of parts that are not asked for are not read.
 
     Raises CheckpointError for a checkpoint that is damaged, hostile or of a newer format. Where an
     older good one stands beside it, the error names it; it is never taken silently.
@@ -126,10 +129,10 @@ def load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         folder = _choose(path)
         try:
-            return _read(folder)
+            return _read(folder, parts)
         except Damage as damage:
             if not folder.exists():  # its writer has meanwhile put a newer one in its place
-                return load(path)
+                return load(path, parts)
             older = _older_good(folder)
             fix = f"load the older good one: {older}" if older else "restore it from a copy of it"
             raise CheckpointError(str(damage), str(folder), fix) from damage
@@ -315,12 +318,14 @@ def _sync(folder: Path) -> None:
 # ------------------------------------------------------------------ reading
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read(folder: Path, wanted: Collection[str] | None) -> tuple[dict[str, Any], dict[str, Any]]:
     manifest = _read_manifest(folder)
-    _verify(folder, manifest)
+    _verify(folder, manifest, wanted)
     files, parts = manifest.pop("files"), manifest.pop("state")
     state = {}
     for key, name in _file_names(parts).items():
+        if wanted is not None and key not in wanted:
+            continue
         arrays = read_tensors(folder / name) if name in files else {}
         state[key] = decode(parts[key], arrays)
         if arrays:
@@ -363,15 +368,24 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return {"format_version": version, **manifest}
 
 
-def _verify(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Sizes and checksums of all files. Their names are derived, never taken from the manifest."""
+def _verify(
+    folder: Path, manifest: Mapping[str, Any], wanted: Collection[str] | None = None
+) -> None:
+    """Sizes and checksums of all files, or of those of the ``wanted`` parts.
+
+    Their names are derived, never taken from the manifest.
+    """
     files, state = manifest.get("files"), manifest.get("state")
     if not isinstance(files, dict) or not isinstance(state, dict):
         raise Damage(f'{_MANIFEST} lacks "files" or "state"')
-    strange = set(files).difference(_file_names(state).values())
+    names = _file_names(state)
+    strange = set(files).difference(names.values())
     if strange:
         raise Damage(f"{_MANIFEST} lists {min(strange)!r}, which is no file of this checkpoint")
+    unread = set() if wanted is None else {x for key, x in names.items() if key not in wanted}
     for name, entry in files.items():
+        if name in unread:
+            continue
         with _open(folder / name) as file:
             size = os.fstat(file.fileno()).st_size
             if not isinstance(entry, dict) or entry.get("size") != size:

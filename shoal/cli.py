@@ -138,10 +138,16 @@ def _train_parser() -> Parser:
         "Train an agent. Its checkpoints, settings and reports go to a run folder.",
     )
     parser.option(
-        "env", metavar="ENV", nargs="?", help="a Gymnasium id, module:Class or module:function"
+        "env", metavar="ENV", nargs="?", help="a Gymnasium id, module:Name or file.py:Name"
     )
-    parser.option("--system", metavar="NAME", help="training system; `shoal systems` lists them")
-    parser.option("--plan", metavar="NAME", help="execution plan (default: the system's own)")
+    parser.option(
+        "--system", metavar="NAME", help="training system; `shoal systems` lists them; module:Name"
+    )
+    parser.option("--algorithm", metavar="NAME", help="your own algorithm: module:Name")
+    parser.option("--network", metavar="NAME", help="your own network: module:Name")
+    parser.option(
+        "--plan", metavar="NAME", help="execution plan (default: the system's own); or module:Name"
+    )
     parser.option("--seed", metavar="N", help="seed of all random numbers (default 0)")
     _places(parser)
     parser.option(
@@ -152,7 +158,21 @@ def _train_parser() -> Parser:
     _reports(parser)
     parser.option("--config", metavar="FILE", help="settings in YAML or JSON (or a config.json)")
     parser.option("--tuned", action="store_true", help="start from settings that do well on ENV")
+    _trust(parser, "the --config file")
     return parser
+
+
+def _own(parser: Parser) -> None:
+    """What a checkpoint may name, and only its user can allow to be imported."""
+    for option, what in (("env", "environment"), ("network",) * 2, ("algorithm",) * 2):
+        about = f"the {what} again, if it is code (module:Name)"
+        parser.option(f"--{option}", metavar="NAME", help=about)
+    _trust(parser, "the checkpoint")
+
+
+def _trust(parser: Parser, what: str) -> None:
+    about = f"import the code that {what} names"
+    parser.option("--trust", action="store_true", help=f"{about} (think who made it)")
 
 
 def _places(parser: Parser) -> None:
@@ -216,29 +236,33 @@ def _new_config(parser: Parser, args: Any, pairs: Pairs) -> tuple[Config, bool]:
     from shoal.config.files import load_file
     from shoal.config.names import OTHERS
     from shoal.configure import configure, refuse_impossible
-    from shoal.systems import default_config, with_plan
 
     nested = load_file(args.config) if args.config else {}
-    named = nested.pop("system", None), nested.pop("env", None)
-    system, env = args.system or named[0], args.env or named[1]
-    if system is None:
+    system = args.system or args.algorithm
+    if system is not None:
+        nested.pop("system", None)
+    elif nested.get("system") is None:
         for name, _ in pairs:  # --sytem ppo, --algo ppo
             if "system" in OTHERS.get(name, ()) or nearest(name, ["system"]):
                 what = f"there is no option --{name}"
                 raise unknown(what, "system", ["system"], "shoal train --help", "--")
         fix = "name one, for example --system ppo (`shoal systems` lists them)"
         raise ConfigError("no system was given", args.config, fix)
-    if env is None:
+    if args.env is None and nested.get("env") is None:
         fix = "name one, for example: shoal train CartPole-v1 --system ppo"
         raise ConfigError("no environment was given", args.config, fix)
-    plan = args.plan or nested.get("plan")
-    named_plan = plan.get("name") if isinstance(plan, dict) else plan
-    known = default_config(system, env)
-    if named_plan is not None:
-        known = with_plan(known, named_plan)
-    fields = settings(parser, args, pairs, known)
+    network = {} if args.network is None else {"algorithm.network": args.network}
     config = configure(
-        system, env, nested, fields, where=args.config, use_tuned=args.tuned, final=False
+        system,
+        args.env,
+        nested,
+        lambda known: {**settings(parser, args, pairs, known), **network},
+        plan=args.plan,
+        algorithm=args.algorithm,
+        where=args.config,
+        use_tuned=args.tuned,
+        final=False,
+        trust=args.trust,
     )
     default_stop = config.stop == Stop()
     if default_stop:
@@ -263,7 +287,10 @@ def _resume_parser() -> Parser:
         "replaces the old ones.",
     )
     parser.option("folder", metavar="DIR", help="run folder, or one checkpoint in it")
-    parser.option("--env", metavar="ENV", help="the environment again, if it is code (module:name)")
+    _own(parser)
+    parser.option(
+        "--plan", dest="own_plan", metavar="NAME", help="the plan again, if it is your own"
+    )
     _places(parser)
     _stops(parser)
     _reports(parser)
@@ -274,18 +301,19 @@ def _resume(parser: Parser, argv: list[str]) -> int:
     from shoal import folder as folders
     from shoal import run
     from shoal.console import create
-    from shoal.policy import saved_config
+    from shoal.saved import Saved
     from shoal.trainer import Trainer
 
     if help_wanted(parser, argv):
         return 0
     args, pairs = parser.read(argv)
-    path, folder, meta = folders.find(args.folder)
+    path, folder, meta, _ = folders.find(args.folder, parts=())
     if folder is None:
         fix = f'go on in Python: shoal.Trainer.restore("{path}")'
         raise ConfigError("this checkpoint is in no run folder", str(path), fix)
-    env = folders.environment(path, meta, args.env, "resume")
-    saved = saved_config(path, meta, env=env)
+    own = {"env": args.env, "network": args.network, "algorithm": args.algorithm}
+    own |= {"plan": args.own_plan}
+    saved = Saved(path, meta, args.trust).config(**own)
     workers = saved.rollout.workers
     fields: dict[str, Any] = dict(settings(parser, args, pairs, saved))
     for name in fields:
@@ -299,7 +327,7 @@ def _resume(parser: Parser, argv: list[str]) -> int:
         _reproducible("resume", argv, fields.get("rollout.workers", workers), console),
         run.warnings_on(console),
         folders.locked(folder),
-        Trainer.restore(path, env, **fields) as trainer,
+        Trainer.restore(path, **own, trust=args.trust, **fields) as trainer,
     ):
         _refuse_met(trainer, folder)
         console.say(run.header(trainer, folder))
@@ -385,7 +413,7 @@ def _evaluate_parser() -> Parser:
     parser.option(
         "--video-episodes", metavar="N", type=int, default=3, help="how many to film (default 3)"
     )
-    parser.option("--env", metavar="ENV", help="the environment again, if it is code (module:name)")
+    _own(parser)
     return parser
 
 
@@ -394,7 +422,8 @@ def _evaluate(parser: Parser, argv: list[str]) -> int:
     from shoal.checkpoint import blame
     from shoal.console import progress
     from shoal.evaluation import evaluate
-    from shoal.policy import load, saved_config
+    from shoal.policy import policy_of
+    from shoal.saved import Saved
 
     if help_wanted(parser, argv):
         return 0
@@ -405,24 +434,26 @@ def _evaluate(parser: Parser, argv: list[str]) -> int:
     if args.video is not None and args.video.suffix not in (".mp4", ".gif"):
         fix = f"--video {args.video.with_suffix('.mp4')}"
         raise ConfigError(f"--video is {args.video}, but is written as .mp4 or .gif", None, fix)
-    path, folder, meta = folders.find(args.folder)
-    env = folders.environment(path, meta, args.env, "evaluate")
-    config = saved_config(path, meta, env=env)
-    seed = config.seed + 1_000_003 if args.seed is None else args.seed  # not the training ones
+    path, folder, meta, state = folders.find(args.folder, parts=("learner",))
+    saved = Saved(path, meta, args.trust)
+    policy = policy_of(saved, state, network=args.network, algorithm=args.algorithm)
+    env, env_kwargs = saved.env(args.env), saved.env_kwargs({})
+    with blame(path):
+        seed = meta["config"]["seed"] + 1_000_003 if args.seed is None else args.seed
     _quiet()
     result = evaluate(
-        load(path),
+        policy,
         env,
         args.episodes,
         seed=seed,
-        env_kwargs=config.rollout.env_kwargs,
+        env_kwargs=env_kwargs,
         explore=args.explore,
         video=args.video,
         video_episodes=args.video_episodes,
         progress=progress(args.episodes),
     )
     print(
-        f"{config.system} on {config.env}, {args.episodes} episodes: "
+        f"{meta['system']} on {env}, {args.episodes} episodes: "
         f"return {result['return_mean']:.1f} +- {result['return_std']:.1f} "
         f"(min {result['return_min']:.1f}, max {result['return_max']:.1f}), "
         f"length {result['length_mean']:.1f} env steps"

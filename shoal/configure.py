@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from shoal.config.config import Config, Stop
 from shoal.config.files import load_file
 from shoal.config.schedule import Linear, at
-from shoal.config.settings import find, merge, route
+from shoal.config.settings import find, merge, name_of, normal, route
 from shoal.envs import best_return
 from shoal.errors import ConfigError
-from shoal.systems import SYSTEMS, default_config, unread, with_plan
+from shoal.systems import default_config, made, row_of, unread, with_plan
+from shoal.trust import admit, unasked
 
 log = logging.getLogger("shoal.configure")
 
@@ -44,64 +45,62 @@ def configure(
     what: str | Config | Any,
     env: Any,
     changes: Mapping[str, Any] | str | Path | None = None,
-    fields: Mapping[str, Any] | None = None,
+    fields: Mapping[str, Any] | Callable[[Config], Mapping[str, Any]] | None = None,
     *,
     plan: Any = None,
+    algorithm: Any = None,
     where: str | None = None,
     use_tuned: bool = False,
     final: bool = True,
+    trust: bool = False,
 ) -> Config:
     """One configuration from a system's name, an algorithm or a whole ``Config``, and changes.
 
     Later ones win: the system's defaults, tuned settings, ``changes`` (a nested mapping, or a YAML
     or JSON file of one, a run's ``config.json`` too), then ``fields`` (names wherever they stand in
-    the tree). ``where`` the changes come from is told in errors.
+    the tree; or a function that gives them for the configuration that they change). ``where`` is
+    the file that the changes come from. ``what``, ``plan`` and ``algorithm`` may be "module:Name".
+
+    Code that a file names is imported, and a cluster joined, only with ``trust``; what the caller
+    names himself needs none.
 
     Raises ConfigError for what is unknown, of the wrong type, or cannot be together; the last only
-    where the configuration is ``final``, so that its caller adds nothing more.
+    if the configuration is ``final``, so that its caller adds nothing more.
     """
     _refuse_class(what)
     if isinstance(changes, str | Path):
         where, changes = str(changes), load_file(changes)
     nested = dict(changes or {})
     nested.pop("shoal", None)  # the version that wrote a config.json
-    named = nested.get("system")
+    own_env, named = env is not None or isinstance(what, Config), nested.pop("system", None)
     if isinstance(what, str) and named not in (None, what):
         raise ConfigError(
             f"the system is {what!r}, but these settings are for {named!r}", where, "name one"
         )
-    if what is None:
+    asked = _Asked(where, trust)
+    if what is None and named is not None:
+        asked.name("system", named)
         what = named
+    what = algorithm if what is None else what
     if env is None:
         env = what.env if isinstance(what, Config) else nested.get("env")
     if what is None or env is None:
         missing = "system" if what is None else "env"
         raise ConfigError(f"no {missing} was given", where, f"name one: {missing}=...")
-    nested |= {"env": env}
-    if isinstance(what, Config):
-        config = what
-    elif isinstance(what, str):
-        config = default_config(what, env)
-    else:
-        rows = [r for r in SYSTEMS.values() if isinstance(what, type(r.algorithm))]
-        if not rows:
-            raise ConfigError(
-                f"{type(what).__name__} is no algorithm of Shoal's",
-                None,
-                f"give a system's name ({', '.join(SYSTEMS)}), or one of their algorithms or a "
-                "class derived from it",
-            )
-        line = type(what).__mro__  # a user's own class takes the row of what it derives from
-        row = min(rows, key=lambda r: line.index(type(r.algorithm)))
-        config = replace(default_config(row.name, env), algorithm=what)
-    fields = dict(fields or {})
-    config = start = _under_named(config, nested, fields)
+    config = what if isinstance(what, Config) else default_config(what, env)
+    config = _of_class(config, nested, algorithm, asked)
+    plan = (dict(fields).pop("plan.name", None) if isinstance(fields, Mapping) else None) or plan
+    config = start = _under_plan(config, nested, plan, asked)
     if use_tuned:
         config = merge(config, tuned(config.system, str(env)), "tuned.yaml")
-    nested.pop("system", None)
-    config = route(merge(config, nested, where), fields)
-    if plan is not None:
-        config = with_plan(config, plan)
+    config = merge(config, nested | {"env": env}, where)
+    flat = dict(fields(config) if callable(fields) else fields or {})
+    flat.pop("plan.name", None)
+    config = route(config, flat)
+    given = {find(config, name) for name in flat} | ({"env"} if own_env else set())
+    before = unasked(start)
+    found = unasked(config).items()
+    asked.admit({k: x for k, x in found if k not in given and (k == "env" or before.get(k) != x)})
     _refuse_unread(config, start, where)
     if final:
         refuse_impossible(config)
@@ -115,12 +114,57 @@ def _refuse_class(what: Any) -> None:
         raise ConfigError(f"{name} is a class", None, f"call it: Trainer({name}(), ...)")
 
 
-def _under_named(config: Config, nested: dict[str, Any], fields: dict[str, Any]) -> Config:
-    """The configuration under the plan that the changes name, so that its options can be set."""
-    if isinstance(nested.get("plan"), str):
-        nested["plan"] = {"name": nested["plan"]}
-    name = fields.pop("plan.name", None) or dict(nested.get("plan", {})).get("name")
-    return config if name is None else with_plan(config, name)
+class _Asked(NamedTuple):
+    """The file that names code, if it is one, and whether its user trusts it."""
+
+    where: str | None
+    trust: bool
+
+    def admit(self, names: Mapping[str, str]) -> None:
+        """Raise ConfigError if the file may not ask for these."""
+        if self.where is not None:
+            admit(names, self.where, self.trust)
+
+    def name(self, setting: str, name: Any) -> None:
+        """The same for what is code only if it is written as "module:Name"."""
+        if isinstance(name, str) and ":" in name:
+            self.admit({setting: name})
+
+
+def _of_class(config: Config, nested: dict[str, Any], algorithm: Any, asked: _Asked) -> Config:
+    """With the algorithm that is given, or else of the class that the changes name."""
+    settings = nested.get("algorithm")
+    if isinstance(settings, Mapping) and "class" in settings:
+        nested["algorithm"] = {k: x for k, x in settings.items() if k != "class"}
+        own = settings["class"]
+        if algorithm is None and own != name_of(config.algorithm):
+            asked.admit({"algorithm": str(own)})
+            algorithm = str(own)
+    if algorithm is None:
+        return config
+    algorithm = made(algorithm, "algorithm")
+    row_of(algorithm)  # it must be one
+    return replace(config, algorithm=algorithm)
+
+
+def _under_plan(config: Config, nested: dict[str, Any], plan: Any, asked: _Asked) -> Config:
+    """Under the plan that is given, or else named by the changes, so that its options can be set.
+
+    What is given as an object keeps the options that it has.
+    """
+    settings = nested.pop("plan", None)
+    settings = {"name": settings} if isinstance(settings, str) else dict(settings or {})
+    named = settings.pop("class", None) or settings.get("name")
+    if plan is None and named is not None:
+        asked.name("plan", named)
+        plan = named
+    elif plan is not None and normal(str(named)) != normal(str(plan)):
+        settings = {}  # options of another plan, or of one that is given with its options
+    if ":" in str(settings.get("name")):
+        del settings["name"]
+    if settings:
+        nested["plan"] = settings
+    return config if plan is None else with_plan(config, made(plan, "plan"))
 
 
 def refuse_impossible(config: Config) -> None:

@@ -17,13 +17,13 @@ import math
 import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from shoal import __version__, checkpoint
-from shoal.errors import ConfigError, ShoalError, cut
+from shoal.errors import ConfigError, ShoalError
 from shoal.events import EventWriter
 
 Report = dict[str, Any]
@@ -192,34 +192,17 @@ def started_at(folder: Path) -> str | None:
     return summary.get("started") if isinstance(summary, dict) else None
 
 
-def find(given: str) -> tuple[Path, Path | None, dict[str, Any]]:
-    """What was named, the run folder that it belongs to (if any), and the checkpoint's meta."""
+def find(
+    given: str, parts: Collection[str]
+) -> tuple[Path, Path | None, dict[str, Any], dict[str, Any]]:
+    """What was named, the run folder that it belongs to (if any), and the checkpoint there.
+
+    Of the checkpoint its meta, and these ``parts`` of its state.
+    """
     path = Path(given)
     if (path / CONFIG).is_file() and not (path / CHECKPOINT).is_dir():
         fix = f"begin it anew: shoal train --config {shlex.quote(str(path / CONFIG))}"
         raise ConfigError("the run ended before its first checkpoint", str(path), fix)
-    meta = checkpoint.load(path)[1]
+    state, meta = checkpoint.load(path, parts)
     near = (path, *path.resolve().parents[:2])
-    return path, next((p for p in near if (p / CONFIG).is_file()), None), meta
-
-
-def environment(path: Path, meta: Mapping[str, Any], given: str | None, command: str) -> Any:
-    """The environment of a checkpoint, or the one given in its place.
-
-    A checkpoint may come from a stranger: a module that it names is imported only when the user
-    names it too. Raises ConfigError, with the command that does, where that is still to be done.
-    """
-    if given is not None:
-        return given
-    with checkpoint.blame(path):
-        env = meta["config"]["env"]
-        name = env if isinstance(env, str) else env.get("id", env.get("object"))
-        name = str(name)
-    if ":" not in name:
-        return env
-    again = shlex.join(["shoal", command, str(path), "--env", name])
-    raise ConfigError(
-        f"this run's environment is code, {cut(name, 80)}, which is imported only if you name it",
-        str(path),
-        f"if you trust it: {again}",
-    )
+    return path, next((p for p in near if (p / CONFIG).is_file()), None), meta, state

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,9 @@ import numpy as np
 
 from shoal import checkpoint
 from shoal.algorithms.base import Algorithm, Model
-from shoal.config.config import Config
-from shoal.config.settings import merge, to_dict
-from shoal.errors import CheckpointError, ConfigError
+from shoal.errors import CheckpointError
+from shoal.saved import Saved
 from shoal.spaces import Spaces
-from shoal.systems import default_config, system, with_plan
 from shoal.trajectory import ndarray
 
 
@@ -66,70 +63,42 @@ class Policy:
         return np.asarray(action)
 
 
-def load(path: str | Path, *, network: Any = None, algorithm: Any = None) -> Policy:
-    """The policy of a checkpoint or run folder.
+def load(
+    path: str | Path, *, network: Any = None, algorithm: Any = None, trust: bool = False
+) -> Policy:
+    """The policy of a checkpoint or run folder; neither its environment nor its plan is needed.
 
-    ``network`` is needed where the run trained a user's own module: an instance of the same class;
-    ``algorithm`` likewise.
+    ``network`` is needed if the run trained a user's own module: an instance of the same class, or
+    "module:Class". ``algorithm`` is needed if its class is the user's own and acts in its own way.
+    ``trust`` imports what the checkpoint names.
 
-    Raises CheckpointError when the checkpoint is damaged, of another version, or does not fit.
+    Raises CheckpointError when the checkpoint is damaged, of another version, or does not fit, and
+    ConfigError for what must be given.
     """
-    state, meta = checkpoint.load(Path(path))
-    config = saved_config(path, meta, network=network, algorithm=algorithm)
-    with checkpoint.blame(path):
-        spaces = Spaces.from_json(meta["spaces"])
+    state, meta = checkpoint.load(Path(path), parts=("learner",))
+    return policy_of(Saved(path, meta, trust), state, network=network, algorithm=algorithm)
+
+
+def policy_of(
+    saved: Saved, state: Mapping[str, Any], *, network: Any = None, algorithm: Any = None
+) -> Policy:
+    """The policy of a checkpoint that was read already: its settings, and its "learner" part.
+
+    Raises what ``load`` does.
+    """
+    found = saved.policy_algorithm(algorithm, network)
+    with checkpoint.blame(saved.path):
+        spaces, seed = Spaces.from_json(saved.meta["spaces"]), saved.meta["config"]["seed"]
         weights = {**state["learner"]["aux"], **state["learner"]["params"]}
-    policy = Policy(config.algorithm, spaces, weights, config.seed)
+        policy = Policy(found, spaces, weights, seed)
     expected = policy.model.net.shapes()
-    found = {name: weights[name].shape for name in expected if name in weights}
-    if found != expected:
-        wrong = sorted(k for k in expected if found.get(k) != expected[k])
+    shapes = {name: weights[name].shape for name in expected if name in weights}
+    if shapes != expected:
+        wrong = sorted(k for k in expected if shapes.get(k) != expected[k])
         raise CheckpointError(
-            f"the weights do not fit the network: {wrong[0]} is {found.get(wrong[0], 'missing')}, "
+            f"the weights do not fit the network: {wrong[0]} is {shapes.get(wrong[0], 'missing')}, "
             f"expected {expected[wrong[0]]}",
-            str(path),
+            str(saved.path),
             "load it with the network that it was trained with",
         )
     return policy
-
-
-def saved_config(
-    path: str | Path,
-    meta: Mapping[str, Any],
-    *,
-    env: Any = None,
-    network: Any = None,
-    algorithm: Any = None,
-) -> Config:
-    """The configuration in a checkpoint's ``meta``; ``env`` and ``network`` replace what it names.
-
-    ``algorithm`` is of the class that the run had; its settings are those of the run.
-
-    Raises CheckpointError when it is none, and ConfigError for a user's own algorithm, network or
-    environment that only its user can give again.
-    """
-    with checkpoint.blame(path):
-        saved = dict(meta["config"])
-        name = str(meta["system"])
-        start = system(name).algorithm
-        own = meta.get("algorithm", {"object": class_name(start)})["object"]
-        if own != class_name(start if algorithm is None else algorithm):
-            raise ConfigError(
-                f"the algorithm was of the class {own}, which no checkpoint holds",
-                str(path),
-                "pass one again in Python: Trainer.restore(path, algorithm=...)",
-            )
-        start = start if algorithm is None else algorithm
-        if network is not None:
-            start = replace(start, network=network)
-            saved["algorithm"] = {k: x for k, x in saved["algorithm"].items() if k != "network"}
-        config = replace(default_config(name, env or saved["env"]), algorithm=start)
-        config = with_plan(config, saved["plan"]["name"])
-        if env is not None:
-            saved["env"] = env
-        return merge(config, saved, str(path))
-
-
-def class_name(algorithm: Any) -> str:
-    """An algorithm's class, as ``saved_config`` compares it."""
-    return str(to_dict(type(algorithm))["object"])

@@ -14,7 +14,7 @@ from shoal.algorithms.ppo import PPO
 from shoal.algorithms.sac import SAC
 from shoal.algorithms.vtrace import VTrace
 from shoal.config.config import Config, Replay, Rollout
-from shoal.errors import ConfigError, did_you_mean
+from shoal.errors import ConfigError, cut, did_you_mean
 from shoal.plans.allreduce import Allreduce
 from shoal.plans.async_gradients import AsyncGradients
 from shoal.plans.async_replay import AsyncReplay
@@ -23,6 +23,7 @@ from shoal.plans.base import needs
 from shoal.plans.parameter_server import ParameterServer
 from shoal.plans.sync_replay import SyncReplay
 from shoal.plans.sync_samples import SyncSamples
+from shoal.trust import find
 
 
 @dataclass(frozen=True)
@@ -192,16 +193,52 @@ def system(name: str) -> System:
     return row
 
 
-def default_config(name: str, env: Any) -> Config:
-    """The configuration of a system on an environment before anything is changed."""
-    row = system(name)
+def row_of(algorithm: Any) -> System:
+    """The row with the defaults of an algorithm: that of the nearest class it derives from.
+
+    Raises ConfigError for what derives from none of the algorithms in the table.
+    """
+    rows = [r for r in SYSTEMS.values() if isinstance(algorithm, type(r.algorithm))]
+    if not rows:
+        raise ConfigError(
+            f"{type(algorithm).__name__} is no algorithm of Shoal's",
+            None,
+            f"give a system's name ({', '.join(SYSTEMS)}), or one of their algorithms or a "
+            "class derived from it",
+        )
+    line = type(algorithm).__mro__
+    return min(rows, key=lambda r: line.index(type(r.algorithm)))
+
+
+def default_config(what: str | System | Any, env: Any) -> Config:
+    """The configuration of a system on an environment before anything is changed.
+
+    ``what`` is a system's name, "module:Name" (imported: a ``System``, an algorithm or its class),
+    or such an object. The configuration of a user's own has the name of Shoal's system that its
+    algorithm derives from.
+    """
+    what = made(what, "system")
+    if isinstance(what, str):
+        row = system(what)
+    elif isinstance(what, System):
+        row = replace(what, name=row_of(what.algorithm).name)
+    else:
+        row = replace(row_of(what), algorithm=what)
     return Config(row.name, env, row.algorithm, row.plan, row.rollout, row.replay)
+
+
+def made(what: Any, kind: str) -> Any:
+    """What "module:Name" names, called if it is a class; anything else as it is."""
+    if not isinstance(what, str) or ":" not in what:
+        return what
+    found = find(what, kind)
+    return found() if isinstance(found, type) else found
 
 
 def with_plan(config: Config, plan: Any) -> Config:
     """The configuration under a plan: an object, or the name of one with default options.
 
-    Raises ConfigError, with the nearest name, if there is no plan of that name.
+    Raises ConfigError, with the nearest name, if there is none of that name, or it is no plan.
     """
     if isinstance(plan, str):
         wanted = plan.lower().replace("-", "_")
@@ -215,6 +252,9 @@ def with_plan(config: Config, plan: Any) -> Config:
                 f"{did_you_mean(wanted, plans)}there are: {', '.join(plans)}",
             )
         plan = plans[wanted]()
+    if isinstance(plan, type) or not callable(getattr(plan, "refuses", None)):
+        what = f"{cut(repr(plan), 80)} is no plan"
+        raise ConfigError(what, None, f"give a name ({', '.join(p.name for p in PLANS)}) or a plan")
     return replace(config, plan=plan)
 
 

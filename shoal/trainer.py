@@ -18,7 +18,7 @@ import numpy as np
 from shoal import checkpoint, interrupts
 from shoal.config.config import Config
 from shoal.config.settings import named, to_dict
-from shoal.configure import change, configure
+from shoal.configure import configure
 from shoal.errors import CheckpointError, ConfigError, ShoalError
 from shoal.evaluation import evaluate
 from shoal.fleet.base import results
@@ -26,8 +26,10 @@ from shoal.fleet.create import create as create_fleet
 from shoal.learners.base import choose, create, threads
 from shoal.metrics import Recorder, Report
 from shoal.plans.base import Run, Update
-from shoal.policy import Policy, saved_config
-from shoal.replay.settings import fit, saved
+from shoal.policy import Policy
+from shoal.replay.settings import fit
+from shoal.replay.settings import saved as saves
+from shoal.saved import Saved, own_policy
 from shoal.spaces import Spaces
 
 log = logging.getLogger("shoal.trainer")
@@ -44,7 +46,8 @@ class Trainer:
     ``env`` may stand in ``config`` instead, and so a run's ``config.json`` repeats that run. Other
     keywords are fields of the configuration, found by name wherever they stand
     (``workers=2``, ``fragment_length=64``); ``config`` is a nested dict or a YAML or JSON file of
-    the same; ``tuned=True`` starts from settings known to do well here. ``stop_return``,
+    the same; ``tuned=True`` starts from settings known to do well here. Code that a file names is
+    imported only with ``trust=True``, or if it is named here too. ``stop_return``,
     ``stop_steps`` and ``stop_seconds`` end the iteration over reports.
 
     Raises ConfigError, EnvError, SpaceError or NetworkError before anything is trained.
@@ -58,6 +61,7 @@ class Trainer:
         config: Mapping[str, Any] | str | Path | None = None,
         plan: Any = None,
         tuned: bool = False,
+        trust: bool = False,
         stop_return: float | None = None,
         stop_steps: int | None = None,
         stop_seconds: float | None = None,
@@ -65,7 +69,9 @@ class Trainer:
     ) -> None:
         given = {"stop_return": stop_return, "stop_steps": stop_steps, "stop_seconds": stop_seconds}
         fields |= {name: x for name, x in given.items() if x is not None}
-        self.config = configure(system, env, config, fields, plan=plan, use_tuned=tuned)
+        self.config = configure(
+            system, env, config, fields, plan=plan, use_tuned=tuned, trust=trust
+        )
         self._env = env if callable(env) else self.config.env
         self._setup()
 
@@ -288,7 +294,7 @@ class Trainer:
             self._rollback()
         keep = self.config.checkpointing.keep if keep is None else keep
         memory = self.run.memory
-        kept = memory is not None and saved(self.config.replay, memory)
+        kept = memory is not None and saves(self.config.replay, memory)
         state = {
             "replay": memory.get_state() if kept else {},
             "learner": self.learner.get_state(),
@@ -298,7 +304,7 @@ class Trainer:
         }
         meta = {
             "system": self.config.system,
-            "algorithm": to_dict(type(self.config.algorithm)),
+            "own_policy": own_policy(self.config.algorithm),
             "config": to_dict(self.config),
             "spaces": self.spaces.to_json(),
             "counters": asdict(self.run.counters),
@@ -320,29 +326,31 @@ class Trainer:
         *,
         network: Any = None,
         algorithm: Any = None,
+        plan: Any = None,
+        trust: bool = False,
         **fields: Any,
     ) -> Self:
         """Go on from a checkpoint or run folder, as if training had never stopped.
 
-        ``env`` and ``network`` are needed where they were objects rather than names, and
-        ``algorithm`` where it was of a class of your own. ``fields`` change the configuration:
-        ``stop_steps=1_000_000``, say, which then is the only stop.
+        ``env``, ``network``, ``algorithm`` and ``plan`` are needed if they were the user's own:
+        the object, its class, or "module:Name". An algorithm or plan has the settings of the run.
+        ``fields`` change the configuration (``stop_steps=1_000_000``, which then is the only
+        stop); of ``env_kwargs``, those that are given replace the saved ones, and those that no
+        file can hold must be given.
+
+        A checkpoint may come from a stranger: code that it names is imported, and a cluster
+        joined, only if the caller gives the name, or ``trust=True``.
 
         Raises CheckpointError when it is damaged, of another version, or of other spaces, and
-        ConfigError where ``env`` or ``network`` is missing.
+        ConfigError for what must be given.
         """
         state, meta = checkpoint.load(Path(path))
-        config = saved_config(path, meta, env=env, network=network, algorithm=algorithm)
+        saved = Saved(path, meta, trust)
+        config = saved.config(env=env, network=network, algorithm=algorithm, plan=plan)
+        objects = {"env": env, "algorithm.network": network}
+        config = saved.changed(config, fields, [k for k, x in objects.items() if x is not None])
         with checkpoint.blame(path):
-            learner, spaces = meta["learner"], meta["spaces"]
-            env_steps = int(meta["counters"]["env_steps"])
-        config = change(replace(config, learner=learner), fields, env_steps)
-        if isinstance(config.env, Mapping) and "object" in config.env:
-            raise ConfigError(
-                f"env was an object of Python, {config.env['object']}, which no checkpoint holds",
-                str(path),
-                "pass it again: Trainer.restore(path, env=...)",
-            )
+            spaces = meta["spaces"]
         trainer = cls(config, env if callable(env) else None)
         if trainer.spaces.to_json() != spaces:
             raise CheckpointError(

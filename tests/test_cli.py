@@ -372,7 +372,16 @@ def test_a_module_is_imported_only_when_the_user_names_it(
     finally:
         sys.modules[MODULE] = sys.modules[__name__]
     assert "only if you name it" in told[0]
-    assert f"shoal {command} {trained} --env {ENV}" in told[2]
+    assert f"add --env {ENV}" in told[2] and "--trust" in told[2]
+
+
+@pytest.mark.parametrize("options", [["--env", ENV], ["--trust"]])
+def test_what_is_named_or_trusted_is_imported(
+    trained: Path, caplog: pytest.LogCaptureFixture, options: list[str]
+) -> None:
+    assert main(["evaluate", str(trained), "--episodes", "1", *options]) == 0
+    said = f"importing {ENV}: {trained} names it" in caplog.text
+    assert said == (options == ["--trust"])
 
 
 @pytest.mark.parametrize(

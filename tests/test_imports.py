@@ -49,7 +49,8 @@ ARROWS: dict[str, set[str]] = {
     "configure": {"systems", "plans", "envs", "config", "trust", "errors"},
     "metrics": {"plans", "fleet"},
     "checkpoint": {"tree", "errors", "__init__"},  # of the front door only the version number
-    "policy": {"systems", "checkpoint", "algorithms", "config", "spaces", "trajectory", "errors"},
+    "saved": {"configure", "systems", "checkpoint", "config", "trust", "errors"},
+    "policy": {"saved", "checkpoint", "algorithms", "spaces", "trajectory", "errors"},
     "evaluation": {"policy", "envs", "errors", "machine"},
     "events": set(),
     "folder": {"checkpoint", "events", "config", "errors", "__init__"},

@@ -9,7 +9,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -18,6 +19,7 @@ from gymnasium.spaces import Box, Discrete
 from shoal.algorithms.a2c import A2C
 from shoal.algorithms.dqn import DQN
 from shoal.algorithms.vtrace import VTrace
+from shoal.plans.sync_samples import SyncSamples
 
 OBS = np.zeros(2, np.float32)
 NAN = np.array([0, np.nan], np.float32)
@@ -153,3 +155,19 @@ class Halved(A2C):
     def loss(self, model: Any, params: Any, aux: Any, batch: Any) -> Any:
         loss, metrics = super().loss(model, params, aux, batch)
         return loss / 2, metrics
+
+
+class Contrary(A2C):
+    """One that acts in its own way: it takes the least likely action."""
+
+    def act(self, model: Any, params: Any, obs: Any, state: Any, noise: Any) -> Any:
+        action, extras, state = super().act(model, params, obs, state, noise)
+        return 1 - action, extras, state
+
+
+@dataclass(frozen=True)
+class Patient(SyncSamples):
+    """A user's own plan, with an option."""
+
+    name: Literal["patient"] = "patient"  # type: ignore[assignment]
+    pauses: int = 3  # of no use
