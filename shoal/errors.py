@@ -115,7 +115,7 @@ def describe(exc: BaseException, command: str | None = None) -> str:
     notes = [note for note in notes if not any(text in note for text in known)]
     lines = [cut(f"{type(exc).__name__}: {_message(exc)}".removesuffix(": "))]
     lines.append(f"  where: {_where(exc, users, frames)}")
-    lines.append(f"  to do: {_to_do(exc, users, notes)}")  # it takes the note that it tells
+    lines.append(f"  to do: {_to_do(exc, frames, notes)}")  # it takes the note that it tells
     lines += [f"  note: {note}" for note in notes[:4]]
     if command is not None:
         lines.append(f"  reproduce: {command}")
@@ -224,7 +224,7 @@ def _where(
 ) -> str:
     if isinstance(exc, ShoalError) and exc.where is not None:
         return cut(exc.where)
-    if isinstance(exc, ShoalError) and not users:
+    if isinstance(exc, ShoalError | MemoryError) and not users:
         return "the settings of this run (no code of yours was running)"
     outside = [f for f in frames if not os.path.abspath(f.filename).startswith(_PACKAGE)]
     candidates = users or outside or frames
@@ -234,15 +234,30 @@ def _where(
     return spot(frame.filename, frame.lineno, frame.name, frame.line)
 
 
-def _to_do(exc: BaseException, users: list[traceback.FrameSummary], notes: list[str]) -> str:
+def _to_do(exc: BaseException, frames: list[traceback.FrameSummary], notes: list[str]) -> str:
     fix: str | None = exc.fix if isinstance(exc, ShoalError) else getattr(exc, _ADVICE, None)
     if fix is not None:
         return cut(fix)
     if isinstance(exc, ModuleNotFoundError) and exc.name:
         return f"{sys.executable} -m pip install {exc.name.partition('.')[0]}"
-    if users or isinstance(exc, ShoalError):
+    if _raised_below_user(frames) or isinstance(exc, ShoalError):
         return f"correct the line above ({notes.pop(0)})" if notes else "correct the line above"
+    if isinstance(exc, MemoryError):
+        return (
+            "lower the setting that takes the memory: replay.capacity, rollout.envs_per_worker, "
+            "rollout.fragment_length, or the sizes of the network"
+        )
     return "this looks like a fault of Shoal: please report it together with this text"
+
+
+def _raised_below_user(frames: list[traceback.FrameSummary]) -> bool:
+    """Whether a line of the user's failed, and not Shoal, which such a line had called."""
+    for frame in reversed(frames):
+        if is_user_code(frame.filename):
+            return True
+        if os.path.abspath(frame.filename).startswith(_PACKAGE):
+            return False
+    return False
 
 
 def spot(filename: str, line: int | None, function: str, source: str | None = None) -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from shoal.envs.base import VectorEnv
-from shoal.envs.source import find, missing
-from shoal.errors import EnvError, cut
+from shoal.envs.source import find, unavailable
+from shoal.errors import EnvError
 
 FEW = 4  # copies; so many are quicker in a loop (CartPole-v1: 19 us for one and 67 us for four,
 # where Gymnasium's vector form takes 55 to 80 us for any number up to eight)
@@ -128,18 +126,10 @@ def make_for_evaluation(
 @contextmanager
 def rendering(id: str) -> Iterator[None]:
     """What drawing needs is loaded by the first frame only: say what to install, or to set."""
-    import gymnasium
-
     try:
         yield
-    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-        raise missing(id, error, "rendered") from error
     except Exception as error:
-        files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-        if not any("mujoco" in os.path.basename(file) for file in files):
+        lacking = unavailable(id, error, "rendered")
+        if lacking is None:
             raise
-        raise EnvError(
-            f"the environment {id!r} cannot be rendered: {cut(str(error), 200)}",
-            fix="without a screen MuJoCo needs MUJOCO_GL=egl (with a GPU or Mesa's EGL) or "
-            f"MUJOCO_GL=osmesa; it is {os.environ.get('MUJOCO_GL', 'not set')}",
-        ) from error
+        raise lacking from error

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from shoal.envs.checks import never_began
@@ -91,24 +94,29 @@ class Source:
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """A missing package, and arguments that the constructor does not take, are EnvErrors."""
-        import gymnasium
-
         try:
             yield
-        except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-            raise missing(self.id, error) from error
-        except TypeError as error:
-            strange = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-            if not (strange and strange[1] in self.kwargs) and not never_began(error):
+        except Exception as error:
+            lacking = unavailable(self.id, error)
+            if lacking is None and isinstance(error, TypeError):
+                lacking = self._misfit(error)
+            if lacking is None:
                 raise
-            known = _argument_names(self.entry) + ["max_episode_steps"] * (self.spec is not None)
-            nearest = _nearest(strange[1], known) if strange else None
-            why = str(error).partition(" was raised from the environment creator")[0]
-            raise EnvError(
-                f"{self.id!r} cannot be made with the arguments {sorted(self.kwargs)}: {why}",
-                where=self.where,
-                fix=nearest or f"its arguments are {', '.join(known) or 'none'}",
-            ) from error
+            raise lacking from error
+
+    def _misfit(self, error: TypeError) -> EnvError | None:
+        """Arguments that the constructor does not take; None if the error is another."""
+        strange = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if not (strange and strange[1] in self.kwargs) and not never_began(error):
+            return None
+        known = _argument_names(self.entry) + ["max_episode_steps"] * (self.spec is not None)
+        nearest = _nearest(strange[1], known) if strange else None
+        why = str(error).partition(" was raised from the environment creator")[0]
+        return EnvError(
+            f"{self.id!r} cannot be made with the arguments {sorted(self.kwargs)}: {why}",
+            where=self.where,
+            fix=nearest or f"its arguments are {', '.join(known) or 'none'}",
+        )
 
     def vector(self, slots: int) -> Any:
         """The vector form that the id is registered with, if it is the same environment."""
@@ -164,7 +172,7 @@ def find(env: Any, kwargs: Mapping[str, Any]) -> Source:
             try:
                 module = module_of(env, "environment", EnvError)
             except ImportError as error:
-                raise missing(env, error) from error
+                raise _missing(env, error) from error
             entry = _attribute(module, env.rpartition(":")[2])
             if entry is not None:
                 return _from_callable(env, entry, dict(kwargs))
@@ -193,7 +201,7 @@ def _from_id(name: str, kwargs: dict[str, Any]) -> Source:
         try:
             import ale_py  # noqa: F401  (it registers its games)
         except ImportError as error:
-            raise missing(name, error) from error
+            raise _missing(name, error) from error
     spec: Any = gymnasium.registry.get(id)
     try:
         if spec is None:  # an id without a version, or none at all
@@ -205,10 +213,13 @@ def _from_id(name: str, kwargs: dict[str, Any]) -> Source:
         preprocessed = settings(name, spec, kwargs)
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
         raise _unknown(name, id, error) from error
-    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-        raise missing(name, error) from error
-    except gymnasium.error.Error as error:
-        raise EnvError(f"the environment {name!r} cannot be made: {error}") from error
+    except Exception as error:
+        lacking = unavailable(name, error)
+        if lacking is None and isinstance(error, gymnasium.error.Error):
+            lacking = EnvError(f"the environment {name!r} cannot be made: {error}")
+        if lacking is None:
+            raise
+        raise lacking from error
     if preprocessed is not None:
         return Source(name, entry, kwargs, spec, preprocessed)
     if spec.entry_point == ENTRY and isinstance(kwargs.get("frameskip"), list):
@@ -235,7 +246,24 @@ def _attribute(module: Any, name: str) -> Any:
     )
 
 
-def missing(name: str, error: Exception, done: str = "made") -> EnvError:
+def unavailable(name: str, error: Exception, done: str = "made") -> EnvError | None:
+    """A package, or a library that draws, which the environment lacks; None for other errors."""
+    import gymnasium
+
+    if isinstance(error, gymnasium.error.DependencyNotInstalled | ImportError):
+        return _missing(name, error, done)
+    files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    draws = any({"OpenGL", "glfw", "mujoco_rendering.py"} & set(file.parts) for file in files)
+    if not draws and "MUJOCO_GL" not in str(error):
+        return None
+    return EnvError(
+        f"the environment {name!r} cannot be {done}: {cut(str(error), 200)}",
+        fix="without a screen MuJoCo needs MUJOCO_GL=egl (with a GPU or Mesa's EGL) or "
+        f"MUJOCO_GL=osmesa; it is {os.environ.get('MUJOCO_GL', 'not set')}",
+    )
+
+
+def _missing(name: str, error: Exception, done: str = "made") -> EnvError:
     """A package that the environment needs is not there."""
     import gymnasium
 

@@ -170,3 +170,21 @@ def test_what_counts_as_the_users_code() -> None:
     assert not errors.is_user_code(inspect.__file__)
     assert not errors.is_user_code(pytest.__file__)
     assert not errors.is_user_code("<frozen importlib._bootstrap>")
+
+
+def test_a_fault_inside_of_shoal_is_not_the_fault_of_the_line_that_called_it() -> None:
+    def user():
+        return errors.here(3)  # no text
+
+    lines = describe(caught(user)).split("\n")
+    assert "this looks like a fault of Shoal" in lines[2]
+    assert f"{FILE}:{line_of('# no ' + 'text')}" in "\n".join(lines)
+
+
+def test_memory_that_shoal_lacks_is_a_matter_of_settings() -> None:
+    lines = describe(caught(bytearray, 2**62)).split("\n")
+    assert "correct the line above" in lines[2]  # this file's own line
+
+    lines = describe(MemoryError("Unable to allocate 9 TiB")).split("\n")
+    assert "the settings of this run" in lines[1]
+    assert "replay.capacity" in lines[2]
