@@ -101,6 +101,15 @@ def lost() -> ShoalError | None:
     return None
 
 
+def node_gone() -> None:
+    """Note that members have died with their node: Ray on this machine has only one.
+
+    Its raylet reports that while it is still ending itself.
+    """
+    if _head is not None:
+        _head.failed = True
+
+
 def connect(cluster: Cluster, workers: int, learns: bool, own_code: bool) -> Connection:
     """Be connected to a cluster that can hold so many workers.
 

@@ -56,6 +56,7 @@ class Head:
         self, cpus: int, store_bytes: int, workers: int, show: Callable[[int, str, str], None]
     ) -> None:
         self.users = 0  # trainers that are connected
+        self.failed = False  # its end was reported before it came
         # A short path: the names of sockets below it may have 107 characters in all.
         self._folder = tempfile.mkdtemp(prefix="ray-", dir=os.environ.get("RAY_TMPDIR", "/tmp"))
         self._reaper = Reaper(self._folder)
@@ -96,7 +97,7 @@ class Head:
     @property
     def ended(self) -> bool:
         """Whether the GCS or the raylet is gone; what they did for the run does not come back."""
-        return any(process.poll() is not None for process in self._processes)
+        return self.failed or any(process.poll() is not None for process in self._processes)
 
     def close(self) -> None:
         """End every process, also if some have died, and remove their files."""

@@ -31,7 +31,7 @@ from shoal.config.config import Cluster
 from shoal.errors import ConfigError, ShoalError, cut
 from shoal.fleet import death
 from shoal.fleet.base import INLINE, Fleet, Health, Lost, Make, nbytes, no_args
-from shoal.fleet.cluster import lost
+from shoal.fleet.cluster import lost, node_gone
 from shoal.fleet.collective import GlooGroup
 from shoal.fleet.failure import Failure, sendable
 from shoal.fleet.host import Host
@@ -467,6 +467,9 @@ class RayFleet:
     def _replace(self, member: Member, cause: str) -> None:
         """A new member in place of one that died; ends the run if that happens too often."""
         now = monotonic()
+        if cause.startswith("its node was gone"):
+            node_gone()
+            self._check()
         self._end(member)
         if self._members.get(member.index) is not member:
             return  # it was let go
