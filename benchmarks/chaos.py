@@ -1,9 +1,15 @@
-"""Ten minutes of chaos: ``python benchmarks/chaos.py --system impala [--seconds 600]``.
+"""Kills parts of running runs, and tabulates what becomes of them.
 
-Trains CartPole-v1 with two workers while one of their processes, drawn at random, is killed with
-SIGKILL every so many seconds. Checked in every report: env steps sampled are those trained on plus
-those dropped plus those in flight, and no counter goes back. The result, with the seconds until
-each replacement was ready, goes to ``benchmarks/results/chaos-SYSTEM.json``.
+``python benchmarks/chaos.py --part raylet [--kills 20]`` starts ``shoal train`` for each kill of a
+part of Ray (``raylet``, ``gcs_server``, ``cat``, which stands in for Ray's agents) or of the run
+itself (``driver``), and kills it with SIGKILL at an exponentially drawn time after its first
+checkpoint. Noted are the exit code, the seconds until the run had ended, whether its checkpoint
+holds every env step that its summary counts, and what is left: processes, shared memory, folders.
+
+``--part worker`` and ``--part shard`` kill processes of one run that goes on; after each kill the
+env steps sampled are those trained on plus those dropped plus those in flight, no counter goes
+back, and the part is back after so many seconds. The result goes to
+``benchmarks/results/chaos-PART-SYSTEM.json``.
 """
 
 from __future__ import annotations
@@ -14,89 +20,162 @@ import os
 import platform
 import random
 import signal
-import threading
-from contextlib import suppress
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
-from time import monotonic
+from typing import Any
 
 import psutil
 
 import shoal
+from shoal import checkpoint
 
 COUNTERS = ("env_steps", "trained_steps", "dropped_steps", "gradient_steps", "episodes")
 HERE = Path(__file__).resolve().parent
+SHM = Path("/dev/shm")
+MEAN = 1.0  # seconds until a kill, on the average
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--part", default="worker", help="what is killed")
     parser.add_argument("--system", default="impala")
-    parser.add_argument("--seconds", type=float, default=600.0, help="how long")
-    parser.add_argument("--every", type=float, default=20.0, help="seconds between two kills")
+    parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the result")
     args = parser.parse_args()
-    kills: list[float] = []
-    over = threading.Event()
-
-    def kill() -> None:
-        draw = random.Random(args.seed)
-        while not over.wait(args.every):
-            victims = workers()
-            with suppress(ProcessLookupError):  # gone by itself meanwhile
-                if victims:
-                    os.kill(draw.choice(victims), signal.SIGKILL)
-                    kills.append(monotonic())
-
-    wrong, reached, best, last = [], None, 0.0, dict.fromkeys(COUNTERS, 0)
-    with shoal.Trainer(args.system, env="CartPole-v1", workers=2, seed=args.seed) as trainer:
-        begin = monotonic()
-        threading.Thread(target=kill, daemon=True).start()
-        while monotonic() - begin < args.seconds:
-            report = trainer.train()
-            known = report["trained_steps"] + report["dropped_steps"] + report["in_flight_steps"]
-            if known != report["env_steps"] or any(report[k] < last[k] for k in COUNTERS):
-                wrong.append({k: report[k] for k in COUNTERS})
-            last = {k: report[k] for k in COUNTERS}
-            mean = report["return_mean"] or 0.0
-            best = max(best, mean)
-            if reached is None and mean >= 475 and trainer.recorder.window_full():
-                reached = round(monotonic() - begin, 1)
-        over.set()
-        refill = trainer.fleet.health.refill_s
-        result = {
-            "system": args.system,
-            "command": f"python benchmarks/chaos.py --system {args.system} --seed {args.seed}",
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
-            "seconds": args.seconds,
-            "kills": len(kills),
-            "restarts": report["worker_restarts"],
-            "lost_calls": report["lost_calls"],
-            "refill_s": [round(seconds, 2) for seconds in refill],
-            "reports_with_wrong_accounts": wrong,
-            "seconds_to_475": reached,
-            "best_return": best,
-            "last_return": report["return_mean"],
-            **last,
-        }
+    inside = args.part in ("worker", "shard")
+    found = (members if inside else runs)(args.part, args.system, args.kills, args.seed)
+    words = f"--part {args.part} --system {args.system} --kills {args.kills} --seed {args.seed}"
+    result = {
+        "command": f"python benchmarks/chaos.py {words}",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        **found,
+    }
     args.out.mkdir(exist_ok=True)
-    path = args.out / f"chaos-{args.system}.json"
+    path = args.out / f"chaos-{args.part}-{args.system}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 
 
-def workers() -> list[int]:
-    """Processes that hold a worker: descendants of this one that Ray names after their actor."""
-    found = []
-    for child in psutil.Process().children(recursive=True):
-        try:
-            title = " ".join(child.cmdline())
-        except psutil.Error:  # gone meanwhile
-            continue
-        if title.startswith("ray::") and "Host" in title:
-            found.append(child.pid)
-    return found
+# ------------------------------------------------------------------ runs that end
+
+
+def runs(part: str, system: str, kills: int, seed: int) -> dict[str, Any]:
+    """A run for each kill of something that it cannot do without."""
+    draw = random.Random(seed)
+    each = [one_run(part, system, draw.expovariate(1 / MEAN)) for _ in range(kills)]
+    seconds = sorted(run["seconds"] for run in each)
+    return {
+        "exit_codes": dict(Counter(run["code"] for run in each)),
+        "said_so": sum(run["said"] for run in each),
+        "env_steps_lost": sum(run["lost"] for run in each),
+        "seconds": {"median": seconds[kills // 2], "most": seconds[-1]},
+        "processes_left": sum(run["processes"] for run in each),
+        "segments_left": sum(run["segments"] for run in each),
+        "folders_left": sum(run["folders"] for run in each),
+        "runs": each,
+    }
+
+
+def one_run(part: str, system: str, after: float) -> dict[str, Any]:
+    before = segments()
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name)
+        run = subprocess.Popen(
+            [sys.executable, "-m", "shoal.cli", "train", "CartPole-v1", "--system", system]
+            + ["--workers", "2", "--checkpointing.every-iterations", "1", "--out", "run"]
+            + ["--rollout.fragment-length", "32"],
+            cwd=out,
+            stdout=(out / "output").open("w"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        while not any((out / "run" / "checkpoint").glob("*/*.json")):
+            assert run.poll() is None, (out / "output").read_text()
+            time.sleep(0.05)
+        time.sleep(after)
+        driver = psutil.Process(run.pid)
+        family = driver.children(recursive=True)
+        folder = next(
+            Path(word.partition("=")[2])
+            for process in family
+            for word in process.cmdline()
+            if word.startswith("--temp_dir=")
+        )
+        victim = driver if part == "driver" else next(p for p in family if p.name() == part)
+        victim.kill()
+        killed = time.monotonic()
+        code = run.wait(120)
+        seconds = time.monotonic() - killed
+        _, left = psutil.wait_procs(family, timeout=5)
+        state, _ = checkpoint.load(out / "run")
+        steps = state["run"]["counters"]["env_steps"]
+        summary = out / "run" / "summary.json"
+        told = json.loads(summary.read_text())["env_steps"] if summary.exists() else steps
+        return {
+            "after": round(after, 2),
+            "code": code,
+            "seconds": round(seconds, 2),
+            "said": "Ray on this machine has ended" in (out / "output").read_text(),
+            "lost": told - steps,
+            "processes": len(left),
+            "segments": len(segments() - before),
+            "folders": int(folder.exists()),
+        }
+
+
+def segments() -> set[str]:
+    return {path.name for path in SHM.iterdir()} if SHM.is_dir() else set()
+
+
+# ------------------------------------------------------------------ a run that goes on
+
+
+def members(part: str, system: str, kills: int, seed: int) -> dict[str, Any]:
+    """One run whose workers, or whose shards, are killed one after the other."""
+    draw = random.Random(seed)
+    wrong, last = [], dict.fromkeys(COUNTERS, 0)
+    fields = {"workers": 2, "seed": seed, "restarts_per_minute": 10 * kills}
+    with shoal.Trainer(system, env="CartPole-v1", **fields) as trainer:
+        for _ in range(kills + 1):
+            done, at = last["gradient_steps"], time.monotonic() + draw.expovariate(1 / MEAN)
+            while time.monotonic() < at or last["gradient_steps"] <= done:
+                report = trainer.train()
+                known = sum(report[f"{kind}_steps"] for kind in ("trained", "dropped", "in_flight"))
+                if known != report["env_steps"] or any(report[k] < last[k] for k in COUNTERS):
+                    wrong.append(report)
+                last = {k: report[k] for k in COUNTERS}
+            fleet = trainer.fleet if part == "worker" else trainer.fleet._spawned[0]
+            if sum(fleet.health.restarts.values()) < kills:
+                os.kill(draw.choice(processes(part)), signal.SIGKILL)
+        family = psutil.Process().children(recursive=True)
+        health = fleet.health
+    _, left = psutil.wait_procs(family, timeout=5)
+    refill = sorted(health.refill_s)
+    return {
+        "restarts": sum(health.restarts.values()),
+        "lost_calls": health.lost_calls,
+        "refill_s": {"median": round(refill[len(refill) // 2], 2), "most": round(refill[-1], 2)},
+        "reports_with_wrong_accounts": wrong,
+        "processes_left": len(left),
+        **last,
+    }
+
+
+def processes(part: str) -> list[int]:
+    """Descendants of this one that hold such members: Ray names them after their actors."""
+    import ray
+
+    states = ray._private.state.actors().values()
+    name = "shard" if part == "shard" else "worker"
+    alive = [state for state in states if state["State"] == "ALIVE"]
+    return [state["Pid"] for state in alive if name in state.get("ReprName", "")]
 
 
 if __name__ == "__main__":

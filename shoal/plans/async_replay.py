@@ -207,8 +207,11 @@ class Memory:
         return self._run.replay.due(self._stored, self._run.learning_from, self._asked)
 
     def may_sample(self) -> bool:
-        """Whether workers may go on: unless the learner is too far behind."""
-        if self._run.learning_from is None:
+        """Whether workers may go on: unless the learner is too far behind.
+
+        It cannot catch up while no shard holds anything, as when the only one was replaced.
+        """
+        if self._run.learning_from is None or not any(side.mass > 0.0 for side in self.sides):
             return True
         counters, size = self._run.counters, self._run.replay.batch_size
         behind = (self._asked - counters.replayed_steps) // size + self.due()
