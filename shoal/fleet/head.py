@@ -89,6 +89,8 @@ class Head:
         with _one_thread_each(), forking(), own_signals(), _lean(workers, self._started):
             node = _node_class()(params, head=True, shutdown_at_exit=False, spawn_reaper=False)
             ray.init(node.gcs_address, logging_level=logging.ERROR, log_to_driver=False)
+        worker: Any = ray._private.worker
+        worker._worker_logs_enabled = False  # the fleet reports deaths itself
 
     def _started(self, process: subprocess.Popen[bytes]) -> None:
         self._processes.append(process)
