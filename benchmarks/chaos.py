@@ -37,6 +37,8 @@ from shoal import checkpoint
 COUNTERS = ("env_steps", "trained_steps", "dropped_steps", "gradient_steps", "episodes")
 HERE = Path(__file__).resolve().parent
 SHM = Path("/dev/shm")
+TRAIN = ["train", "CartPole-v1", "--workers", "2", "--out", "run"]
+TRAIN += ["--checkpointing.every-iterations", "1", "--rollout.fragment-length", "32"]
 MEAN = 1.0  # seconds until a kill, on the average
 
 
@@ -88,9 +90,7 @@ def one_run(part: str, system: str, after: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
         run = subprocess.Popen(
-            [sys.executable, "-m", "shoal.cli", "train", "CartPole-v1", "--system", system]
-            + ["--workers", "2", "--checkpointing.every-iterations", "1", "--out", "run"]
-            + ["--rollout.fragment-length", "32"],
+            [sys.executable, "-m", "shoal.cli", *TRAIN, "--system", system],
             cwd=out,
             stdout=(out / "output").open("w"),
             stderr=subprocess.STDOUT,
