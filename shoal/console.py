@@ -347,7 +347,7 @@ def progress(episodes: int) -> Callable[[int, int], None] | None:
     def show(ended: int, env_steps: int) -> None:
         nonlocal due
         now = time.monotonic()
-        if now >= due or (ended == episodes and due > 0.0):
+        if now >= due or ended == episodes:
             line = f"{ended} of {episodes} episodes  {count(env_steps)} env steps"
             text = "" if ended == episodes else line
             print(f"\r{text:<50}", end="\r", file=sys.stderr, flush=True)

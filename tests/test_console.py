@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 
+from shoal import console
 from shoal.config.config import Stop
 from shoal.console import (
     Console,
@@ -183,3 +185,18 @@ def test_plain_lines_grow_rare_and_end_with_the_last_report(
     assert " 249 steps/s " in last  # since the line before: 150 over all
     console.end()
     assert capsys.readouterr().out == ""
+
+
+def test_an_evaluation_shows_how_far_it_is_where_somebody_watches(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert console.progress(3) is None  # stderr is no terminal here
+    clock = [0.0]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    show = console.progress(3)
+    assert show is not None
+    for clock[0], ended, steps in ((0.5, 0, 10), (1.5, 1, 1200), (1.6, 2, 1300), (9.0, 3, 1500)):
+        show(ended, steps)
+    shown = [text.strip() for text in capsys.readouterr().err.split("\r") if text]
+    assert shown == ["1 of 3 episodes  1.2k env steps", ""]
