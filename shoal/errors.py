@@ -176,6 +176,8 @@ def is_user_code(filename: str) -> bool:
     if filename.startswith("<"):
         return filename.startswith(("<stdin", "<string", "<ipython"))
     path = os.path.abspath(filename)
+    if not os.path.isabs(filename) and not os.path.exists(path):
+        return False  # "numpy/random/_generator.pyx": source of an installed extension module
     parts = path.split(os.sep)
     installed = "site-packages" in parts or "dist-packages" in parts
     return not installed and not path.startswith((_PACKAGE, *_python_folders()))

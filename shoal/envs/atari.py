@@ -7,7 +7,6 @@ clipped for training, a lost life as an ending for training, and 108,000 raw fra
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from functools import cache
@@ -18,7 +17,7 @@ from gymnasium.vector import VectorWrapper
 
 from shoal.envs.base import NDArray, Obs, Step
 from shoal.envs.native import NativeVector
-from shoal.errors import EnvError, cut
+from shoal.errors import EnvError, cut, nearest
 from shoal.spaces import Spaces
 
 ENTRY = "ale_py.env:AtariEnv"  # what Gymnasium's ids of Atari games stand for
@@ -61,8 +60,8 @@ def settings(name: str, spec: Any, kwargs: Mapping[str, Any]) -> dict[str, Any] 
             raise _refused(name, f"the argument {key!r} is set by Shoal", _OWN[key])
         if key not in single | vector:
             known = sorted((single | vector | {"max_episode_steps"}) - set(_OWN))
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"its arguments: {', '.join(known)}"
+            near = nearest(key, known)
+            hint = f"did you mean {near!r}?" if near else f"its arguments: {', '.join(known)}"
             raise _refused(name, f"there is no argument {key!r}", hint)
         if raw and key in vector - single:
             what = f"the argument {raw[0]!r} is one of raw frames, and {key!r} of preprocessed ones"

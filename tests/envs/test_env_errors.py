@@ -188,3 +188,11 @@ def test_memory_that_shoal_lacks_is_a_matter_of_settings() -> None:
     lines = describe(MemoryError("Unable to allocate 9 TiB")).split("\n")
     assert "the settings of this run" in lines[1]
     assert "replay.capacity" in lines[2]
+
+
+def test_extension_modules_are_not_the_users_code() -> None:
+    """Their frames have the path that they were compiled at: numpy/random/_common.pyx."""
+    script = "import numpy; rng = numpy.random.default_rng(0); n = 2**60\nrng.standard_normal(n)"
+    error = caught(exec, compile(script, errors.__file__, "exec"))  # as if Shoal had called it
+    assert any(name.endswith(".pyx") for name, *_ in errors.frames_of(error))
+    assert not any(errors.is_user_code(f) for f, *_ in errors.frames_of(error) if f.endswith("pyx"))
