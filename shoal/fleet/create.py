@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from shoal.config.config import Config
-from shoal.errors import is_user_code, place_of
+from shoal.envs.registry import entries, register
+from shoal.errors import ConfigError, is_user_code, place_of
 from shoal.fleet.base import Fleet
+from shoal.fleet.failure import sendable
 from shoal.fleet.local import LocalFleet
 from shoal.fleet.worker import Worker
 from shoal.learners.base import preload
 
 
-def worker(config: Config, env: Any, index: int, restart: int) -> Worker:
-    """A worker of the kind that the plan needs, in whatever process this runs."""
+def worker(registered: Any, config: Config, env: Any, index: int, restart: int) -> Worker:
+    """A worker of the kind that the plan needs, in whatever process this runs.
+
+    ``registered`` are the entries of Gymnasium's registry that this process may lack.
+    """
+    register(registered)
     if config.plan.learns_on_workers:
         from shoal.fleet.learning import LearningWorker  # it brings a learning framework along
 
@@ -29,15 +36,17 @@ def create(config: Config, env: Any) -> tuple[Fleet, Callable[[], None]]:
     ``rollout.workers`` processes, or this one where that is 0 or ``cluster.in_process`` is set.
     Raises ConfigError where the machine or cluster cannot hold them.
     """
-    make = partial(worker, config, env)
     workers, cluster = config.rollout.workers, config.cluster
     if workers == 0 or cluster.in_process:
-        fleet = LocalFleet(make, max(workers, 1))
+        fleet = LocalFleet(partial(worker, (), config, env), max(workers, 1))
         return fleet, fleet.close
     from shoal.fleet.cluster import connect, cpus_per_worker
 
+    registered = _registered(env)
+    make = partial(worker, registered, config, env)
     preload(config.learner)
-    connection = connect(cluster, workers, config.plan.learns_on_workers, _own_code(env))
+    own = _own_code(env) or any(_own_code(entry.entry_point) for entry in registered)
+    connection = connect(cluster, workers, config.plan.learns_on_workers, own)
     from shoal.fleet.ray import RayFleet
 
     try:
@@ -54,10 +63,32 @@ def create(config: Config, env: Any) -> tuple[Fleet, Callable[[], None]]:
     return remote, close
 
 
+def _registered(env: Any) -> tuple[Any, ...]:
+    """What this process's registry says of an id, to be sent to the workers.
+
+    Raises ConfigError if it cannot be sent: it holds a file, a lock or the like.
+    """
+    found = entries(env)
+    try:
+        sendable(found, {})
+    except ConfigError as error:
+        raise ConfigError(
+            f"the environment {env!r} is registered with something that cannot be sent to other "
+            f"processes: {error.__cause__}",
+            None,
+            "register it at the top of a module, and name that module too: "
+            f"env='module:{env}'; or use rollout.workers=0",
+        ) from error
+    return found
+
+
 def _own_code(env: Any) -> bool:
     """Whether an environment is the user's own, so that other nodes may not have it."""
     if isinstance(env, str):
-        return ":" in env
+        module = sys.modules.get(env.partition(":")[0])
+        return ":" in env and (
+            module is None or is_user_code(getattr(module, "__file__", "") or "")
+        )
     if not callable(env):
         return False
     place = place_of(env) or place_of(getattr(env, "__init__", env))
