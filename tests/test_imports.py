@@ -70,7 +70,9 @@ FRAMEWORK_FILES = {
     "shoal.learners.torch",
     "shoal.fleet.collective",  # torch.distributed's Gloo
     "shoal.ops.kernels",
-    "shoal.nets.modules",
+    "shoal.nets.factory",
+    "shoal.nets.flax",
+    "shoal.nets.torch",
 }
 LEARNERS = {f"shoal.learners.{name}" for name in ("bfloat16", "jax", "torch")}
 ACTING = FRAMEWORK_FILES - LEARNERS  # loaded by workers

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import NetworkError
+from shoal.nets.base import Head
 from shoal.nets.init import ndarray
-from shoal.nets.network import Head
 
 ROWS = 2  # of the dry run: one would hide a lost batch axis
 

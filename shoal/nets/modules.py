@@ -14,60 +14,35 @@ dropped. Its object is never written to; its parameters travel as ``"module/<nam
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from shoal.errors import NetworkError
+from shoal.nets.base import Head, append
 from shoal.nets.fit import (
     ROWS,
     alike,
     by_head,
     check,
     in_training_mode,
-    refuse_other_floats,
     where,
 )
 from shoal.nets.init import ndarray
 from shoal.nets.inputs import Floats
-from shoal.nets.network import Head, append
 from shoal.ops.kernels import Array, namespace
 from shoal.spaces import ACTION_MASK, Spaces
 
-_PREFIX = "module/"  # of the names of a module's own values
+PREFIX = "module/"  # of the names of a module's own values
 _MOODY = "Dropout|BatchNorm|InstanceNorm|RReLU"  # classes of layers that have two modes
 _TRAINING_ERRORS = "InvalidRngError", "ModifyScopeVariableError"  # flax's, of layers in training
 
 Values = dict[str, Any]  # of a module, by the names of Net.shapes()
-
-
-def adapt(module: Any, spaces: Spaces, heads: Mapping[str, Head]) -> ModuleNet:
-    """The net of a user's module, or of a class of modules; see `shoal.nets.build`.
-
-    An instance keeps the values its owner gave it. One made from a class takes its initial values
-    from the run's seed.
-    """
-    create = None
-    if isinstance(module, type) or inspect.isroutine(module):
-        create = partial(_create, module, spaces)
-        module = create(0)
-    kinds = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(module).__mro__}
-    for kind, adapter in _ADAPTERS.items():
-        if kind in kinds:
-            return adapter(module, spaces, heads, create)
-    raise NetworkError(
-        f"the network is a {type(module).__qualname__}, which Shoal cannot call",
-        where(module),
-        "give shoal.Network(...), a torch.nn.Module, a flax.linen.Module or a flax.nnx.Module",
-    )
 
 
 class ModuleNet(ABC):
@@ -239,202 +214,7 @@ class ModuleNet(ABC):
         return {**self.__dict__, "_memo": {}}  # compiled functions stay in their process
 
 
-class TorchNet(ModuleNet):
-    """A torch.nn.Module, called through torch.func.functional_call."""
-
-    framework = "torch"
-
-    def _evaluating(self, module: Any) -> Any:
-        return deepcopy(module).eval()
-
-    def _given(self, module: Any) -> Any:
-        copy = deepcopy(self._module)  # in which lazy layers have learned their sizes
-        for one, other in zip(copy.modules(), module.modules(), strict=True):
-            one.training = other.training
-        return copy
-
-    def _moody(self, module: Any) -> list[str]:
-        layers = [(name, type(layer).__name__) for name, layer in module.named_modules()]
-        return [f"{name} ({kind})" for name, kind in layers if re.search(_MOODY, kind)]
-
-    def _values(self, module: Any, obs: Values, seed: int) -> Values:
-        import torch
-
-        if any(torch.nn.parameter.is_lazy(x) for x in [*module.parameters(), *module.buffers()]):
-            with torch.no_grad():
-                module(self._spaces.nest(_tensors(obs)))  # a lazy layer learns its size now
-        state = _state(module)
-        refuse_other_floats(module, state)
-        return {_PREFIX + name: x.detach().cpu().numpy().copy() for name, x in state.items()}
-
-    def _frozen(self) -> frozenset[str]:
-        state = _state(self._module)
-        return frozenset(_PREFIX + name for name, x in state.items() if not x.requires_grad)
-
-    def _call(self, values: Values, obs: Values) -> Any:
-        from torch.func import functional_call
-
-        # BatchNorm writes to the buffers it is given.
-        named = {
-            name.removeprefix(_PREFIX): x.clone() if name in self.frozen else x
-            for name, x in values.items()
-        }
-        return functional_call(self._module, named, (self._spaces.nest(obs),))
-
-    def _eager(self, values: Values, obs: Values) -> Any:
-        import torch
-
-        with torch.no_grad():
-            return self._call(self._remembered(values, _tensors), _tensors(obs))
-
-    def _numpy(self, x: Any) -> ndarray | None:
-        import torch
-
-        if not isinstance(x, torch.Tensor):
-            return None
-        array: ndarray = (x.float() if x.is_floating_point() else x).numpy()  # bfloat16 has none
-        return array
-
-
-class FlaxNet(ModuleNet):
-    """What both kinds of flax modules share: compiled on the CPU to act, traced to learn."""
-
-    framework = "jax"
-
-    def _eager(self, values: Values, obs: Values) -> Any:
-        import jax
-
-        if "call" not in self._memo:
-            self._memo["call"] = jax.jit(self._call)
-        cpu = jax.local_devices(backend="cpu")[0]
-        values = self._remembered(values, lambda x: jax.device_put(x, cpu))
-        return self._memo["call"](values, {path: _padded(x) for path, x in obs.items()})
-
-    def _numpy(self, x: Any) -> ndarray | None:
-        import jax
-
-        return np.asarray(x) if isinstance(x, jax.Array) else None
-
-
-class LinenNet(FlaxNet):
-    """A flax.linen.Module: ``init`` with the run's seed, ``apply`` without mutable collections."""
-
-    def _evaluating(self, module: Any) -> Any:
-        return module  # its calls say what they do: a layer in training mode raises
-
-    def _values(self, module: Any, obs: Values, seed: int) -> Values:
-        import jax
-        from flax.core import meta
-        from flax.traverse_util import flatten_dict
-
-        nested = self._spaces.nest(jax.device_put(obs))
-        variables = meta.unbox(module.init(jax.random.key(seed), nested))
-        flat = flatten_dict(variables, sep="/")  # type: ignore[no-untyped-call]
-        refuse_other_floats(module, flat)
-        return {_PREFIX + name: np.asarray(x) for name, x in flat.items()}
-
-    def _frozen(self) -> frozenset[str]:
-        return frozenset(x for x in self._names if not x.startswith(f"{_PREFIX}params/"))
-
-    def _call(self, values: Values, obs: Values) -> Any:
-        from flax.traverse_util import unflatten_dict
-
-        flat = {name.removeprefix(_PREFIX): x for name, x in values.items()}
-        variables = unflatten_dict(flat, sep="/")  # type: ignore[no-untyped-call]
-        return self._module.apply(variables, self._spaces.nest(obs))
-
-
-class NnxNet(FlaxNet):
-    """A flax.nnx.Module, split and merged; its random streams stay where they are."""
-
-    def _evaluating(self, module: Any) -> Any:
-        from flax import nnx
-
-        copy = nnx.clone(module)
-        copy.eval()
-        return copy
-
-    def _moody(self, module: Any) -> list[str]:
-        from flax import nnx
-
-        layers = [("/".join(map(str, p)), type(x).__name__) for p, x in nnx.iter_graph(module)]
-        return [f"{name} ({kind})" for name, kind in layers if re.search(_MOODY, kind)]
-
-    def _values(self, module: Any, obs: Values, seed: int) -> Values:
-        values = {name: x[...] for name, (_, x) in _variables(module).items()}
-        refuse_other_floats(module, values)
-        return {name: np.asarray(x) for name, x in values.items()}
-
-    def _frozen(self) -> frozenset[str]:
-        from flax import nnx
-
-        variables = _variables(self._module).items()
-        return frozenset(name for name, (_, x) in variables if not isinstance(x, nnx.Param))
-
-    def _call(self, values: Values, obs: Values) -> Any:
-        from flax import nnx
-
-        graph, streams, *_ = nnx.split(self._module, nnx.RngState, ...)
-        variables = _variables(self._module).items()
-        state = nnx.from_flat_state(
-            [(path, variable.replace(values[name])) for name, (path, variable) in variables]
-        )
-        return nnx.merge(graph, streams, state)(self._spaces.nest(obs))
-
-
-_ADAPTERS: dict[str, type[ModuleNet]] = {
-    "torch.nn.modules.module.Module": TorchNet,
-    "flax.linen.module.Module": LinenNet,
-    "flax.nnx.module.Module": NnxNet,
-}
-
-
-def _create(cls: Callable[..., Any], spaces: Spaces, seed: int) -> Any:
-    """An instance of the user's class, its random initial values drawn from ``seed``."""
-    # Of the class itself it would be that of nnx's metaclass, which tells nothing.
-    signed = inspect.getattr_static(cls, "__init__") if isinstance(cls, type) else cls
-    accepted = inspect.signature(signed).parameters
-    kwargs: dict[str, Any] = {"spaces": spaces} if "spaces" in accepted else {}
-    if "rngs" in accepted:
-        from flax import nnx
-
-        kwargs["rngs"] = nnx.Rngs(seed)
-    try:
-        torch = sys.modules.get("torch")
-        if torch is None:
-            return cls(**kwargs)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return cls(**kwargs)
-    except Exception as exc:
-        given = ", ".join(kwargs) or "no arguments"
-        exc.add_note(f"while Shoal made the network: it called {cls.__qualname__} with {given}")
-        raise
-
-
-def _state(module: Any) -> Values:
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
-
-
-def _variables(module: Any) -> dict[str, tuple[tuple[Any, ...], Any]]:
-    """Path and nnx.Variable of everything but random streams, by name."""
-    from flax import nnx
-
-    parts: Any = nnx.split(module, nnx.RngState, ...)  # graph, random streams, the others
-    state = nnx.to_flat_state(parts[-1])
-    return {_PREFIX + "/".join(map(str, path)): (path, x) for path, x in state}
-
-
-def _tensors(arrays: Values) -> Values:
-    """Copies: the user's forward may write to its input, and NumPy's arrays may be read-only."""
-    import torch
-
-    return {name: torch.from_numpy(np.array(x, order="C")) for name, x in arrays.items()}
-
-
-def _padded(x: ndarray) -> ndarray:
-    """Zero rows appended, up to one of four sizes per power of two: few shapes to compile."""
-    n = len(x)
-    unit = 1 << max(0, (n - 1).bit_length() - 3)
-    missing = max(1, -(-n // unit) * unit) - n
-    return np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)]) if missing else x
+def moody(layers: Iterable[tuple[str, Any]]) -> list[str]:
+    """Those of the layers, by name, that may depend on the mode."""
+    kinds = [(name, type(layer).__name__) for name, layer in layers]
+    return [f"{name} ({kind})" for name, kind in kinds if re.search(_MOODY, kind)]

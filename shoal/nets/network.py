@@ -1,23 +1,23 @@
-"""What a network is (`Net`), its settings (`Network`), and how one is built for given spaces."""
+"""The built-in networks: their settings (`Network`), and the network itself (`ArrayNet`)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from shoal.errors import ConfigError, NetworkError
 from shoal.leaf import Leaf
+from shoal.nets.base import Head, append
 from shoal.nets.cnn import ENCODERS, Impala, Nature
 from shoal.nets.init import Param, initialise, ndarray
 from shoal.nets.inputs import Image, vector
 from shoal.nets.mlp import MLP, linear
 from shoal.ops.kernels import Array, namespace
 from shoal.spaces import Spaces
-from shoal.trust import find
 
 EncoderName = Literal["auto", "mlp", "nature", "impala"]
 Activation = Literal["tanh", "relu", "silu", "gelu"]
@@ -53,76 +53,6 @@ class Network:
             raise ConfigError(
                 f"network.hidden is {sizes!r}", None, "give sizes of at least 1: (64, 64), or ()"
             )
-
-
-@dataclass(frozen=True)
-class Head:
-    """One output of a network: ``[..., size + free]``.
-
-    ``free`` further outputs do not depend on the observation: they are the parameter
-    ``"<head>/free"``, which starts at zero (a Gaussian's log_std, PPO detail 24).
-    """
-
-    size: int
-    gain: float = 1.0  # of the last layer's orthogonal initial weights
-    free: int = 0
-    own: bool = False  # the last hidden layer is not shared with other heads
-
-
-class Net(Protocol):
-    """A network without its parameters: structure, initial values, and a pure function.
-
-    Arrays given to a net are never written to, and must not be changed by others afterwards.
-    """
-
-    @property
-    def framework(self) -> str | None:
-        """ "torch" or "jax" for a user's own module; None: every array library."""
-
-    @property
-    def frozen(self) -> frozenset[str]:
-        """Names of the parameters that are not to be differentiated (a module's buffers)."""
-
-    @property
-    def shared(self) -> bool:
-        """Whether all heads come from one trunk, so that a second one costs next to nothing."""
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every parameter, without allocating any."""
-
-    def init(self, rng: np.random.Generator) -> dict[str, ndarray]:
-        """Initial parameters, flat, float32 (a module's integer buffers keep their dtype)."""
-
-    def __call__(
-        self, params: Mapping[str, Array], obs: Mapping[str, Array], heads: tuple[str, ...]
-    ) -> tuple[Array, ...]:
-        """Outputs ``[..., size + free]`` of these heads for ``obs {path: [..., *shape]}``.
-
-        Any leading axes. Each row is computed by itself. ``params`` may hold more than the net's
-        own; of that, ``"norm/<path>/mean"`` and ``"norm/<path>/std"`` normalise a leaf.
-        """
-
-
-def build(network: Any, spaces: Spaces, heads: Mapping[str, Head]) -> Net:
-    """The net with these heads for these spaces.
-
-    Args:
-        network: a `Network`; or an instance of the user's torch.nn.Module, flax.linen.Module or
-            flax.nnx.Module; or its class, also by name (``"module:Class"``,
-            ``"folder/file.py:Class"``). A class is called with what it accepts of ``spaces`` and
-            ``rngs`` (a seeded flax.nnx.Rngs). See `shoal.nets.modules`.
-
-    Raises:
-        NetworkError: it cannot be built, or its output does not fit.
-        Exception: what the user's own code raises keeps its type.
-    """
-    if isinstance(network, Network):
-        return ArrayNet(network, spaces.leaves, heads)
-    from shoal.nets.modules import adapt  # heavy frameworks stay behind this line
-
-    if isinstance(network, str):
-        network = find(network, "network", NetworkError)
-    return adapt(network, spaces, heads)
 
 
 Encoder = type[Nature] | type[Impala]
@@ -278,11 +208,6 @@ class ArrayNet:
         else:
             outs = self(params, rows, heads)
         return tuple(xp.reshape(out, (*lead, out.shape[-1])) for out in outs)
-
-
-def append(xp: Any, out: Array, free: Array) -> Array:
-    """``[N, size]`` and ``[free]`` to ``[N, size + free]``."""
-    return xp.concat([out, xp.broadcast_to(free, (out.shape[0], free.shape[0]))], axis=-1)
 
 
 def _join(xp: Any, parts: list[Array]) -> Array:

@@ -1,0 +1,65 @@
+"""The contract of a network (`Net`), and what it is asked for (`Head`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from shoal.nets.init import ndarray
+from shoal.ops.kernels import Array
+
+
+@dataclass(frozen=True)
+class Head:
+    """One output of a network: ``[..., size + free]``.
+
+    ``free`` further outputs do not depend on the observation: they are the parameter
+    ``"<head>/free"``, which starts at zero (a Gaussian's log_std, PPO detail 24).
+    """
+
+    size: int
+    gain: float = 1.0  # of the last layer's orthogonal initial weights
+    free: int = 0
+    own: bool = False  # the last hidden layer is not shared with other heads
+
+
+class Net(Protocol):
+    """A network without its parameters: structure, initial values, and a pure function.
+
+    Arrays given to a net are never written to, and must not be changed by others afterwards.
+    """
+
+    @property
+    def framework(self) -> str | None:
+        """ "torch" or "jax" for a user's own module; None: every array library."""
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """Names of the parameters that are not to be differentiated (a module's buffers)."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether all heads come from one trunk, so that a second one costs next to nothing."""
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every parameter, without allocating any."""
+
+    def init(self, rng: np.random.Generator) -> dict[str, ndarray]:
+        """Initial parameters, flat, float32 (a module's integer buffers keep their dtype)."""
+
+    def __call__(
+        self, params: Mapping[str, Array], obs: Mapping[str, Array], heads: tuple[str, ...]
+    ) -> tuple[Array, ...]:
+        """Outputs ``[..., size + free]`` of these heads for ``obs {path: [..., *shape]}``.
+
+        Any leading axes. Each row is computed by itself. ``params`` may hold more than the net's
+        own; of that, ``"norm/<path>/mean"`` and ``"norm/<path>/std"`` normalise a leaf.
+        """
+
+
+def append(xp: Any, out: Array, free: Array) -> Array:
+    """``[N, size]`` and ``[free]`` to ``[N, size + free]``."""
+    return xp.concat([out, xp.broadcast_to(free, (out.shape[0], free.shape[0]))], axis=-1)
