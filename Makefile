@@ -41,7 +41,7 @@ train: install
 # stay together. Small arrays: a second BLAS thread would only compete with the other processes.
 test: install
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest \
-		-n logical --maxprocesses=8 --dist loadgroup --no-loadscope-reorder $(ARGS)
+		-n logical --maxprocesses=8 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: install
 	$(BIN)/ruff format --check .

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,28 +17,44 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Compiled programs are shared by the processes that test, and kept for the next time.
-os.environ.setdefault("SHOAL_CACHE", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
+ROOT = Path(__file__).parents[1]
+os.environ.setdefault("SHOAL_CACHE", str(ROOT / ".pytest_cache" / "xla"))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what may run at once (pytest-xdist's groups), and begin with what takes longest.
+def group(nodeid: str) -> str:
+    """The tests that stay in one process with this one.
 
-    All tests that need Ray are one group: each takes more cores than its own, and some look at
-    processes. The tests of a file stay together, because they share what they have compiled; those
-    that train are each on their own.
+    All files that need Ray are one group: its processes take more cores than one, and some tests
+    look at them. Other files share what they have compiled; each test that trains is on its own.
     """
-    ray, learning, other = list[pytest.Item](), list[pytest.Item](), list[pytest.Item]()
-    for item in items:
-        if "one_ray" in getattr(item, "fixturenames", ()) or item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-            ray.append(item)
-        elif item.get_closest_marker("learning"):
-            learning.append(item)
-        else:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-            other.append(item)
-    items[:] = [*ray, *learning, *other]
+    path = nodeid.partition("::")[0]
+    if _needs_ray(path):
+        return "ray"
+    return nodeid if path.startswith("tests/learning/") else path
+
+
+@cache
+def _needs_ray(path: str) -> bool:
+    text = (ROOT / path).read_text()
+    return "one_ray" in text or "mark.ray" in text
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """By ``group``; pytest-xdist 3.8's own groups are lost on pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    return ByGroup(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest: Ray, then what trains."""
+    first = {"ray": 0}
+    items.sort(key=lambda x: first.get(group(x.nodeid), 1 + ("tests/learning/" not in x.nodeid)))
 
 
 @pytest.fixture(scope="session")
