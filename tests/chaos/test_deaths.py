@@ -168,7 +168,7 @@ def test_a_worker_that_hangs_is_replaced(
     """Under the plan whose workers wait for each other; it is the fleet that notices."""
     monkeypatch.setattr(module, "SLICE", 0.2)
     with make(
-        "allreduce", Ledger(tmp_path), how="hang", at=2 * FRAGMENT + 9, timeout=2.0
+        "allreduce", Ledger(tmp_path), how="hang", at=2 * FRAGMENT + 9, timeout=4.0
     ) as trainer:
         report = until(trainer, books, lambda report: report["worker_restarts"] == 1)
         goes_on(trainer, books, report)
