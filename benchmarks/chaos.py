@@ -71,7 +71,10 @@ def main() -> None:
 def runs(part: str, system: str, kills: int, seed: int) -> dict[str, Any]:
     """A run for each kill of something that it cannot do without."""
     draw = random.Random(seed)
-    each = [one_run(part, system, draw.expovariate(1 / MEAN)) for _ in range(kills)]
+    each = []
+    for _ in range(kills):
+        each.append(one_run(part, system, draw.expovariate(1 / MEAN)))
+        print(each[-1], file=sys.stderr, flush=True)
     seconds = sorted(run["seconds"] for run in each)
     return {
         "exit_codes": dict(Counter(run["code"] for run in each)),
