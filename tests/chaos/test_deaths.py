@@ -206,7 +206,7 @@ def test_a_shard_that_is_killed_goes_on_from_the_last_copy(
 
 # ------------------------------------------------------------------------ any time
 
-REPLAY = {"capacity": 1000, "warmup": 32, "batch_size": 8}
+REPLAY = {"capacity": 1000, "warmup": 32, "batch_size": 8, "replay_ratio": 0.5}
 SIGNALS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM)  # SIGTERM lets a process exit
 
 

@@ -22,7 +22,7 @@ from shoal.plans.parameter_server import ParameterServer
 shoal.trainer.REPORT_STEPS = 1
 head = Head(3, 100 * 2**20, 2, lambda *_: None)  # one Ray for all plans
 small = dict(envs_per_worker=1, fragment_length=16, network={"hidden": [4]}, learner="torch")
-replay = dict(capacity=1000, warmup=32, batch_size=8)
+replay = dict(capacity=1000, warmup=32, batch_size=8, replay_ratio=0.5)
 for plan, system in json.loads(sys.argv[1]).items():
     own = replay if system == "dqn" else {}
     options = ParameterServer(sync_every=2) if plan == "parameter_server" else plan
