@@ -15,6 +15,8 @@ from shoal.ops.kernels import Array, namespace
 from shoal.spaces import Spaces
 from shoal.trajectory import Trajectory, flat, ndarray
 
+_FURTHEST = 20.0  # |log pi - log mu|: e**20 is far beyond any clip, and far from overflowing
+
 
 def model(network: Any, spaces: Spaces) -> Model:
     """Policy and value heads for these spaces; initial gains .01 and 1 (PPO detail 2).
@@ -158,3 +160,8 @@ def standardise(x: Array, mask: Array) -> Array:
     xp = namespace(x)
     centred = x - masked_mean(x, mask)
     return centred / (xp.sqrt(masked_mean(centred * centred, mask)) + 1e-8)
+
+
+def bounded(log_ratio: Array) -> Array:
+    """The logarithm of a probability ratio, no further from 0 than exp and its products can go."""
+    return namespace(log_ratio).clip(log_ratio, -_FURTHEST, _FURTHEST)

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from shoal.algorithms import actor_critic
-from shoal.algorithms.actor_critic import masked_mean, standardise
+from shoal.algorithms.actor_critic import bounded, masked_mean, standardise
 from shoal.algorithms.base import Batch, Metrics, Model, Params
 from shoal.algorithms.ppo import clipped_surrogate, k3, minibatches, value_error
-from shoal.algorithms.vtrace import OffPolicy, along, bounded, without_masked
+from shoal.algorithms.vtrace import OffPolicy, along, without_masked
 from shoal.config.bounds import check, setting
 from shoal.config.schedule import Schedule, at
 from shoal.nets import Network

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from shoal.algorithms import actor_critic
-from shoal.algorithms.actor_critic import ActorCritic, masked_mean, standardise
+from shoal.algorithms.actor_critic import ActorCritic, bounded, masked_mean, standardise
 from shoal.algorithms.base import Batch, Metrics, Model, Params
 from shoal.config.bounds import check, setting
 from shoal.config.schedule import Schedule, at
@@ -77,7 +77,7 @@ class PPO(ActorCritic):
         mask, advantage = batch["mask"], batch["advantage"]
         if self.normalise_advantage:
             advantage = standardise(advantage, mask)
-        log_ratio = log_prob - batch["log_prob"]
+        log_ratio = bounded(log_prob - batch["log_prob"])
         surrogate, clipped = clipped_surrogate(log_ratio, advantage, aux["hyper/clip"])
         policy_loss = -masked_mean(surrogate, mask)
         value_loss = masked_mean(

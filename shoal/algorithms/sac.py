@@ -29,7 +29,7 @@ from shoal.ops.exploration import RandomFirst
 from shoal.ops.kernels import Array, namespace, ndarray, stop_gradient
 from shoal.ops.optimisers import Optimiser
 from shoal.ops.q_learning import allowed, log_softmax, pick
-from shoal.spaces import OWN, Spaces
+from shoal.spaces import ACTION_MASK, OWN, Spaces
 
 LOG_ALPHA = "log_alpha"  # the parameter that is the temperature's logarithm
 
@@ -123,16 +123,26 @@ class SAC(Critics):
         }
         loss = loss + policy_loss
         if self.tune_alpha:  # equation 18: up while there is less entropy than wanted
-            loss = loss + xp.exp(log_alpha) * (mean_entropy - self.wanted(model.spaces))
+            wanted = self.wanted(model.spaces, batch)
+            loss = loss + xp.exp(log_alpha) * (mean_entropy - wanted)
         return loss, metrics
 
-    def wanted(self, spaces: Spaces) -> float:
-        """The entropy that the temperature aims at, in nats."""
+    def wanted(self, spaces: Spaces, batch: Batch) -> float | Array:
+        """The entropy that the temperature aims at, in nats: its mean over the batch.
+
+        Of choices it is half of what the allowed ones can have: one that is out of reach in a state
+        with few of them would raise the temperature without end.
+        """
         if self.target_entropy is not None:
             return self.target_entropy
         if spaces.action_kind == "box":
             return -float(spaces.action_dim)
-        return 0.5 * math.log(spaces.action_n[0])
+        mask = batch["obs"].get(ACTION_MASK)
+        if mask is None:
+            return 0.5 * math.log(spaces.action_n[0])
+        xp = namespace(mask)
+        count = xp.sum(xp.astype(mask, batch["mask"].dtype), axis=-1)
+        return 0.5 * masked_mean(xp.log(xp.clip(count, 1.0, None)), batch["mask"])
 
     def _of_floats(
         self,

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from shoal.algorithms import actor_critic
-from shoal.algorithms.actor_critic import ActorCritic, masked_mean, masked_sum
+from shoal.algorithms.actor_critic import ActorCritic, bounded, masked_mean, masked_sum
 from shoal.algorithms.base import Batch, Metrics, Model, Params
 from shoal.config.bounds import check, setting
 from shoal.config.schedule import Schedule, at
@@ -22,8 +22,6 @@ from shoal.ops.kernels import Array, namespace, stop_gradient
 from shoal.ops.optimisers import Optimiser
 from shoal.ops.returns import vtrace
 from shoal.trajectory import Trajectory
-
-_FURTHEST = 20.0  # |log pi - log mu|: e**20 is far beyond any clip, and far from overflowing
 
 
 class OffPolicy(ActorCritic):
@@ -175,8 +173,3 @@ def without_masked(batch: Batch) -> Batch:
         rows = xp.reshape(there, tuple(there.shape) + (1,) * (x.ndim - there.ndim))
         cleaned[name] = xp.where(rows, x, xp.zeros_like(x))
     return {**batch, **cleaned}
-
-
-def bounded(log_ratio: Array) -> Array:
-    """The logarithm of a probability ratio, no further from 0 than exp and its products can go."""
-    return namespace(log_ratio).clip(log_ratio, -_FURTHEST, _FURTHEST)

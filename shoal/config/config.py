@@ -130,8 +130,11 @@ class Replay:
             )
 
     def begin(self, stored: int, replayed: int) -> float | None:
-        """The ``learning_from`` of ``due`` once ``stored`` env steps suffice, else None."""
-        return stored - replayed / self.replay_ratio if stored >= self.warmup else None
+        """The ``learning_from`` of ``due`` once ``stored`` env steps suffice, else None.
+
+        The ratio holds from the warm-up on: what was stored beyond it is due at once.
+        """
+        return self.warmup - replayed / self.replay_ratio if stored >= self.warmup else None
 
     def due(self, stored: int, learning_from: float | None, replayed: int) -> int:
         """Gradient steps that the replay ratio asks for, after ``replayed`` transitions.

@@ -229,13 +229,15 @@ class TanhGaussian:
         return _squash(self._normal.sample(self._clipped(out), noise))
 
     def sample_log_prob(self, out: Array, noise: Array) -> tuple[Array, Array]:
-        """A sample and its log-density, from the unsquashed value: exact where tanh is flat.
+        """A sample and its log-density, from the noise: exact where tanh is flat or std is small.
 
-        This is the one to differentiate through; inverting tanh loses all of u beyond +-8.
+        This is the one to differentiate through. Inverting tanh loses all of u beyond +-8, and
+        (u - mean) / std loses the noise where std is below the float32 spacing at the mean.
         """
-        out = self._clipped(out)
+        xp, out = namespace(out), self._clipped(out)
         u = self._normal.sample(out, noise)
-        return _squash(u), self._log_density(out, u)
+        density = -0.5 * noise * noise - out[..., self.dim :] - _log_slope(u)
+        return _squash(u), xp.sum(density, axis=-1) - 0.5 * self.dim * _LOG_2PI
 
     def mode(self, out: Array, mask: None = None) -> Array:
         return _squash(self._normal.mode(out))

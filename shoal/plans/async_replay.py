@@ -80,6 +80,12 @@ class Side:
     mass: float = 0.0
     turn: float = 0.0  # batches that it is behind its share, which is that of its mass
 
+    @property
+    def coming(self) -> int:
+        """Env steps on their way to the shard, as far as is known."""
+        waiting = sum(sample.env_steps for _, sample in self.parcels)
+        return waiting + sum(sum(given.steps) for given in self.given)
+
     def ask(self, run: Run, steps: int, beta: float) -> tuple[Any, ...] | None:
         """The arguments of the next exchange; None where there is nothing to be exchanged."""
         if not (self.parcels or self.priorities or steps):
@@ -207,14 +213,22 @@ class Memory:
         return self._run.replay.due(self._stored, self._run.learning_from, self._asked)
 
     def may_sample(self) -> bool:
-        """Whether workers may go on: unless the learner is too far behind.
+        """Whether workers may go on: not while more gradient steps than the slack are due.
 
-        It cannot catch up while no shard holds anything, as when the only one was replaced.
+        Fragments on their way to a shard count as stored. So workers wait soon after the warm-up
+        while a shard or the learner still compiles, and the declared ratio holds from there on.
+        The learner cannot catch up if nothing is held or coming, as when the only shard was
+        replaced.
         """
-        if self._run.learning_from is None or not any(side.mass > 0.0 for side in self.sides):
+        run, replay = self._run, self._run.replay
+        coming = sum(side.coming for side in self.sides)
+        if not coming and not any(side.mass > 0.0 for side in self.sides):
             return True
-        counters, size = self._run.counters, self._run.replay.batch_size
-        behind = (self._asked - counters.replayed_steps) // size + self.due()
+        stored, begun = self._stored + coming, run.learning_from
+        if begun is None:
+            begun = replay.begin(stored, run.counters.replayed_steps)
+        behind = (self._asked - run.counters.replayed_steps) // replay.batch_size
+        behind += replay.due(stored, begun, self._asked)
         if self._options.slack == 0:
             return not behind and not any(side.parcels or side.given for side in self.sides)
         return behind <= self._options.slack
@@ -230,7 +244,8 @@ class Memory:
         steps = run.replay.at_once(self.due(), self._most)
         if self._options.slack == 0 and any(each.parcels for each in self.sides):
             steps = 0  # what is on its way counts first
-        if side.mass <= 0.0 or side is not max(self.sides, key=lambda each: each.turn):
+        filled = [each for each in self.sides if each.mass > 0.0]
+        if not filled or side is not max(filled, key=lambda each: each.turn):
             steps = 0
         given = side.ask(run, steps, at(run.replay.beta, run.progress))
         if steps:

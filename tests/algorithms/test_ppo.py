@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium.spaces import Box, Discrete
 
 from shoal.algorithms.a2c import A2C
 from shoal.algorithms.ppo import PPO, clipped_surrogate, k3, minibatches, value_error
+from shoal.spaces import Spaces
 from shoal.trajectory import concatenate, pad, select
+from tests.algorithms.conftest import Library
 from tests.worlds import LINEAR, Scripts, settings, worker
 
 EPS = 0.2  # of the ratio
@@ -267,3 +270,19 @@ def test_batches_of_workers_are_joined_row_by_row(batch: Any) -> None:
         pairs = [(joined[name][k], x[k]) for k in x] if name == "obs" else [(joined[name], x)]
         for found, wanted in pairs:
             np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_policy_that_moved_beyond_all_bounds_has_a_finite_loss(lib: Library) -> None:
+    """An action with a probability of 0 in float32 when it was taken, and one that lost its own."""
+    rng = np.random.default_rng(0)
+    spaces = Spaces(Box(-1, 1, (3,), np.float32), Discrete(4))
+    ppo = PPO(network=LINEAR, normalise_advantage=False)
+    model = ppo.model(spaces)
+    params = {k: 0 * x for k, x in ppo.init(model, rng).items()}
+    ones = np.ones(2, np.float32)
+    batch = {"obs": {"obs": np.ones((2, 3), np.float32)}, "action": np.array([0, 1]), "mask": ones}
+    batch |= {"log_prob": np.array([-200.0, 200.0], np.float32), "advantage": -ones}
+    batch |= {"value": ones, "target": ones}
+    loss, metrics = lib.loss(ppo, model, params, batch)
+    assert loss == pytest.approx((np.exp(20.0) + 0.8) / 2, rel=1e-4)
+    assert np.isfinite(list(metrics.values())).all()

@@ -137,7 +137,9 @@ def test_no_part_of_the_loss_moves_what_is_not_its_own(spaces: Spaces) -> None:
     batch["weight"] = np.zeros(ROWS, np.float32)
     grads, metrics, _ = learner.gradients(batch, {"lr": 0.0})
     assert all(not grads[name].any() for name in grads if name.startswith("q"))
-    assert grads[LOG_ALPHA][0] == pytest.approx(metrics["entropy"] - sac.wanted(spaces), rel=1e-4)
+    assert grads[LOG_ALPHA][0] == pytest.approx(
+        metrics["entropy"] - sac.wanted(spaces, batch), rel=1e-4
+    )
     still = SAC(network=TINY, tune_alpha=False)
     fixed, _, _ = create("torch", still, model, params, 1).gradients(batch, {"lr": 0.0})
     assert not fixed[LOG_ALPHA].any()
@@ -177,3 +179,30 @@ def test_the_temperature_finds_the_wanted_entropy() -> None:
 def test_several_choices_at_once_are_refused() -> None:
     with pytest.raises(SpaceError, match="one choice of several"):
         SAC().model(Spaces(Box(-1, 1, (2,), np.float32), MultiDiscrete([2, 3])))
+
+
+def test_the_wanted_entropy_is_within_reach_where_few_choices_are_allowed() -> None:
+    """Half of log 3, log 2 and log 1: with one choice the temperature rests."""
+    masks = np.array([[1, 1, 1], [1, 0, 1], [0, 1, 0]], bool)
+    batch = {"obs": {"action_mask": masks}, "mask": np.ones(3, np.float32)}
+    expected = np.mean(0.5 * np.log([3.0, 2.0, 1.0]))
+    assert SAC().wanted(CHOICES, batch) == pytest.approx(expected, rel=1e-6)
+    batch["mask"] = np.array([0, 0, 1], np.float32)
+    assert SAC().wanted(CHOICES, batch) == 0.0
+
+
+@pytest.mark.parametrize("library", ["numpy", "jax", "torch"])
+def test_log_densities_are_those_of_high_precision(library: str) -> None:
+    """From std 2e-9 at a mean where float32 is 1e-6 apart, to std 7."""
+    rng = np.random.default_rng(0)
+    mean, log_std, noise = rng.uniform(-9, 9, 400), rng.uniform(-20, 2, 400), rng.normal(size=400)
+    out = np.stack([mean, log_std], -1).astype(np.float32)
+    given = arrays_of(library, {"out": out, "noise": noise[:, None].astype(np.float32)})
+    _, log_prob = TanhGaussian(1).sample_log_prob(given["out"], given["noise"])
+    mean, log_std = out.astype(np.longdouble).T
+    u = mean + np.exp(log_std) * noise
+    slope = -2 * (np.logaddexp(u, -u) - np.log(np.longdouble(2)))  # log (1 - tanh^2) = -2 log cosh
+    normal = -0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi)
+    np.testing.assert_allclose(
+        np.asarray(log_prob), (normal - slope).astype(float), rtol=2e-5, atol=2e-5
+    )
