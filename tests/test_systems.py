@@ -306,3 +306,18 @@ def test_a_plan_refuses_an_algorithm_by_name() -> None:
 
     error = refusal("ppo", "CartPole-v1", plan=Elsewhere())
     assert "PPO does not run under elsewhere: it needs importance weights" in error.what
+
+
+def test_atari_settings_are_the_papers() -> None:
+    """Rainbow's Table 1 and the Nature paper's, in env steps (4 frames) and gradient steps."""
+    rainbow = configure("rainbow", "ALE/Pong-v5", use_tuned=True)
+    learned, replay = rainbow.algorithm, rainbow.replay
+    assert (learned.lr, learned.eps, learned.target_every * 4) == (6.25e-5, 1.5e-4, 8_000)
+    assert (learned.n_step, learned.atoms, learned.sigma) == (3, 51, 0.5)
+    assert (replay.warmup, replay.batch_size / replay.replay_ratio) == (20_000, 4)
+    assert (replay.alpha, replay.beta) == (0.5, Linear(0.4, 1.0))
+    dqn = configure("dqn", "ALE/Pong-v5", use_tuned=True)
+    learned, replay = dqn.algorithm, dqn.replay
+    assert (learned.rule, learned.lr, learned.target_every * 4) == ("rmsprop", 2.5e-4, 10_000)
+    assert (learned.epsilon, learned.epsilon_steps, learned.max_grad_norm) == (0.1, 1_000_000, None)
+    assert (replay.warmup, replay.batch_size / replay.replay_ratio) == (50_000, 4)

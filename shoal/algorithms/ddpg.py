@@ -19,10 +19,9 @@ import numpy as np
 
 from shoal.algorithms.actor_critic import masked_mean
 from shoal.algorithms.base import Batch, Metrics, Model, Params, State
-from shoal.algorithms.off_policy import FLOOR, OffPolicy, Pair, copies, follow, targets_of
+from shoal.algorithms.off_policy import FLOOR, OffPolicy, Pair, copies, follow, refused, targets_of
 from shoal.config.bounds import setting
 from shoal.config.schedule import Schedule, at
-from shoal.errors import SpaceError
 from shoal.leaf import Leaf
 from shoal.nets import Head, Network, build
 from shoal.nets.network import ArrayNet
@@ -124,11 +123,7 @@ class DDPG(Critics):
     def model(self, spaces: Spaces) -> Model:
         """Raises SpaceError where actions are not floats."""
         if spaces.action_kind != "box":
-            raise SpaceError(
-                f"{type(self).__name__} needs actions that are floats",
-                f"action space: {spaces.action_kind}",
-                "take a system for choices: dqn, rainbow, sac or ppo",
-            )
+            raise refused(f"{type(self).__name__} needs actions that are floats", spaces)
         dim = spaces.action_dim
         net = self.pair(spaces, Head(dim, gain=0.01), 1, of_actions=True)
         return Model(spaces, net, RandomFirst(Deterministic(dim), dim))

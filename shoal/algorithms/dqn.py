@@ -19,10 +19,17 @@ import numpy as np
 from shoal.algorithms import noisy
 from shoal.algorithms.actor_critic import masked_mean
 from shoal.algorithms.base import Batch, Metrics, Model, Params, State
-from shoal.algorithms.off_policy import FLOOR, OffPolicy, Records, copies, follow, targets_of
+from shoal.algorithms.off_policy import (
+    FLOOR,
+    OffPolicy,
+    Records,
+    copies,
+    follow,
+    refused,
+    targets_of,
+)
 from shoal.config.bounds import check, setting
 from shoal.config.schedule import Schedule, at
-from shoal.errors import SpaceError
 from shoal.nets import Head, Network, build
 from shoal.ops.exploration import EpsilonGreedy
 from shoal.ops.kernels import Array, constant, namespace, ndarray, stop_gradient
@@ -34,7 +41,7 @@ from shoal.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class DQN(OffPolicy):
-    """Hyperparameters; defaults are for small problems, the papers' stand in the systems' rows."""
+    """Hyperparameters; defaults are for small problems, ``tuned.yaml`` has those of Atari."""
 
     lr: Schedule = setting(5e-4, above=0)  # step size
     gamma: float = setting(0.99, least=0, most=1)  # discount per env step
@@ -65,11 +72,7 @@ class DQN(OffPolicy):
     def model(self, spaces: Spaces) -> Model:
         """Raises SpaceError where actions are not one choice of several."""
         if spaces.action_kind != "discrete":
-            raise SpaceError(
-                "DQN values each of a number of actions, and this action space has no such number",
-                f"action space: {spaces.action_kind}",
-                "take a system for continuous actions: sac, td3, ddpg or ppo",
-            )
+            raise refused("DQN needs actions that are one choice of several", spaces)
         n = spaces.action_n[0]
         heads = {"q": Head(n * self.atoms)}
         if self.dueling:

@@ -8,8 +8,10 @@ import numpy as np
 
 from shoal.algorithms.base import Batch, Model, Params
 from shoal.config.bounds import check_bounds
+from shoal.errors import SpaceError
 from shoal.nets import Net
 from shoal.ops.kernels import Array, namespace
+from shoal.spaces import Spaces
 from shoal.trajectory import Trajectory, ndarray
 
 TARGET = "target/"  # before the name of a parameter: its target network's
@@ -62,6 +64,17 @@ class OffPolicy:
     def slots_explore(self, first: int, count: int, total: int) -> dict[str, ndarray]:
         """What some of the run's environments explore with, whatever the others do: nothing."""
         return {}
+
+
+def refused(what: str, spaces: Spaces) -> SpaceError:
+    """The error for an action space that an algorithm cannot take, with systems that can."""
+    fits = {
+        "box": "sac, td3, ddpg or ppo",
+        "discrete": "dqn, rainbow, sac or ppo",
+        "multidiscrete": "ppo, a2c, impala or appo",
+    }
+    where, fix = f"action space: {spaces.action}", f"choose {fits[spaces.action_kind]}"
+    return SpaceError(what, where, fix)
 
 
 def copies(params: Mapping[str, ndarray], names: Iterable[str]) -> dict[str, ndarray]:

@@ -19,10 +19,9 @@ import numpy as np
 from shoal.algorithms.actor_critic import masked_mean
 from shoal.algorithms.base import Batch, Metrics, Model, Params, State
 from shoal.algorithms.ddpg import Critics, held, lowest
-from shoal.algorithms.off_policy import copies, targets_of
+from shoal.algorithms.off_policy import copies, refused, targets_of
 from shoal.config.bounds import setting
 from shoal.config.schedule import Schedule
-from shoal.errors import SpaceError
 from shoal.nets import Head, Network
 from shoal.ops.distributions import Categorical, TanhGaussian
 from shoal.ops.exploration import RandomFirst
@@ -59,11 +58,7 @@ class SAC(Critics):
             net = self.pair(spaces, Head(2 * dim, gain=0.01), 1, of_actions=True)
             return Model(spaces, net, RandomFirst(TanhGaussian(dim), dim))
         if spaces.action_kind != "discrete":
-            raise SpaceError(
-                "SAC acts in floats or in one choice of several",
-                f"action space: {spaces.action_kind}",
-                "take ppo, a2c or impala",
-            )
+            raise refused("SAC needs actions that are floats or one choice of several", spaces)
         n = spaces.action_n[0]
         net = self.pair(spaces, Head(n, gain=0.01), n, of_actions=False)
         return Model(spaces, net, RandomFirst(Categorical(n), 0))

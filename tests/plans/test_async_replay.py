@@ -52,6 +52,7 @@ def test_in_lock_step_with_one_worker_and_one_shard_it_is_the_synchronous_plan(
         "in_process": True,
         "envs_per_worker": 4,
         "replay_ratio": 1.0,
+        "warmup": 48,
     }
     one = Trainer(system, "CartPole-v1", **{**SMALL, **fields})
     other = make(system, slack=0, sync_every=1, **fields)
