@@ -12,13 +12,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import shlex
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -29,6 +30,7 @@ from shoal.events import EventWriter
 Report = dict[str, Any]
 CONFIG, PROGRESS, SUMMARY = "config.json", "progress.jsonl", "summary.json"
 EVALUATION, CHECKPOINT, LOCK = "evaluation.json", "checkpoint", ".lock"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk
 
 
 def is_run(folder: Path) -> bool:
@@ -37,8 +39,11 @@ def is_run(folder: Path) -> bool:
 
 
 def claim(folder: Path) -> Path:
-    """Make the folder of a new run. Raises ConfigError where it cannot be, or is not empty."""
-    fix = "give another --out"
+    """Make the folder of a new run; its absolute path, as an environment may change the folder.
+
+    Raises ConfigError if it cannot be made, or is not empty.
+    """
+    folder, fix = folder.absolute(), "give another --out"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -92,8 +97,28 @@ def write_json(path: Path, value: Any) -> None:
 
 def _write(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    try:
+        with _blamed(path):
+            beside.write_text(text, encoding="utf-8")
+            os.replace(beside, path)
+    except BaseException:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _blamed(path: Path) -> Iterator[None]:
+    """An error of the file system in here is one of this file's."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in _FULL
+        raise ShoalError(
+            f"{path.name} cannot be written: {error.strerror or error}",
+            str(path.parent),
+            "make room on the disk" if full else "make the folder writable",
+        ) from error
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> bool:
@@ -169,21 +194,48 @@ def finite(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Log:
-    """Keeps every report: in progress.jsonl and for TensorBoard."""
+    """Keeps every report: in progress.jsonl and for TensorBoard.
 
-    def __init__(self, folder: Path, purge_step: int | None) -> None:
-        self._lines: TextIO = (folder / PROGRESS).open("a", encoding="utf-8")
-        self._events = EventWriter(folder, purge_step)
+    ``kept``: env steps up to which the reports of a run that goes on stay; None for a new run.
+    Raises ShoalError for what cannot be written.
+    """
+
+    def __init__(self, folder: Path, kept: int | None) -> None:
+        self._path, self._failed = folder / PROGRESS, False
+        self._open(None if kept is None else kept + 1)
+
+    def _open(self, purge_step: int | None) -> None:
+        with _blamed(self._path):
+            self._lines: TextIO = self._path.open("a", encoding="utf-8")
+            self._events = EventWriter(self._path.parent, purge_step)
+
+    def begin_anew(self) -> None:
+        """Go on in new files: the earlier ones are gone, with their folder."""
+        with suppress(OSError):
+            self._lines.close()
+            self._events.close()
+        self._open(None)
 
     def write(self, report: Report) -> None:
-        self._lines.write(_line(report))
-        self._lines.flush()
-        self._events.write(report["env_steps"], report)
-        self._events.flush()
+        self._failed = True
+        with _blamed(self._path):
+            self._lines.write(_line(report))
+            self._lines.flush()
+            self._events.write(report["env_steps"], report)
+            self._events.flush()
+        self._failed = False
 
     def close(self) -> None:
-        self._lines.close()
-        self._events.close()
+        """The end of the files; what could not be written before has been an error already."""
+        try:
+            with _blamed(self._path):
+                try:
+                    self._lines.close()
+                finally:
+                    self._events.close()
+        except ShoalError:
+            if not self._failed:
+                raise
 
 
 def started_at(folder: Path) -> str | None:
@@ -199,7 +251,7 @@ def find(
 
     Of the checkpoint its meta, and these ``parts`` of its state.
     """
-    path = Path(given)
+    path = Path(given).absolute()
     if (path / CONFIG).is_file() and not (path / CHECKPOINT).is_dir():
         fix = f"begin it anew: shoal train --config {shlex.quote(str(path / CONFIG))}"
         raise ConfigError("the run ended before its first checkpoint", str(path), fix)

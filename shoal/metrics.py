@@ -30,6 +30,7 @@ class Recorder:
 
     episodes: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=WINDOW))
     wall_s: float = 0.0  # of the run so far, over all its resumptions
+    reported: int = 0  # env steps at the last report
     _updates: list[Update] = field(default_factory=list)
 
     def add(self, update: Update) -> None:
@@ -64,6 +65,7 @@ class Recorder:
         updates, self._updates = self._updates, []
         done = [work for update in updates for work in update.work]
         self.wall_s += seconds
+        self.reported = counters.env_steps
         returns = [r for r, _ in self.episodes]
         lengths = [n for _, n in self.episodes]
         lags = [work.lag for work in done if work.lag is not None]  # of what was trained on
@@ -112,12 +114,13 @@ class Recorder:
             "returns": [r for r, _ in self.episodes],
             "lengths": [n for _, n in self.episodes],
             "wall_s": self.wall_s,
+            "reported": self.reported,
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         pairs = zip(state["returns"], state["lengths"], strict=True)
         self.episodes = deque(pairs, maxlen=WINDOW)
-        self.wall_s = state["wall_s"]
+        self.wall_s, self.reported = state["wall_s"], state["reported"]
         self._updates = []
 
 

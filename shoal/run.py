@@ -79,65 +79,34 @@ def train(
     if kept is not None:
         started = started_at(folder) or started
         (folder / SUMMARY).unlink(missing_ok=True)
-    # What was taken is written down, not "auto": elsewhere that might mean another.
-    changed = write_config(folder, {**to_dict(trainer.config), "learner": trainer.framework})
-    log = Log(folder, None if kept is None else trainer.run.counters.env_steps)
-    saver = _Saver(trainer, folder, kept is not None, changed)
+    keeper = _Keeper(trainer, folder, console, resumed=kept is not None)
     returns = [r["return_mean"] for r in kept or [] if r["return_mean"] is not None]
     wall_s, env_steps = trainer.recorder.wall_s, trainer.run.counters.env_steps
     with interrupts.listening(), interrupts.deferred():
         console.begin(trainer.config.stop, returns[0] if returns else None, wall_s, env_steps)
-        stopped_by, failure = _loop(trainer, log, console, saver)
+        stopped_by, failure = _loop(trainer, console, keeper)
 
         with interrupts.shielded():
             console.end()
-            failure = _end(trainer, folder, log, saver, stopped_by, failure, started)
+            failure = keeper.end(stopped_by, failure, started)
             stopped_by = "error" if failure is not None else stopped_by
-            console.say(_farewell(trainer, folder, stopped_by, saver.any))
+            console.say(_farewell(trainer, folder, stopped_by, keeper.saved))
         code = interrupts.exit_code() if stopped_by == "interrupt" else 0
     if failure is not None:
         raise failure
     return code
 
 
-def _end(
-    trainer: Trainer,
-    folder: Path,
-    log: Log,
-    saver: _Saver,
-    stopped_by: str,
-    failure: BaseException | None,
-    started: str,
-) -> BaseException | None:
-    """Write what a run leaves behind; the error that ended it, or the first one here."""
-
-    def summarise() -> None:
-        ended_by = "error" if failure is not None else stopped_by
-        write_json(folder / SUMMARY, _summary(trainer, ended_by, failure, started))
-
-    for what, write in (("log", log.close), ("checkpoint", saver.last), ("summary", summarise)):
-        try:
-            write()
-        except Exception as error:
-            if failure is None:
-                failure = error
-            else:
-                failure.add_note(f"the {what} could not be written either: {error}")
-    return failure
-
-
-def _loop(
-    trainer: Trainer, log: Log, console: Console, saver: _Saver
-) -> tuple[str, BaseException | None]:
+def _loop(trainer: Trainer, console: Console, keeper: _Keeper) -> tuple[str, BaseException | None]:
     """Reports until the end; what ended them, and the error if it was one."""
     begun, before, recorder = perf_counter(), trainer.recorder.wall_s, trainer.recorder
     stopped_by: str | None
     try:
         while (stopped_by := trainer.stopped_by()) is None:
             report = trainer.train()
-            log.write(report)
+            keeper.keep(report)
             console.report(report)
-            saver.due()
+            keeper.save_if_due()
             recorder.wall_s = before + perf_counter() - begun  # logging and saving take time too
     except KeyboardInterrupt:
         return "interrupt", None
@@ -148,34 +117,85 @@ def _loop(
     return stopped_by, None
 
 
-class _Saver:
-    """When to write a checkpoint, and whether there is one of this very moment already."""
+class _Keeper:
+    """Writes the run folder: configuration, reports, checkpoints when they are due, summary."""
 
-    def __init__(self, trainer: Trainer, folder: Path, resumed: bool, changed: bool) -> None:
-        self._trainer, self._folder = trainer, folder / CHECKPOINT
-        # A checkpoint holds the configuration too: changed, it is to be written again.
-        self._at = trainer.run.counters.env_steps if resumed and not changed else None
+    def __init__(self, trainer: Trainer, folder: Path, console: Console, resumed: bool) -> None:
+        self._trainer, self._folder, self._console = trainer, folder, console
+        # What was taken is written down, not "auto": elsewhere that might mean another.
+        self._config = {**to_dict(trainer.config), "learner": trainer.framework}
+        changed = write_config(folder, self._config)
+        env_steps = trainer.run.counters.env_steps
+        self._log = Log(folder, env_steps if resumed else None)
+        # Env steps at the newest checkpoint. It holds the configuration too: changed, it is to be
+        # written again.
+        self._at = env_steps if resumed and not changed else None
         self._time, self._reports = perf_counter(), 0
-        self.any = resumed  # whether there is a checkpoint at all
+        self.saved = resumed  # whether there is a checkpoint at all
 
-    def due(self) -> None:
-        """After a report: save if enough time or reports have passed since the last time."""
+    def keep(self, report: Report) -> None:
+        """Write a report down."""
         self._reports += 1
+        self._see_after_folder()
+        self._log.write(report)
+
+    def save_if_due(self) -> None:
+        """Save if enough time or reports have passed since the last time."""
         limits = self._trainer.config.checkpointing
         every = limits.every_iterations
         elapsed = perf_counter() - self._time
         if elapsed >= limits.every_seconds or (every is not None and self._reports >= every):
             self._save()
 
-    def last(self) -> None:
+    def end(
+        self, stopped_by: str, failure: BaseException | None, started: str
+    ) -> BaseException | None:
+        """Write what a run leaves behind; the error that ended it, or the first one here."""
+
+        def summarise() -> None:
+            ended_by = "error" if failure is not None else stopped_by
+            summary = _summary(self._trainer, ended_by, failure, started)
+            write_json(self._folder / SUMMARY, summary)
+
+        lost: dict[str, Exception] = {}
+        for what, write in (
+            ("log", self._see_after_folder),
+            ("log", self._log.close),
+            ("checkpoint", self._save_last),
+            ("summary", summarise),
+        ):
+            try:
+                write()
+            except Exception as error:
+                if failure is None:
+                    failure = error
+                else:
+                    lost.setdefault(what, error)
+        if lost and failure is not None:
+            told = isinstance(failure.__cause__, OSError)  # as a disk that is full
+            why = "" if told else f": {next(iter(lost.values()))}"
+            failure.add_note(f"the {' and the '.join(lost)} could not be written either{why}")
+        return failure
+
+    def _see_after_folder(self) -> None:
+        """Make the run folder anew if somebody has deleted or moved it."""
+        if not (self._folder / CONFIG).is_file():
+            self._console.say(f"the run folder is gone, and is written anew: {self._folder}")
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_config(self._folder, self._config)
+            self._log.begin_anew()
+            self._at, self.saved = None, False
+
+    def _save_last(self) -> None:
         """Save the end of the run, if anything was learned."""
         counters = self._trainer.run.counters
         if counters.gradient_steps and counters.env_steps != self._at:
             self._save()
 
     def _save(self) -> None:
-        self._trainer.save(self._folder)
-        self._at, self.any = self._trainer.run.counters.env_steps, True
+        self._see_after_folder()
+        self._trainer.save(self._folder / CHECKPOINT)
+        self._at, self.saved = self._trainer.run.counters.env_steps, True
         self._time, self._reports = perf_counter(), 0
 
 
@@ -244,7 +264,9 @@ def _farewell(trainer: Trainer, folder: Path, stopped_by: str, checkpoint: bool)
         lines.insert(1, f"workers replaced: {sum(health.restarts.values())} ({lost})")
     if not checkpoint:
         again = command(trainer.config, "train", "--config", str(folder / CONFIG))
-        lines.append("nothing was learned yet, so there is no checkpoint")
+        lost = counters.gradient_steps > 0
+        nothing = "nothing was learned yet, so there is no checkpoint"
+        lines.append("what was learned could not be saved" if lost else nothing)
         lines.append(f"begin it anew with: {again}")
     elif stopped_by in ("interrupt", "error"):
         lines.append(f"go on with: {command(trainer.config, 'resume', str(folder))}")
@@ -272,7 +294,8 @@ def header(trainer: Trainer, folder: Path, default_stop: bool = False) -> str:
     memory = ""
     if trainer.remembered:
         rows = f"{config.replay.capacity:,} env steps"
-        memory = f"replay buffer of {rows}, {size(trainer.remembered)}\n"
+        kept = "" if trainer.saves_replay else ", not saved: a resumed run fills it anew"
+        memory = f"replay buffer of {rows}, {size(trainer.remembered)}{kept}\n"
     seen = "".join(f"{line}\n" for line in inputs(config.algorithm.network, trainer.spaces))
     return (
         f"{config.system} on {config.env}: {type(config.algorithm).__name__} under "

@@ -156,24 +156,26 @@ class Trainer:
             return self._train()
 
     def _train(self) -> Report:
-        start, before = perf_counter(), self.run.counters.env_steps
+        recorder, start, before = self.recorder, perf_counter(), self.run.counters.env_steps
         every = self.config.report_every or REPORT_STEPS
         while True:
             try:
                 interrupts.check()
                 update = self._next()
             except BaseException as error:
-                self.recorder.abandon(perf_counter() - start)
+                recorder.abandon(perf_counter() - start)
                 if not isinstance(error, KeyboardInterrupt) and interrupts.behind(error):
                     raise KeyboardInterrupt from error
                 raise
-            self.recorder.add(update)
+            recorder.add(update)
             self._warn(update)
-            sampled = self.run.counters.env_steps - before
-            if sampled >= every or self.stopped_by() is not None:
+            # Reports of a run that goes on after an interruption are at the same env steps.
+            env_steps = self.run.counters.env_steps
+            due = env_steps >= recorder.reported + every
+            if due or self.stopped_by() is not None:
                 break
-        return self.recorder.report(
-            self.run.counters, sampled, perf_counter() - start, self.fleet.health
+        return recorder.report(
+            self.run.counters, env_steps - before, perf_counter() - start, self.fleet.health
         )
 
     def _next(self) -> Update:
@@ -293,10 +295,8 @@ class Trainer:
         if not self._whole:
             self._rollback()
         keep = self.config.checkpointing.keep if keep is None else keep
-        memory = self.run.memory
-        kept = memory is not None and saves(self.config.replay, memory)
         state = {
-            "replay": memory.get_state() if kept else {},
+            "replay": self.run.memory.get_state() if self.saves_replay else {},
             "learner": self.learner.get_state(),
             "run": self.run.get_state(),
             "recorder": self.recorder.get_state(),
@@ -311,6 +311,12 @@ class Trainer:
             "learner": self.framework,
         }
         return checkpoint.save(path, self.run.counters.env_steps, state, meta, keep=keep)
+
+    @property
+    def saves_replay(self) -> bool:
+        """Whether checkpoints hold the replay buffer."""
+        memory = self.run.memory
+        return memory is not None and saves(self.config.replay, memory)
 
     def _workers(self) -> list[Any]:
         """The workers' own states, if a run can go on from them bit for bit and they are there."""
@@ -370,8 +376,10 @@ class Trainer:
         self.recorder.set_state(state["recorder"])
         if state["replay"]:
             self.run.memory.set_state(state["replay"])
-        else:  # what was remembered is gone: first as much is sampled anew
+        else:  # the replay buffer was not saved: as at the beginning, it is filled first
             self.run.learning_from = None
+            if self.run.remembers and self.learner.gradient_steps:
+                log.warning("the checkpoint holds no replay buffer: it is filled anew first")
         if len(state["workers"]) == self.fleet.size:
             self.fleet.restore(state["workers"])
         else:  # other workers, which have sampled nothing yet

@@ -303,6 +303,57 @@ def test_an_error_at_any_call_leaves_a_good_checkpoint(tmp_path: Path, number: i
     assert 30 < k < 999
 
 
+@pytest.mark.parametrize("number", [3, 2], ids=["next number", "same number"])
+def test_a_disk_that_is_full_from_any_call_on_leaves_the_last_good_one(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the last write arrives; then nothing can be written or made, but things deleted."""
+    monkeypatch.setattr(checkpoint, "_CHUNK", 256)
+    originals = {name: getattr(os, name) for name in ("write", "mkdir", "fsync", "open")}
+    new, k, failed = state_of(number) | {"attempt": "new"}, 0, True
+    while failed:
+        k, count, failed = k + 1, 0, False
+        root = tmp_path / str(k)
+        save(root, 1, state_of(1), {})
+        save(root, 2, state_of(2), {})
+
+        def wrap(name: str, k: int = k) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                nonlocal count
+                reads = name == "open" and not args[1] & os.O_CREAT
+                count += not reads
+                if reads or count < k:
+                    return originals[name](*args, **kwargs)
+                if name == "write" and count == k and len(args[1]) > 1:
+                    return originals[name](args[0], args[1][: len(args[1]) // 2])
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for name in originals:
+                patch.setattr(os, name, wrap(name))
+            try:
+                save(root, number, new, {})
+            except CheckpointError as error:
+                failed = True
+                assert "make room on the disk" in str(error)
+        assert all(path.name.isdigit() for path in root.iterdir()), f"call {k}"
+        found = load(root)[0]
+        assert same(found, new) or (failed and same(found, state_of(2)))
+    assert k > 10
+
+
+def test_writes_that_take_only_a_part_lose_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: write(fd, data[: max(len(data) // 3, 1)]))
+        save(tmp_path, 1, state_of(1), {})
+    assert same(load(tmp_path)[0], state_of(1))
+
+
 KILLER = """
 import itertools, os, signal, sys
 from pathlib import Path

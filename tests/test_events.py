@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from shoal.events import EventWriter, crc32c
+from shoal.folder import Log
 
 
 def test_crc32c_check_value() -> None:
@@ -28,3 +29,14 @@ def test_tensorboard_reads_the_events(tmp_path: Path) -> None:
     assert event.step == 300
     largest = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]
     assert values == {"return_mean": -2.5, "time/env": 0.25, "huge": largest}
+
+
+def test_tensorboard_keeps_the_point_at_which_a_run_goes_on(tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for kept, steps in ((None, (300, 600, 900)), (600, (1000,))):  # killed after 900, saved at 600
+        log = Log(tmp_path, kept)
+        for step in steps:
+            log.write({"env_steps": step, "wall_s": 1.0, "return_mean": 1.0})
+        log.close()
+    events = reader.EventAccumulator(str(tmp_path)).Reload()
+    assert [point.step for point in events.Scalars("return_mean")] == [300, 600, 1000]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -50,8 +51,15 @@ class Walk(gymnasium.Env[Any, Any]):
     action_space = Discrete(2)
 
     def __init__(
-        self, fail_at: int = 0, leave_at: int = 0, signal_at: int = 0, number: int = 0
+        self,
+        fail_at: int = 0,
+        leave_at: int = 0,
+        signal_at: int = 0,
+        number: int = 0,
+        moves: int = 0,
     ) -> None:
+        if moves:
+            os.chdir("/")
         self.n, self.number = 0, number
         self.fail_at, self.leave_at, self.signal_at = fail_at, leave_at, signal_at
 
@@ -388,7 +396,8 @@ def test_signal_in_an_update_ends_the_run_before_it(tmp_path: Path, number: int)
     assert train(out, *kwargs(signal_at=350, number=int(number))) == 128 + number
     assert summary(out)["stopped_by"] == "interrupt"
     assert checkpoints(out) == [600]
-    assert main(["resume", str(out), "--env", ENV, *kwargs(), "--stop-steps", "800"]) == 0
+    assert main(["resume", str(out), "--env", ENV, *kwargs(), "--stop-steps", "2200"]) == 0
+    assert [r["env_steps"] for r in progress(out)] == [2000, 2200]  # as without the interruption
 
 
 @pytest.mark.usefixtures("interrupts")
@@ -514,3 +523,78 @@ def test_a_closed_pipe_does_not_end_the_run(tmp_path: Path) -> None:
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert summary(out)["stopped_by"] == "steps"
+
+
+def test_an_environment_that_changes_the_folder_moves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train(Path("run"), *kwargs(moves=1), "--stop-steps", "200") == 0
+    assert Path.cwd() == Path("/")
+    assert checkpoints(tmp_path / "run") == [200]
+    assert summary(tmp_path / "run")["env_steps"] == 200
+
+
+def test_a_folder_that_is_deleted_is_written_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Tidy(Console):
+        def report(self, report: Any) -> None:
+            if report["env_steps"] == 2000:
+                shutil.rmtree(tmp_path / "run")
+
+    small = {"envs_per_worker": 2, "fragment_length": 100, "epochs": 1, "minibatch_size": 100}
+    (tmp_path / "run").mkdir()
+    with shoal.Trainer("ppo", Walk, hidden=(4,), stop_steps=4000, **small) as trainer:
+        assert run_train(trainer, tmp_path / "run", Tidy()) == 0
+    assert capsys.readouterr().out.count("the run folder is gone, and is written anew") == 1
+    assert [r["env_steps"] for r in progress(tmp_path / "run")] == [4000]
+    assert checkpoints(tmp_path / "run") == [4000]
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["system"] == "ppo"
+
+
+def test_a_full_disk_is_told_once_and_leaves_nothing_half_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, write = tmp_path / "run", folders.Log.write
+    nowhere = open("/dev/full", "w")  # noqa: SIM115  (the log closes it)
+
+    def no_space(*_: Any, **__: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write_text(path: Path, *_: Any, **__: Any) -> int:
+        path.touch()
+        return no_space()
+
+    def full(log: folders.Log, report: Any) -> None:
+        if report["env_steps"] == 4000:
+            monkeypatch.setattr(log, "_lines", nowhere)
+            monkeypatch.setattr(Path, "write_text", write_text)
+            monkeypatch.setattr(os, "write", no_space)
+        write(log, report)
+
+    monkeypatch.setattr(folders.Log, "write", full)
+    assert train(out, "--stop-steps", "6000") == 1
+    told = capsys.readouterr()
+    assert told.err.startswith("error: progress.jsonl cannot be written: No space left on device")
+    assert "make room on the disk" in told.err and "fault of Shoal" not in told.err
+    assert told.err.count("No space") == 1
+    assert "the checkpoint and the summary could not be written either" in told.err
+    assert "what was learned could not be saved" in told.out
+    assert "nothing was learned" not in told.out
+    left = {path.name for path in out.rglob("*") if not path.name.startswith("events.out")}
+    assert left == {"config.json", "progress.jsonl", "checkpoint"}
+
+
+@pytest.mark.parametrize(("saves", "said"), [("true", False), ("false", True)])
+def test_a_replay_buffer_that_is_not_saved_is_said_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], saves: str, said: bool
+) -> None:
+    options = ["--replay.save", saves, "--replay.capacity", "1000", "--replay.warmup", "100"]
+    small = ["--algorithm.network.hidden", "4", "--learner", "jax", "--stop-steps", "300"]
+    command = ["train", ENV, "--system", "dqn", "--out", str(tmp_path / "run")]
+    assert main([*command, *options, *small]) == 0
+    assert ("not saved: a resumed run fills it anew" in capsys.readouterr().out) == said
+    assert main(["resume", str(tmp_path / "run"), "--env", ENV, "--stop-steps", "400"]) == 0
+    told = capsys.readouterr().out
+    assert ("the checkpoint holds no replay buffer: it is filled anew first" in told) == said
