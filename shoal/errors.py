@@ -175,6 +175,8 @@ def is_user_code(filename: str) -> bool:
     """Whether a file is neither Shoal's, nor an installed package's, nor the standard library's."""
     if filename.startswith("<"):
         return filename.startswith(("<stdin", "<string", "<ipython"))
+    if filename.endswith(".pyx") and not os.path.isabs(filename):  # of an extension module
+        return False
     path = os.path.abspath(filename)
     if not os.path.isabs(filename) and not os.path.exists(path):
         return False  # "numpy/random/_generator.pyx": source of an installed extension module

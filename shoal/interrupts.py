@@ -55,6 +55,11 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
+def dismiss() -> None:
+    """What a signal was to end has ended by itself."""
+    _state.due = False
+
+
 def received() -> int | None:
     """The first signal that came, if any."""
     return _state.received

@@ -91,6 +91,7 @@ def train(
             failure = keeper.end(stopped_by, failure, started)
             stopped_by = "error" if failure is not None else stopped_by
             console.say(_farewell(trainer, folder, stopped_by, keeper.saved))
+            interrupts.dismiss()
         code = interrupts.exit_code() if stopped_by == "interrupt" else 0
     if failure is not None:
         raise failure

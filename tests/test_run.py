@@ -413,6 +413,18 @@ def test_signal_outside_an_update_waits_for_the_files(tmp_path: Path) -> None:
     assert summary(tmp_path)["env_steps"] == report["env_steps"] == checkpoints(tmp_path)[0]
 
 
+@pytest.mark.usefixtures("interrupts")
+def test_signal_after_the_end_changes_nothing(tmp_path: Path) -> None:
+    class Late(Console):
+        def end(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    small = {"envs_per_worker": 2, "fragment_length": 100, "epochs": 1, "minibatch_size": 100}
+    with shoal.Trainer("ppo", Walk, hidden=(4,), stop_steps=200, **small) as trainer:
+        assert run_train(trainer, tmp_path, Late()) == 0
+    assert summary(tmp_path)["stopped_by"] == "steps" and checkpoints(tmp_path) == [200]
+
+
 def start(out: Path, *more: str) -> subprocess.Popen[str]:
     """A run in a process of its own, after its first report."""
     script = (

@@ -169,3 +169,12 @@ def test_a_network_that_raises(plan: Any, in_process: bool) -> None:
     lines = describe(caught.value).split("\n")
     assert f"networks.py:{line()}" in lines[1]
     assert re.search(r"in worker [01]\b", lines[2])
+
+
+def test_a_setting_that_asks_for_too_much_memory_is_not_the_users_code() -> None:
+    made = Trainer("a2c", "CartPole-v1", fragment_length=10**12)
+    with made, pytest.raises(MemoryError) as caught:
+        made.train()
+    told = describe(caught.value)
+    assert "lower the setting that takes the memory" in told
+    assert "Your code" not in told and "fault of Shoal" not in told
