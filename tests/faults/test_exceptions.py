@@ -177,4 +177,4 @@ def test_a_setting_that_asks_for_too_much_memory_is_not_the_users_code() -> None
         made.train()
     told = describe(caught.value)
     assert "lower the setting that takes the memory" in told
-    assert "Your code" not in told and "fault of Shoal" not in told
+    assert "correct the line" not in told and "fault of Shoal" not in told
