@@ -265,9 +265,9 @@ def _farewell(trainer: Trainer, folder: Path, stopped_by: str, checkpoint: bool)
         lines.insert(1, f"workers replaced: {sum(health.restarts.values())} ({lost})")
     if not checkpoint:
         again = command(trainer.config, "train", "--config", str(folder / CONFIG))
-        lost = counters.gradient_steps > 0
         nothing = "nothing was learned yet, so there is no checkpoint"
-        lines.append("what was learned could not be saved" if lost else nothing)
+        unsaved = "what was learned could not be saved"
+        lines.append(unsaved if counters.gradient_steps else nothing)
         lines.append(f"begin it anew with: {again}")
     elif stopped_by in ("interrupt", "error"):
         lines.append(f"go on with: {command(trainer.config, 'resume', str(folder))}")
