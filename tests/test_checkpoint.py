@@ -178,6 +178,18 @@ def test_meta_holds_small_values_under_free_names(tmp_path: Path, meta: dict[str
         save(tmp_path, 1, {}, meta)
 
 
+def test_only_the_parts_that_are_asked_for_are_read(tmp_path: Path) -> None:
+    """A damaged file of another part is not even looked at."""
+    folder = save(tmp_path, 1, {"learner": np.ones(3), "replay": np.ones(9), "n": 4}, {"m": 5})
+    (folder / "replay.safetensors").write_bytes(b"damaged")
+    state, meta = load(tmp_path, parts=("learner", "n"))
+    assert state["learner"].tolist() == [1.0] * 3 and state["n"] == 4 and "replay" not in state
+    assert meta["m"] == 5 and load(tmp_path, parts=())[0] == {}
+    for parts in (None, ("replay",)):
+        with pytest.raises(CheckpointError, match=r"replay\.safetensors is damaged"):
+            load(tmp_path, parts)
+
+
 # ------------------------------------------------------------------ which one is kept and found
 
 
