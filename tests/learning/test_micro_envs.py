@@ -96,3 +96,31 @@ def test_an_ending_is_an_ending(system: str) -> None:
 def test_a_continuous_action_goes_where_it_pays(system: str, steps: int, fields: Any) -> None:
     trainer = trained(system, Reach, steps, gamma=0.9, **fields)
     assert trainer.evaluate(100)["return_mean"] >= -0.3
+
+
+LAGGING: dict[str, Any] = {"workers": 1, "in_process": True, "fragment_length": 16, "lr": 1e-2}
+
+
+@pytest.mark.parametrize("system", ["impala", "appo"])
+def test_older_weights_earn_and_discount_a_reward_that_comes_later(system: str) -> None:
+    fields = {**LAGGING, "minibatch_size": 64} if system == "appo" else LAGGING
+    trainer = trained(system, Delayed, 10_000, gamma=0.7, **fields)
+    assert trainer.evaluate(20)["return_mean"] == 1.0
+    assert values(trainer, [0, 0], [1, 1]) == pytest.approx([0.7, 1.0], abs=0.1)
+
+
+def q(trainer: Trainer, *obs: list[float]) -> Any:
+    rows, algorithm = {"obs": np.array(obs, np.float32)}, trainer.config.algorithm
+    return algorithm.q(algorithm.values(trainer.model, trainer.learner.weights(), rows))
+
+
+@pytest.mark.parametrize("system", ["dqn", "rainbow"])
+def test_values_of_actions_are_those_of_a_reward_that_comes_later(system: str) -> None:
+    """Q([0, 0]) is 0 for the action 0 and gamma for 1; in the second step it is what was chosen."""
+    fields = {**REPLAYING, "replay_ratio": 32.0, "target_every": 50, "epsilon": 0.3}
+    fields |= {"atoms": 21, "v_min": -1.0, "v_max": 1.0} if system == "rainbow" else {}
+    trainer = trained(system, Delayed, 1_500, gamma=0.7, **fields)
+    assert trainer.evaluate(20)["return_mean"] == 1.0
+    found = q(trainer, [0, 0], [1, 0], [1, 1])
+    np.testing.assert_allclose(found[0], [0.0, 0.7], atol=0.1)
+    np.testing.assert_allclose(found[1:].max(1), [0.0, 1.0], atol=0.1)
