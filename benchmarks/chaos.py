@@ -154,9 +154,10 @@ def members(part: str, system: str, kills: int, seed: int) -> dict[str, Any]:
                 if known != report["env_steps"] or any(report[k] < last[k] for k in COUNTERS):
                     wrong.append(report)
                 last = {k: report[k] for k in COUNTERS}
+            print(last, file=sys.stderr, flush=True)
             fleet = trainer.fleet if part == "worker" else trainer.fleet._spawned[0]
             if sum(fleet.health.restarts.values()) < kills:
-                os.kill(draw.choice(processes(part)), signal.SIGKILL)
+                os.kill(draw.choice(processes(fleet)), signal.SIGKILL)
         family = psutil.Process().children(recursive=True)
         health = fleet.health
     _, left = psutil.wait_procs(family, timeout=5)
@@ -171,14 +172,12 @@ def members(part: str, system: str, kills: int, seed: int) -> dict[str, Any]:
     }
 
 
-def processes(part: str) -> list[int]:
-    """Descendants of this one that hold such members: Ray names them after their actors."""
+def processes(fleet: Any) -> list[int]:
+    """Of the members that are there."""
     import ray
 
-    states = ray._private.state.actors().values()
-    name = "shard" if part == "shard" else "worker"
-    alive = [state for state in states if state["State"] == "ALIVE"]
-    return [state["Pid"] for state in alive if name in state.get("ReprName", "")]
+    ids = [m.actor._actor_id.hex() for m in fleet._members.values() if m.ready]
+    return [int(ray._private.state.actors(each)["Pid"]) for each in ids]
 
 
 if __name__ == "__main__":
