@@ -43,7 +43,7 @@ from shoal.replay import buffer  # noqa: F401
 
 HERE = Path(__file__).resolve().parent
 MARK = "SHOAL_INTERRUPTS"  # in the environment of a run and of every process that it starts
-PATIENCE = 30.0  # seconds for a run to end, and for its processes to be gone
+PATIENCE = 120.0  # seconds for a run to end, and for its processes to be gone
 ON_POLICY = ["--rollout.envs-per-worker", "4", "--rollout.fragment-length", "32"]
 CASES = {
     "ppo": [
@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "interrupts.json")
     args = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     draw, found = random.Random(args.seed), []
     for system in args.systems:
         root, deadline = Path(tempfile.mkdtemp()), time.monotonic() + 60 * args.minutes

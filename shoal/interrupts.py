@@ -157,6 +157,13 @@ def is_listening() -> bool:
     return _state.listening
 
 
+def listen_again() -> None:
+    """After a library that puts handlers of its own in place of ours, in compiled code perhaps."""
+    if _state.listening and _in_main_thread():
+        for number in _state.before:
+            signal.signal(number, _handle)
+
+
 def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
