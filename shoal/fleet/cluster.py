@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from shoal import interrupts
 from shoal.config.config import Cluster
 from shoal.errors import ConfigError, ShoalError, cut
 from shoal.fleet import death
@@ -60,6 +61,7 @@ class Connection:
 
                 self.joined, _joined = False, None
                 ray.shutdown()
+                interrupts.listen_again()  # it leaves SIGTERM to the system
 
 
 class Joined:

@@ -109,6 +109,7 @@ class Head:
             self._output.close()
         if not self.ended:
             ray.shutdown()
+            interrupts.listen_again()  # it leaves SIGTERM to the system
         family = []
         for process in self._processes:
             with suppress(psutil.Error):
@@ -223,3 +224,4 @@ def own_signals() -> Iterator[None]:
         yield
     finally:
         utils.set_sigterm_handler = theirs
+        interrupts.listen_again()  # its compiled code has taken SIGTERM for a crash
