@@ -176,7 +176,7 @@ def refuse_impossible(config: Config) -> None:
             None,
             "`shoal systems` shows what runs under what",
         )
-    rollout, size = config.rollout, getattr(config.algorithm, "minibatch_size", 1)
+    rollout, size = config.rollout, config.algorithm.minibatch_size or 1
     rows = rollout.fragment_length * rollout.envs_per_worker * max(rollout.workers, 1)
     if size > rows:
         raise ConfigError(

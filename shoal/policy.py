@@ -27,7 +27,9 @@ class Policy:
     ) -> None:
         self.algorithm, self.spaces = algorithm, spaces
         self.model: Model = algorithm.model(spaces)
-        self.weights = dict(weights)
+        # If each environment explores in its own way, the policy explores as the first does.
+        explore = {k: x[:1] for k, x in weights.items() if k.startswith("explore/") and x.ndim}
+        self.weights = {**weights, **explore}
         self.rng = np.random.default_rng(seed)
 
     def __repr__(self) -> str:
@@ -59,7 +61,7 @@ class Policy:
             first = self.spaces.leaves[0]
             x = obs[first.path]
             noise = self.model.dist.noise(rng, x.shape[: x.ndim - len(first.shape)])
-        action, _, _ = self.algorithm.act(self.model, self.weights, obs, {}, noise)
+        action, _ = self.algorithm.act(self.model, self.weights, obs, noise)
         return np.asarray(action)
 
 

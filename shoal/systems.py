@@ -19,7 +19,6 @@ from shoal.plans.allreduce import Allreduce
 from shoal.plans.async_gradients import AsyncGradients
 from shoal.plans.async_replay import AsyncReplay
 from shoal.plans.async_samples import AsyncSamples
-from shoal.plans.base import needs
 from shoal.plans.parameter_server import ParameterServer
 from shoal.plans.sync_replay import SyncReplay
 from shoal.plans.sync_samples import SyncSamples
@@ -273,7 +272,7 @@ def matrix() -> list[tuple[str, str, str, str]]:
 
 def unread(config: Config) -> dict[str, str]:
     """Groups of settings that this algorithm does not read, and why not."""
-    if "replay" in needs(type(config.algorithm)):
+    if "replay" in config.algorithm.needs:
         return {}
     name = type(config.algorithm).__name__
     return {"replay": f"{name} learns from trajectories, without a replay buffer"}

@@ -94,13 +94,13 @@ class Trainer:
         self.spaces, self.model = spaces, algorithm.model(spaces)
         self.run = Run(algorithm, np.random.default_rng([config.seed, 0]), config.stop.env_steps)
         self.run.model, self.run.replay = self.model, config.replay
-        self.run.slots = config.rollout.envs_per_worker
+        slots = max(config.rollout.workers, 1) * config.rollout.envs_per_worker
+        self.run.slots = slots
         self.remembered = 0  # bytes of what is remembered
         if self.run.remembers:
             slots = max(config.rollout.workers, 1) * config.rollout.envs_per_worker
             stacks = results(self.fleet.map("get_stacks"))[0]
-            n_step: int = getattr(algorithm, "n_step", 1)
-            layout = fit(config.replay, spaces, stacks, slots, n_step)
+            layout = fit(config.replay, spaces, stacks, slots, algorithm.n_step)
             self.remembered = layout.nbytes(config.replay.capacity, slots)
             if hasattr(config.plan, "memory"):
                 self.run.memory = config.plan.memory(self.run, self.model, stacks, slots)
@@ -109,7 +109,7 @@ class Trainer:
         params = algorithm.init(self.model, self.run.rng)
         self.framework = choose(config.learner, self.model, algorithm.network)
         fragments = config.rollout.fragment_length * config.rollout.envs_per_worker
-        rows = getattr(algorithm, "minibatch_size", 0) or fragments * self.fleet.size
+        rows = algorithm.minibatch_size or fragments * self.fleet.size
         if self.run.remembers:
             rows = config.replay.batch_size
         cluster = config.cluster
@@ -198,7 +198,7 @@ class Trainer:
         """Say once what is odd; how often it happens is among the metrics."""
         found = {
             name: text
-            for name, text in getattr(self.config.algorithm, "warnings", {}).items()
+            for name, text in self.config.algorithm.warnings.items()
             if update.metrics.get(name, 0.0) > 0.0
         }
         for path in {path for work in update.work for path in work.outside}:

@@ -38,7 +38,7 @@ class Trajectory:
     final_b: ndarray  # [K] int: ... and slots b of
     final: Obs  # {leaf: [K, ...]}: the observations that followed when not obs[t + 1]
     version: int = 0  # of the weights that acted
-    extras: dict[str, ndarray] = field(default_factory=dict)  # {name: [T, B, ...]} from ``act``
+    records: dict[str, ndarray] = field(default_factory=dict)  # {name: [T, B, ...]} of ``act``
     goes_on: ndarray | None = None  # [T, B] bool: ``terminated`` is a lost life; None: never is
     fragment: tuple[int, int] = 0, 0  # of its worker: how often it was replaced, and a count
 
@@ -52,6 +52,22 @@ class Trajectory:
         """[T, B] bool: the same for who counts episodes: where only a life was lost, it goes on."""
         return self.last if self.goes_on is None else self.last & ~self.goes_on
 
+    def steps(self) -> Batch:
+        """The env steps as they are, in the form in which a replay buffer stores them."""
+        return {
+            "obs": self.obs,
+            "action": self.action,
+            "reward": self.reward.astype(np.float32, copy=False),
+            "terminated": self.terminated,
+            "truncated": self.truncated,
+            "mask": self.valid,
+            "records": self.records,
+            "final_t": self.final_t,
+            "final_b": self.final_b,
+            "final": self.final,
+            "fragment": np.array(self.fragment),
+        }
+
     def rows(self) -> Obs:
         """The observations acted on, flattened to rows: {leaf: [T * B, ...]}."""
         return {path: flat(x[:-1]) for path, x in self.obs.items()}
@@ -60,12 +76,12 @@ class Trajectory:
         """``(v_tm1, v_t)``, each [T, B]: of the observations acted on and of those that followed.
 
         ``value`` maps observations ``{leaf: [..., *shape]}`` to values ``[...]``; it is called once
-        on all T + 1 rows, or the last of them where the policy said the others (``extras["v"]``),
+        on all T + 1 rows, or the last of them if the policy recorded the others ("v"),
         and once on the few finals.
         """
-        if "v" in self.extras:
+        if "v" in self.records:
             last = value({path: x[-1:] for path, x in self.obs.items()})
-            v = np.concatenate([self.extras["v"], last])
+            v = np.concatenate([self.records["v"], last])
         else:
             v = value(self.obs)
         v_t = v[1:]

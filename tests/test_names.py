@@ -82,4 +82,4 @@ def test_an_observation_called_values_is_not_taken_for_values_of_actions() -> No
     model = dqn.model(Spaces(gym.spaces.Dict({"values": Box(-1, 1, (2,))}), Discrete(2)))
     params = {"q/out/w": np.array([[0, 1], [1, 0]], np.float32), "q/out/b": np.zeros(2, np.float32)}
     obs = {"values": np.array([[0.9, 0.1]], np.float32)}
-    assert dqn.act(model, params, obs, {}, None)[0].tolist() == [1]
+    assert dqn.act(model, params, obs, None)[0].tolist() == [1]

@@ -166,7 +166,7 @@ def test_a_policy_acts_as_the_worker_that_trained_it(run: tuple[Trainer, Path]) 
     trainer, path = run
     noise = trainer.model.dist.noise(np.random.default_rng(trainer.config.seed), (40,))
     act = trainer.config.algorithm.act
-    sampled, _, _ = act(trainer.model, trainer.learner.weights(), {"obs": OBS}, {}, noise)
+    sampled, _ = act(trainer.model, trainer.learner.weights(), {"obs": OBS}, noise)
     wanted = trainer.spaces.to_env(sampled)
     np.testing.assert_array_equal(load(path).act(OBS, explore=True), wanted)
 

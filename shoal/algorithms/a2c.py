@@ -15,7 +15,7 @@ from shoal.algorithms import actor_critic
 from shoal.algorithms.actor_critic import ActorCritic, masked_mean, standardise
 from shoal.algorithms.base import Batch, Metrics, Model, Params
 from shoal.config.bounds import setting
-from shoal.config.schedule import Schedule, at
+from shoal.config.schedule import Schedule
 from shoal.nets import Network
 from shoal.ops.kernels import Array
 from shoal.ops.optimisers import Optimiser
@@ -39,10 +39,7 @@ class A2C(ActorCritic):
     rmsprop_eps_inside: bool = True  # inside the root, as TensorFlow and the paper have it
     network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
 
-    whole_episodes = False
-    stops_early = False
     needs = frozenset({"on-policy"})
-    reduction = "mean"
 
     def postprocess(self, model: Model, params: Params, trajectory: Trajectory) -> Batch:
         """n-step returns (lambda = 1) or GAE, bootstrapped at time limits and fragment ends."""
@@ -62,14 +59,9 @@ class A2C(ActorCritic):
         value_loss = masked_mean((v - batch["target"]) ** 2, mask)
         entropy = masked_mean(entropy, mask)
         total = policy_loss + self.value_coef * value_loss - aux["hyper/entropy_coef"] * entropy
-        return total, {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
-
-    def indices(self, rng: np.random.Generator, rows: int) -> None:
-        """One gradient step on the whole batch."""
-        return None
-
-    def hyper(self, progress: float) -> dict[str, float]:
-        return {"lr": at(self.lr, progress), "entropy_coef": at(self.entropy_coef, progress)}
+        return total, Metrics(
+            {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
+        )
 
     @property
     def optimiser(self) -> Optimiser:

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.algorithms.base import Batch, Model, Params, State
-from shoal.config.bounds import check_bounds
+from shoal.algorithms.base import Algorithm, Batch, Model, Params, Records
 from shoal.nets import Head, build
 from shoal.ops import distributions
 from shoal.ops.kernels import Array, namespace
@@ -18,65 +17,38 @@ from shoal.trajectory import Trajectory, flat, ndarray
 _FURTHEST = 20.0  # |log pi - log mu|: e**20 is far beyond any clip, and far from overflowing
 
 
-def model(network: Any, spaces: Spaces) -> Model:
-    """Policy and value heads for these spaces; initial gains .01 and 1 (PPO detail 2).
-
-    A Gaussian's log standard deviation does not depend on the observation (PPO detail 24): the
-    policy head has ``dim`` outputs and ``dim`` free parameters.
-    """
-    dist = distributions.for_space(spaces.action_kind, spaces.action_n, spaces.action_dim)
-    free = spaces.action_dim if spaces.action_kind == "box" else 0
-    heads = {"pi": Head(dist.n_out - free, gain=0.01, free=free), "v": Head(1)}
-    return Model(spaces, build(network, spaces, heads), dist)
-
-
-def act(
-    model: Model, params: Params, obs: Mapping[str, Array], state: State, noise: Any
-) -> tuple[Array, dict[str, Array], State]:
-    """Sample from the policy head; with no noise, take its mode.
-
-    What the head said is kept beside the action, so that its log-probability need not be computed
-    from the observation once more; so is the value where it comes from the same trunk.
-    """
-    if model.net.shared:
-        out, v = model.net(params, obs, ("pi", "v"))
-        extras = {"pi": out, "v": v[..., 0]}
-    else:
-        (out,) = model.net(params, obs, ("pi",))
-        extras = {"pi": out}
-    mask = obs.get("action_mask")
-    if noise is None:
-        return model.dist.mode(out, mask), extras, state
-    return model.dist.sample(out, noise, mask), extras, state
-
-
-class ActorCritic:
+class ActorCritic(Algorithm):
     """How all of them act; what they learn from it is their own."""
 
-    network: Any  # a field of the algorithm
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
-
     def model(self, spaces: Spaces) -> Model:
-        return model(self.network, spaces)
+        """Policy and value heads for these spaces; initial gains .01 and 1 (PPO detail 2).
 
-    def init(self, model: Model, rng: np.random.Generator) -> dict[str, ndarray]:
-        return model.net.init(rng)
+        A Gaussian's log standard deviation does not depend on the observation (PPO detail 24): the
+        policy head has ``dim`` outputs and ``dim`` free parameters.
+        """
+        dist = distributions.for_space(spaces.action_kind, spaces.action_n, spaces.action_dim)
+        free = spaces.action_dim if spaces.action_kind == "box" else 0
+        heads = {"pi": Head(dist.n_out - free, gain=0.01, free=free), "v": Head(1)}
+        return Model(spaces, build(self.network, spaces, heads), dist)
 
     def act(
-        self, model: Model, params: Params, obs: Mapping[str, Array], state: State, noise: Any
-    ) -> tuple[Array, dict[str, Array], State]:
-        return act(model, params, obs, state, noise)
+        self, model: Model, params: Params, obs: Mapping[str, Array], noise: Any
+    ) -> tuple[Array, Records]:
+        """Sample from the policy head; with no noise, take its mode.
 
-    def prepare(self, model: Model, params: Params, batch: Batch) -> Batch:
-        return batch
-
-    def targets(self, params: Mapping[str, ndarray]) -> dict[str, ndarray]:
-        return {}
-
-    def after_step(self, params: Params, targets: Params, step: Array) -> Params:
-        return targets
+        The head's output is recorded, so that log-probabilities need no second pass; so is the
+        value if it comes from the same trunk.
+        """
+        if model.net.shared:
+            out, v = model.net(params, obs, ("pi", "v"))
+            records = {"pi": out, "v": v[..., 0]}
+        else:
+            (out,) = model.net(params, obs, ("pi",))
+            records = {"pi": out}
+        mask = obs.get("action_mask")
+        if noise is None:
+            return model.dist.mode(out, mask), records
+        return model.dist.sample(out, noise, mask), records
 
 
 def values(model: Model, params: Params, trajectory: Trajectory) -> tuple[ndarray, ndarray]:
@@ -105,7 +77,7 @@ def evaluate(model: Model, params: Params, batch: Batch) -> tuple[Array, Array, 
 def behaviour_log_prob(model: Model, params: Params, trajectory: Trajectory) -> ndarray:
     """Log-probability [T, B] of the actions taken, under the weights that took them."""
     obs = {path: x[:-1] for path, x in trajectory.obs.items()}
-    out = trajectory.extras.get("pi")
+    out = trajectory.records.get("pi")
     if out is None:
         (out,) = model.net(params, obs, ("pi",))
     log_prob: ndarray = model.dist.log_prob(out, trajectory.action, obs.get("action_mask"))

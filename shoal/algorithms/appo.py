@@ -19,9 +19,9 @@ from shoal.algorithms import actor_critic
 from shoal.algorithms.actor_critic import bounded, masked_mean, standardise
 from shoal.algorithms.base import Batch, Metrics, Model, Params
 from shoal.algorithms.ppo import clipped_surrogate, k3, minibatches, value_error
-from shoal.algorithms.vtrace import OffPolicy, along, without_masked
+from shoal.algorithms.vtrace import Corrected, along, without_masked
 from shoal.config.bounds import check, setting
-from shoal.config.schedule import Schedule, at
+from shoal.config.schedule import Schedule
 from shoal.nets import Network
 from shoal.ops.kernels import Array, namespace
 from shoal.ops.optimisers import Optimiser
@@ -31,7 +31,7 @@ _MOST = math.log(2.0)  # log of the most that mu / pi_t may stretch the ratio, a
 
 
 @dataclass(frozen=True)
-class APPO(OffPolicy):
+class APPO(Corrected):
     """Hyperparameters of APPO; defaults from RLlib's unless they say other."""
 
     lr: Schedule = setting(5e-4, above=0)  # Adam's step size
@@ -51,10 +51,7 @@ class APPO(OffPolicy):
     adam_eps: float = setting(1e-5, above=0)  # Adam's epsilon, as PPO's (detail 3)
     network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
 
-    whole_episodes = False
-    stops_early = False
     needs = frozenset({"epochs"})
-    reduction = "mean"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,7 +63,7 @@ class APPO(OffPolicy):
             f"at least {least}: one row has no spread to normalise by",
         )
 
-    def prepare(self, model: Model, params: Params, batch: Batch) -> Batch:
+    def label(self, model: Model, params: Params, batch: Batch) -> Batch:
         """From whole fragments [B, T] to rows [B * T], with what ``params`` = pi_t say of them.
 
         ``advantage`` and ``target`` are V-trace's from mu to pi_t, ``log_prob`` is mu's and
@@ -106,7 +103,7 @@ class APPO(OffPolicy):
         if self.kl_coef:
             total = total + self.kl_coef * kl
         rho = namespace(mask).exp(bounded(batch["log_prob_old"] - batch["log_prob"]))
-        return total, {
+        scalars = {
             "policy_loss": policy_loss,
             "value_loss": value_loss,
             "entropy": entropy,
@@ -114,19 +111,13 @@ class APPO(OffPolicy):
             "clip_fraction": masked_mean(clipped, mask),
             "rho_mean": masked_mean(rho, mask),
         }
+        return total, Metrics(scalars)
 
     def indices(self, rng: np.random.Generator, rows: int) -> ndarray:
         """``epochs`` passes over the rows in random order, as PPO's."""
         return np.concatenate(
             [minibatches(rng, rows, self.minibatch_size) for _ in range(self.epochs)]
         )
-
-    def hyper(self, progress: float) -> dict[str, float]:
-        return {
-            "lr": at(self.lr, progress),
-            "clip": at(self.clip, progress),
-            "entropy_coef": at(self.entropy_coef, progress),
-        }
 
     @property
     def optimiser(self) -> Optimiser:

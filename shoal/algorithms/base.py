@@ -1,16 +1,21 @@
 """The contract of an algorithm: what is learned.
 
-An algorithm is a frozen dataclass of hyperparameters and pure functions of arrays. It knows
-neither who runs it (plans), nor where (fleet), nor who differentiates it (learners).
+An algorithm is a frozen dataclass of hyperparameters, derived from ``Algorithm``, and pure
+functions of arrays. It knows neither who runs it (plans), nor where (fleet), nor who differentiates
+it (learners).
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from dataclasses import fields
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from shoal.config.bounds import check_bounds
+from shoal.config.schedule import Schedule, at
 from shoal.nets import Net
 from shoal.ops.kernels import Array
 from shoal.ops.optimisers import Optimiser
@@ -18,8 +23,7 @@ from shoal.spaces import Spaces
 from shoal.trajectory import Batch, Obs, Trajectory, ndarray
 
 Params = dict[str, Array]  # flat: {"pi/0/w": ..., "pi/0/b": ..., ...}
-State = dict[str, Array]  # recurrent state of B slots; empty for feed-forward networks
-Metrics = dict[str, Array]
+Records = dict[str, Array]
 
 
 class Model(NamedTuple):
@@ -30,87 +34,150 @@ class Model(NamedTuple):
     dist: Any  # how the network's output becomes an action: ops.distributions
 
 
-class Algorithm(Protocol):
-    """The triple of the RLlib paper (policy, postprocessor, loss), and its optimiser."""
+class Metrics(NamedTuple):
+    """What a loss reports beside its value."""
 
-    @property
-    def gamma(self) -> float:
-        """Discount per env step."""
+    scalars: dict[str, Array]  # averaged over the gradient steps of an update
+    rows: Mapping[str, Array] = {}  # of each row, [N]: "priority", say
+    stop: Array | None = None  # bool: end the update before this gradient is applied
 
-    @property
-    def whole_episodes(self) -> bool:
-        """Whether a fragment must hold whole episodes (Monte Carlo returns without a critic)."""
 
-    @property
-    def stops_early(self) -> bool:
-        """Whether ``loss`` returns a metric "stop"."""
+class Algorithm(ABC):
+    """The triple of the RLlib paper (policy, postprocessor, loss), and its optimiser.
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """What the algorithm asks of a plan, checked before a run.
+    ``model``, ``act``, ``loss`` and ``optimiser`` must be given; all else has a default. The plan
+    that runs an algorithm unless another is named follows from ``needs``.
+    """
 
-        "on-policy": that the weights to be updated are those that sampled. "epochs": that a batch
-        can be gone through in several gradient steps. "replay": transitions, drawn again and again
-        from all that was sampled.
-        """
+    gamma: float  # a field of every algorithm: discount per env step
+    network: Any  # likewise: settings of a network, or a user's own module
 
-    @property
-    def reduction(self) -> str:
-        """Whether the loss is a "mean" or a "sum" over rows: how gradients of parts add up."""
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """What the algorithm asks of a plan, checked before a run.
 
+    "on-policy": the weights to be updated are those that sampled. "epochs": several gradient steps
+    on one batch. "replay": transitions, drawn again and again from a buffer of all that was
+    sampled.
+    """
+    whole_episodes: ClassVar[bool] = False  # whether a fragment must hold whole episodes
+    reduction: ClassVar[str] = "mean"  # over rows in the loss, or "sum": how gradients add up
+    n_step: int = 1  # env steps before the bootstrap, of transitions from a replay buffer
+    minibatch_size: int | None = None  # rows of one gradient step; None: the whole batch
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+    # -------------------------------------------------------------- the policy
+
+    @abstractmethod
     def model(self, spaces: Spaces) -> Model:
         """Build the network's structure. Raises NetworkError or SpaceError when it cannot fit."""
 
     def init(self, model: Model, rng: np.random.Generator) -> dict[str, ndarray]:
         """Initial parameters, float32, the same bits for every array library."""
+        return model.net.init(rng)
 
+    def memory(self, model: Model) -> dict[str, ndarray]:
+        """What ``act`` remembers from step to step: its value when an episode begins, by name.
+
+        Arrays of one slot. ``act`` finds the present ones, [..., *shape], among its observations
+        under ``MEMORY + name``, and returns the next ones among its records under the same names.
+        They travel with the observation: into the trajectory, the replay buffer and checkpoints.
+        """
+        return {}
+
+    @abstractmethod
     def act(
-        self, model: Model, params: Params, obs: Mapping[str, Array], state: State, noise: Any
-    ) -> tuple[Array, dict[str, Array], State]:
-        """Actions [...] for observations {leaf: [..., *shape]}, extras to record, next state.
+        self, model: Model, params: Params, obs: Mapping[str, Array], noise: Any
+    ) -> tuple[Array, Records]:
+        """Actions [...] for observations {leaf: [..., *shape]}, and what to record beside them.
 
-        ``noise`` is an array of ``model.dist.noise``; None takes the most likely action.
+        ``noise`` is an array of ``model.dist.noise``; None takes the most likely action. Records
+        {name: [..., *shape]} reach ``postprocess`` as columns of the trajectory.
         """
 
-    def postprocess(self, model: Model, params: Params, trajectory: Trajectory) -> Batch:
-        """Trajectory to batch, on the worker, in NumPy. Row weights stand in ``batch["mask"]``."""
+    def exploration(self, env_steps: int, slots: int) -> dict[str, ndarray]:
+        """What ``act`` explores with, among its parameters, after ``env_steps`` of the run.
 
-    def prepare(self, model: Model, params: Params, batch: Batch) -> Batch:
+        Scalars, or arrays [slots] of which each worker gets the part of its own environments;
+        ``slots`` counts the environments of all workers. Names begin with "explore/".
+        """
+        return {}
+
+    # -------------------------------------------------------------- what is trained on
+
+    def postprocess(self, model: Model, params: Params, trajectory: Trajectory) -> Batch:
+        """Trajectory to batch, on the worker. Weights of its rows stand in ``batch["mask"]``.
+
+        By default the env steps as they are, as a replay buffer takes them.
+        """
+        return trajectory.steps()
+
+    def label(self, model: Model, params: Params, batch: Batch) -> Batch:
         """What the learner adds to a batch before its gradient steps, with its newest parameters.
 
         Once an update, in the learner's arrays, not differentiated; may change what a row is.
+        ``params`` holds target networks and annealed hyperparameters too.
         """
-
-    def loss(
-        self, model: Model, params: Params, aux: Params, batch: Batch
-    ) -> tuple[Array, Metrics]:
-        """Scalar to minimise over ``params``, and metrics (scalars).
-
-        ``aux`` holds what is not differentiated: normalisation, targets and ``"hyper/<name>"``
-        scalars. A metric named ``"stop"`` (bool) ends the update before this gradient is applied;
-        metrics named ``"rows/<name>"`` are of each row, [N].
-        """
-
-    def targets(self, params: Mapping[str, ndarray]) -> dict[str, ndarray]:
-        """What follows the parameters (target networks), as it begins; ``loss`` finds it in aux."""
-
-    def after_step(self, params: Params, targets: Params, step: Array) -> Params:
-        """The targets after the run's gradient step of this number (int32 scalar, from 1 on)."""
+        return batch
 
     def indices(self, rng: np.random.Generator, rows: int) -> ndarray | None:
         """Rows of each gradient step of an update, int32 [steps, size]; -1 is no row.
 
-        ``rows`` is the number of entries of the batch's mask, as the plan sees it.
+        ``rows`` is the number of entries of the batch's mask, as the plan sees it. None: one
+        gradient step on the whole batch.
+        """
+        return None
 
-        None: one gradient step on the whole batch.
+    def draw(
+        self, model: Model, rng: np.random.Generator, steps: int, size: int
+    ) -> dict[str, ndarray]:
+        """Randomness of ``steps`` gradient steps on ``size`` rows, {name: [steps, ...]}.
+
+        ``loss`` finds that of its own step in ``batch["step"]``.
+        """
+        return {}
+
+    # -------------------------------------------------------------- the loss
+
+    @abstractmethod
+    def loss(
+        self, model: Model, params: Params, aux: Params, batch: Batch
+    ) -> tuple[Array, Metrics]:
+        """Scalar to minimise over ``params``, and metrics.
+
+        ``aux`` holds what is not differentiated: normalisation, targets and ``"hyper/<name>"``
+        scalars.
         """
 
-    def hyper(self, progress: float) -> dict[str, float]:
-        """Current value of what is annealed, and of ``lr``; progress of the run in [0, 1]."""
+    @property
+    def stops_early(self) -> bool:
+        """Whether ``loss`` fills ``Metrics.stop``."""
+        return False
 
     @property
+    def warnings(self) -> dict[str, str]:
+        """What to tell the user, once, when the metric of that name is above 0."""
+        return {}
+
+    def targets(self, params: Mapping[str, ndarray]) -> dict[str, ndarray]:
+        """Target networks as they begin; ``loss`` finds them in aux."""
+        return {}
+
+    def after_step(self, params: Params, targets: Params, step: Array) -> Params:
+        """The targets after the run's gradient step of this number (int32 scalar, from 1 on)."""
+        return targets
+
+    def hyper(self, progress: float) -> dict[str, float]:
+        """Present value of every field that may be annealed; progress of the run in [0, 1]."""
+        # Annotations are text: `from __future__ import annotations` stands above every algorithm.
+        names = [f.name for f in fields(self) if f.type in (Schedule, "Schedule")]  # type: ignore[arg-type]
+        return {name: at(getattr(self, name), progress) for name in names}
+
+    @property
+    @abstractmethod
     def optimiser(self) -> Optimiser:
         """How gradients become steps."""
 
 
-__all__ = ["Algorithm", "Array", "Batch", "Metrics", "Model", "Obs", "Params", "State"]
+__all__ = ["Algorithm", "Array", "Batch", "Metrics", "Model", "Obs", "Params", "Records"]

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from shoal.algorithms.actor_critic import masked_mean
-from shoal.algorithms.base import Batch, Metrics, Model, Params, State
+from shoal.algorithms.base import Batch, Metrics, Model, Params, Records
 from shoal.algorithms.off_policy import FLOOR, OffPolicy, Pair, copies, follow, refused, targets_of
 from shoal.config.bounds import setting
-from shoal.config.schedule import Schedule, at
+from shoal.config.schedule import Schedule
 from shoal.leaf import Leaf
 from shoal.nets import Head, Network, build
 from shoal.nets.network import ArrayNet
@@ -64,20 +64,17 @@ class Critics(OffPolicy):
         found: tuple[Array, ...] = model.net.critic(params, obs, heads)  # type: ignore[attr-defined]
         return found
 
-    def exploration(self, env_steps: int) -> dict[str, ndarray]:
-        """What ``act`` finds among its parameters after so many env steps of the run."""
+    def exploration(self, env_steps: int, slots: int) -> dict[str, ndarray]:
+        """Random actions at first."""
         return {"explore/random": np.asarray(env_steps < self.random_steps)}
 
     def after_step(self, params: Params, targets: Params, step: Array) -> Params:
         """The target networks after the run's gradient step of that number, from 1 on."""
         return follow(params, targets, step % self.target_every == 0, self.tau)
 
-    def hyper(self, progress: float) -> dict[str, float]:
-        return {"lr": at(self.lr, progress)}
-
     def judged(
         self, batch: Batch, values: tuple[Array, ...], target: Array
-    ) -> tuple[Array, Array, Metrics]:
+    ) -> tuple[Array, Array, dict[str, Array]]:
         """Of critics' values [N] and their target [N]: loss, priority of each row, metrics."""
         td = [value - target for value in values]
         weight, mask = batch["weight"], batch["mask"]
@@ -132,17 +129,17 @@ class DDPG(Critics):
         return model.net.init(rng)
 
     def act(
-        self, model: Model, params: Params, obs: Mapping[str, Array], state: State, noise: Any
-    ) -> tuple[Array, dict[str, Array], State]:
+        self, model: Model, params: Params, obs: Mapping[str, Array], noise: Any
+    ) -> tuple[Array, Records]:
         """The policy's action; with noise, explored around."""
         (out,) = model.net(params, obs, ("pi",))
         dist = model.dist.dist
         if noise is None:
-            return dist.mode(out), {}, state
+            return dist.mode(out), {}
         normal, uniform = model.dist.split(noise)
         action = dist.sample(out, self.noise * normal)
         action = namespace(out).where(params["explore/random"], uniform, action)
-        return action, {}, state
+        return action, {}
 
     def draw(
         self, model: Model, rng: np.random.Generator, steps: int, size: int
@@ -177,11 +174,8 @@ class DDPG(Critics):
         still = held(online, model.net.critic_names)  # type: ignore[attr-defined]
         judged = self.q(model, still, {**obs, OWN: dist.mode(out)})[0][..., 0]
         policy_loss = -masked_mean(judged, batch["mask"])
-        return loss + policy_loss, {
-            **metrics,
-            "policy_loss": policy_loss,
-            "rows/priority": priority,
-        }
+        scalars = {**metrics, "policy_loss": policy_loss}
+        return loss + policy_loss, Metrics(scalars, {"priority": priority})
 
     @property
     def optimiser(self) -> Optimiser:

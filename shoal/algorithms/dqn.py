@@ -18,18 +18,18 @@ import numpy as np
 
 from shoal.algorithms import noisy
 from shoal.algorithms.actor_critic import masked_mean
-from shoal.algorithms.base import Batch, Metrics, Model, Params, State
+from shoal.algorithms.base import Batch, Metrics, Model, Params, Records
 from shoal.algorithms.off_policy import (
     FLOOR,
     OffPolicy,
-    Records,
+    Recorded,
     copies,
     follow,
     refused,
     targets_of,
 )
 from shoal.config.bounds import check, setting
-from shoal.config.schedule import Schedule, at
+from shoal.config.schedule import Schedule
 from shoal.nets import Head, Network, build
 from shoal.ops.exploration import EpsilonGreedy
 from shoal.ops.kernels import Array, constant, namespace, ndarray, stop_gradient
@@ -117,8 +117,8 @@ class DQN(OffPolicy):
     # -------------------------------------------------------------- acting
 
     def act(
-        self, model: Model, params: Params, obs: Mapping[str, Array], state: State, noise: Any
-    ) -> tuple[Array, dict[str, Array], State]:
+        self, model: Model, params: Params, obs: Mapping[str, Array], noise: Any
+    ) -> tuple[Array, Records]:
         """The best action; with noise, exploring: by epsilon, or by the noise in the weights.
 
         All rows of a call see the same weights, so of a noisy network's noise the first row's
@@ -131,33 +131,30 @@ class DQN(OffPolicy):
         values = self.values(model, params, obs, own)
         q, records = self.q(values), {"values": values}
         if noise is None or self.noisy:
-            return model.dist.mode(q, mask), records, state
+            return model.dist.mode(q, mask), records
         epsilon = params.get("explore/epsilon", self.epsilon)
-        return model.dist.choose(q, noise, epsilon, mask), records, state
+        return model.dist.choose(q, noise, epsilon, mask), records
 
-    def exploration(self, env_steps: int) -> dict[str, ndarray]:
-        """What ``act`` finds among its parameters after so many env steps of the run."""
-        done = min(env_steps / self.epsilon_steps, 1.0)
-        epsilon = self.epsilon_start * (1.0 - done) + self.epsilon * done
-        return {"explore/epsilon": np.asarray(epsilon, np.float32)}
+    def exploration(self, env_steps: int, slots: int) -> dict[str, ndarray]:
+        """Epsilon: falling over the run, or of each environment its own (a ladder).
 
-    def slots_explore(self, first: int, count: int, total: int) -> dict[str, ndarray]:
-        """Of ``total`` environments' epsilons, those of ``count``: a ladder, where there is one.
-
-        epsilon_i = epsilon^(1 + ladder i / (total - 1)) (Horgan et al. 2018, arXiv:1803.00933,
+        epsilon_i = epsilon^(1 + ladder i / (slots - 1)) (Horgan et al. 2018, arXiv:1803.00933,
         section 4.1, for workers of one environment each).
         """
-        if self.ladder is None:
-            return {}
-        i = np.arange(first, first + count) / max(total - 1, 1)
-        return {"explore/epsilon": (self.epsilon ** (1.0 + self.ladder * i)).astype(np.float32)}
+        if self.ladder is not None:
+            i = np.arange(slots) / max(slots - 1, 1)
+            epsilon = self.epsilon ** (1.0 + self.ladder * i)
+        else:
+            done = min(env_steps / self.epsilon_steps, 1.0)
+            epsilon = np.asarray(self.epsilon_start * (1.0 - done) + self.epsilon * done)
+        return {"explore/epsilon": epsilon.astype(np.float32)}
 
-    def records(self, model: Model, params: Params, trajectory: Trajectory) -> Records:
+    def recorded(self, model: Model, params: Params, trajectory: Trajectory) -> Recorded:
         """The values that ``act`` recorded, and those of the observations it did not act on.
 
         So first priorities cost next to nothing (Horgan et al. 2018, arXiv:1803.00933, section 3).
         """
-        known = trajectory.extras["values"]
+        known = trajectory.records["values"]
         last = self.values(model, params, {path: x[-1:] for path, x in trajectory.obs.items()})
         final = known[0, :0]
         if len(trajectory.final_t):
@@ -185,7 +182,7 @@ class DQN(OffPolicy):
     def loss(
         self, model: Model, params: Params, aux: Params, batch: Batch
     ) -> tuple[Array, Metrics]:
-        """Weighted mean over rows; ``rows/priority`` is what each is to be drawn again by."""
+        """Weighted mean over rows; row metric ``priority``: what to draw each by next."""
         values, following, judge = self._valued(model, params, aux, batch)
         mask = batch["next_obs"].get("action_mask")
         best = namespace(judge).argmax(allowed(self.q(judge), mask), axis=-1)
@@ -193,15 +190,12 @@ class DQN(OffPolicy):
         error, priority = self._error(chosen, then, batch["reward"], batch["discount"])
         loss = masked_mean(batch["weight"] * error, batch["mask"])
         q = stop_gradient(self.q(values))
-        metrics = {
-            "q_mean": masked_mean(pick(q, batch["action"]), batch["mask"]),
-            "rows/priority": stop_gradient(priority) + FLOOR,
-        }
+        scalars = {"q_mean": masked_mean(pick(q, batch["action"]), batch["mask"])}
         if self.atoms > 1:
             xp, reward = namespace(values), batch["reward"]
             outside = (reward < self.v_min) | (reward > self.v_max)
-            metrics["outside_support"] = masked_mean(xp.astype(outside, q.dtype), batch["mask"])
-        return loss, metrics
+            scalars["outside_support"] = masked_mean(xp.astype(outside, q.dtype), batch["mask"])
+        return loss, Metrics(scalars, {"priority": stop_gradient(priority) + FLOOR})
 
     def _valued(
         self, model: Model, params: Params, aux: Params, batch: Batch
@@ -240,9 +234,6 @@ class DQN(OffPolicy):
         cross = -xp.sum(m * log_softmax(chosen), axis=-1)
         entropy = -xp.sum(m * xp.log(xp.clip(m, 1e-12, None)), axis=-1)
         return cross, xp.clip(cross - entropy, 0.0, None)
-
-    def hyper(self, progress: float) -> dict[str, float]:
-        return {"lr": at(self.lr, progress)}
 
     @property
     def optimiser(self) -> Optimiser:

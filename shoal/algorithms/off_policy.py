@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from shoal.algorithms.base import Batch, Model, Params
-from shoal.config.bounds import check_bounds
+from shoal.algorithms.base import Algorithm, Model, Params
 from shoal.errors import SpaceError
 from shoal.nets import Net
 from shoal.ops.kernels import Array, namespace
@@ -15,44 +14,16 @@ from shoal.spaces import Spaces
 from shoal.trajectory import Trajectory, ndarray
 
 TARGET = "target/"  # before the name of a parameter: its target network's
-Records = tuple[dict[str, ndarray], dict[str, ndarray]]
+Recorded = tuple[dict[str, ndarray], dict[str, ndarray]]
 FLOOR = 1e-6  # added to priorities, so that whatever was stored can be drawn again
 
 
-class OffPolicy:
+class OffPolicy(Algorithm):
     """Transitions in, target networks beside."""
 
-    whole_episodes = False
-    stops_early = False
     needs = frozenset({"replay"})
-    reduction = "mean"
 
-    def __post_init__(self) -> None:
-        check_bounds(self)
-
-    def postprocess(self, model: Model, params: Params, trajectory: Trajectory) -> Batch:
-        """The trajectory as it is: a buffer makes transitions of it when they are drawn."""
-        return {
-            "obs": trajectory.obs,
-            "action": trajectory.action,
-            "reward": trajectory.reward.astype(np.float32, copy=False),
-            "terminated": trajectory.terminated,
-            "truncated": trajectory.truncated,
-            "mask": trajectory.valid,
-            "final_t": trajectory.final_t,
-            "final_b": trajectory.final_b,
-            "final": trajectory.final,
-            "fragment": np.array(trajectory.fragment),
-        }
-
-    def prepare(self, model: Model, params: Params, batch: Batch) -> Batch:
-        return batch
-
-    def indices(self, rng: np.random.Generator, rows: int) -> ndarray | None:
-        """Batches come as they are drawn."""
-        return None
-
-    def records(self, model: Model, params: Params, trajectory: Trajectory) -> Records:
+    def recorded(self, model: Model, params: Params, trajectory: Trajectory) -> Recorded:
         """What ``loss`` can take instead of a fragment's observations, for first priorities.
 
         ({name: [T + 1, B, ...]}, {name: [K, ...]}) for ``trajectory.obs`` and ``.final``: ``loss``
@@ -60,10 +31,6 @@ class OffPolicy:
         action masks. Without any, it is given the observations.
         """
         return {}, {}
-
-    def slots_explore(self, first: int, count: int, total: int) -> dict[str, ndarray]:
-        """What some of the run's environments explore with, whatever the others do: nothing."""
-        return {}
 
 
 def refused(what: str, spaces: Spaces) -> SpaceError:

@@ -15,7 +15,7 @@ from shoal.algorithms import actor_critic
 from shoal.algorithms.actor_critic import ActorCritic, masked_mean, standardise
 from shoal.algorithms.base import Batch, Metrics, Model, Params
 from shoal.config.bounds import setting
-from shoal.config.schedule import Schedule, at
+from shoal.config.schedule import Schedule
 from shoal.nets import Network
 from shoal.ops.kernels import Array, namespace
 from shoal.ops.optimisers import Optimiser
@@ -38,9 +38,7 @@ class PG(ActorCritic):
     network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
 
     whole_episodes = True
-    stops_early = False
     needs = frozenset({"on-policy"})
-    reduction = "mean"
 
     def postprocess(self, model: Model, params: Params, trajectory: Trajectory) -> Batch:
         """Returns to the end of each episode; rows after a slot's last ending are left out.
@@ -79,14 +77,9 @@ class PG(ActorCritic):
         total = policy_loss - aux["hyper/entropy_coef"] * entropy
         if self.baseline:
             total = total + self.value_coef * value_loss
-        return total, {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
-
-    def indices(self, rng: np.random.Generator, rows: int) -> None:
-        """One gradient step on the whole batch."""
-        return None
-
-    def hyper(self, progress: float) -> dict[str, float]:
-        return {"lr": at(self.lr, progress), "entropy_coef": at(self.entropy_coef, progress)}
+        return total, Metrics(
+            {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
+        )
 
     @property
     def optimiser(self) -> Optimiser:

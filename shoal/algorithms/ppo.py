@@ -16,7 +16,7 @@ from shoal.algorithms import actor_critic
 from shoal.algorithms.actor_critic import ActorCritic, bounded, masked_mean, standardise
 from shoal.algorithms.base import Batch, Metrics, Model, Params
 from shoal.config.bounds import check, setting
-from shoal.config.schedule import Schedule, at
+from shoal.config.schedule import Schedule
 from shoal.nets import Network
 from shoal.ops.kernels import Array, namespace, stop_gradient
 from shoal.ops.optimisers import Optimiser
@@ -43,9 +43,7 @@ class PPO(ActorCritic):
     adam_eps: float = setting(1e-5, above=0)  # Adam's epsilon (detail 3)
     network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
 
-    whole_episodes = False
     needs = frozenset({"on-policy", "epochs"})
-    reduction = "mean"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,29 +84,21 @@ class PPO(ActorCritic):
         entropy = masked_mean(entropy, mask)
         total = policy_loss + self.value_coef * value_loss - aux["hyper/entropy_coef"] * entropy
         kl = stop_gradient(masked_mean(k3(log_ratio), mask))
-        metrics = {
+        scalars = {
             "policy_loss": policy_loss,
             "value_loss": value_loss,
             "entropy": entropy,
             "kl": kl,
             "clip_fraction": masked_mean(clipped, mask),
         }
-        if self.target_kl is not None:
-            metrics["stop"] = kl > self.target_kl
-        return total, metrics
+        stop = None if self.target_kl is None else kl > self.target_kl
+        return total, Metrics(scalars, stop=stop)
 
     def indices(self, rng: np.random.Generator, rows: int) -> ndarray:
         """A fresh permutation per epoch, cut into minibatches of equal size (detail 6)."""
         return np.concatenate(
             [minibatches(rng, rows, self.minibatch_size) for _ in range(self.epochs)]
         )
-
-    def hyper(self, progress: float) -> dict[str, float]:
-        return {
-            "lr": at(self.lr, progress),
-            "clip": at(self.clip, progress),
-            "entropy_coef": at(self.entropy_coef, progress),
-        }
 
     @property
     def stops_early(self) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from shoal.algorithms.actor_critic import masked_mean
-from shoal.algorithms.base import Batch, Metrics, Model, Params, State
+from shoal.algorithms.base import Batch, Metrics, Model, Params, Records
 from shoal.algorithms.ddpg import Critics, held, lowest
 from shoal.algorithms.off_policy import copies, refused, targets_of
 from shoal.config.bounds import setting
@@ -68,17 +68,17 @@ class SAC(Critics):
         return {**params, LOG_ALPHA: np.full(1, math.log(self.alpha), np.float32)}
 
     def act(
-        self, model: Model, params: Params, obs: Mapping[str, Array], state: State, noise: Any
-    ) -> tuple[Array, dict[str, Array], State]:
+        self, model: Model, params: Params, obs: Mapping[str, Array], noise: Any
+    ) -> tuple[Array, Records]:
         """A sample of the policy's; with no noise, its mode."""
         (out,) = model.net(params, obs, ("pi",))
         mask, dist = obs.get("action_mask"), model.dist.dist
         if noise is None:
-            return dist.mode(out, mask), {}, state
+            return dist.mode(out, mask), {}
         own, _ = model.dist.split(noise)
         action = dist.sample(out, own, mask)
         random = model.dist.sample(out, noise, mask)
-        return namespace(out).where(params["explore/random"], random, action), {}, state
+        return namespace(out).where(params["explore/random"], random, action), {}
 
     def draw(
         self, model: Model, rng: np.random.Generator, steps: int, size: int
@@ -114,13 +114,12 @@ class SAC(Critics):
             "policy_loss": policy_loss,
             "entropy": mean_entropy,
             "alpha": alpha,
-            "rows/priority": priority,
         }
         loss = loss + policy_loss
         if self.tune_alpha:  # equation 18: up while there is less entropy than wanted
             wanted = self.wanted(model.spaces, batch)
             loss = loss + xp.exp(log_alpha) * (mean_entropy - wanted)
-        return loss, metrics
+        return loss, Metrics(metrics, {"priority": priority})
 
     def wanted(self, spaces: Spaces, batch: Batch) -> float | Array:
         """The entropy that the temperature aims at, in nats: its mean over the batch.

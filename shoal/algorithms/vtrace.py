@@ -8,7 +8,7 @@ learner, because only there are the newest weights. Under the plan ``async_sampl
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from shoal.algorithms import actor_critic
 from shoal.algorithms.actor_critic import ActorCritic, bounded, masked_mean, masked_sum
 from shoal.algorithms.base import Batch, Metrics, Model, Params
 from shoal.config.bounds import check, setting
-from shoal.config.schedule import Schedule, at
+from shoal.config.schedule import Schedule
 from shoal.nets import Network
 from shoal.ops.kernels import Array, namespace, stop_gradient
 from shoal.ops.optimisers import Optimiser
@@ -24,7 +24,7 @@ from shoal.ops.returns import vtrace
 from shoal.trajectory import Trajectory
 
 
-class OffPolicy(ActorCritic):
+class Corrected(ActorCritic):
     """What V-trace and APPO share: batches of whole fragments, corrected for who sampled them."""
 
     gamma: float  # fields of the algorithm
@@ -81,7 +81,7 @@ class OffPolicy(ActorCritic):
 
 
 @dataclass(frozen=True)
-class VTrace(OffPolicy):
+class VTrace(Corrected):
     """Hyperparameters of the V-trace actor-critic; defaults from the paper's Table G.1 (Atari).
 
     But for lr and eps, which are for small networks, within the ranges of Table D.1.
@@ -103,9 +103,6 @@ class VTrace(OffPolicy):
     rmsprop_eps_inside: bool = True  # inside the root, as TensorFlow has it
     network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
 
-    whole_episodes = False
-    stops_early = False
-    needs: ClassVar[frozenset[str]] = frozenset()
     reduction = "sum"
 
     def loss(
@@ -125,20 +122,14 @@ class VTrace(OffPolicy):
         rows = xp.clip(xp.sum(mask), 1.0, None)
         # Without lag a ratio is 1 up to rounding, on either side of the usual clip.
         clipped = xp.astype(rho > self.clip_rho * (1.0 + 1e-4), rho.dtype)
-        return total, {
+        scalars = {
             "policy_loss": policy_loss / rows,
             "value_loss": value_loss / rows,
             "entropy": entropy / rows,
             "rho_mean": masked_mean(rho, mask),
             "clip_fraction": masked_mean(clipped, mask),
         }
-
-    def indices(self, rng: np.random.Generator, rows: int) -> None:
-        """One gradient step on the whole batch."""
-        return None
-
-    def hyper(self, progress: float) -> dict[str, float]:
-        return {"lr": at(self.lr, progress), "entropy_coef": at(self.entropy_coef, progress)}
+        return total, Metrics(scalars)
 
     @property
     def optimiser(self) -> Optimiser:

@@ -23,9 +23,10 @@ class Bundle:
     def __init__(self, config: Config, model: Model, stacks: Mapping[str, int], slots: int) -> None:
         self._settings = config.replay.each(max(config.rollout.workers, 1))
         self._algorithm, self._model = config.algorithm, model
-        n_step: int = getattr(config.algorithm, "n_step", 1)
         gamma = config.algorithm.gamma
-        self._buffer = make(self._settings, model.spaces, stacks, slots, n_step, gamma)
+        self._buffer = make(
+            self._settings, model.spaces, stacks, slots, config.algorithm.n_step, gamma
+        )
         self._learning_from: float | None = None
         self._replayed = 0
 

@@ -54,13 +54,13 @@ class Recording:
         self._final_t: list[ndarray] = [np.zeros(0, np.int64)]
         self._final_b: list[ndarray] = [np.zeros(0, np.int64)]
         self._final: dict[str, list[ndarray]] = {p: [x[:0]] for p, x in self.latest.items()}
-        self._extras: dict[str, list[ndarray]] = {}
+        self._records: dict[str, list[ndarray]] = {}
         self._goes_on: list[ndarray] = []  # of every step, or of none
 
     def add(
-        self, action: ndarray, step: Step, valid: ndarray, extras: Mapping[str, ndarray]
+        self, action: ndarray, step: Step, valid: ndarray, records: Mapping[str, ndarray]
     ) -> None:
-        """One env step of every slot; ``extras`` are what the policy said besides the action."""
+        """One env step of every slot; ``records`` are what ``act`` returned beside the action."""
         actions, rewards, terminated, truncated, valids = self._columns
         if step.final is not None:
             slots, last = step.final
@@ -75,8 +75,8 @@ class Recording:
         valids.append(valid)
         if step.goes_on is not None:
             self._goes_on.append(step.goes_on.copy())
-        for name, x in extras.items():
-            self._extras.setdefault(name, []).append(x)
+        for name, x in records.items():
+            self._records.setdefault(name, []).append(x)
         self.latest = {path: x.copy() for path, x in step.obs.items()}
         for path, x in self.latest.items():
             self._obs[path].append(x)
@@ -95,7 +95,7 @@ class Recording:
             final_b=np.concatenate(self._final_b),
             final={path: np.concatenate(x) for path, x in self._final.items()},
             version=version,
-            extras={name: np.stack(x) for name, x in self._extras.items()},
+            records={name: np.stack(x) for name, x in self._records.items()},
             goes_on=np.stack(self._goes_on) if self._goes_on else None,
         )
 
@@ -129,12 +129,6 @@ class Worker:
         self.model: Model = config.algorithm.model(self.env.spaces)
         self.weights: dict[str, ndarray] = {}
         self.version = 0
-        explores = getattr(config.algorithm, "slots_explore", None)
-        slots = self.env.slots
-        of_all = max(rollout.workers, 1) * slots
-        self._own: dict[str, ndarray] = {}  # what this worker explores with, whatever others do
-        if explores is not None:
-            self._own = explores(index * slots % of_all, slots, of_all)
         self.fragments = 0  # sampled so far
         self._trained = frozenset[str]()
         self._before: dict[str, Any] | None = None  # state before the newest fragment
@@ -160,7 +154,16 @@ class Worker:
 
     def set_weights(self, weights: Mapping[str, ndarray], version: int) -> None:
         """Act with these from the next env step on."""
-        self.weights, self.version = {**weights, **self._own}, version
+        self.weights, self.version = {**weights, **self._explores(weights)}, version
+
+    def _explores(self, weights: Mapping[str, ndarray]) -> dict[str, ndarray]:
+        """This worker's part of what each environment of the run explores with."""
+        found, slots = {}, self.env.slots
+        for name, x in weights.items():
+            if name.startswith("explore/") and x.ndim:
+                first = self.index * slots % len(x)  # one that joined later shares another's part
+                found[name] = x[first : first + slots]
+        return found
 
     def sample(self, number: int | None = None) -> Sample:
         """Sample one fragment with the current weights and postprocess it.
@@ -225,7 +228,7 @@ class Worker:
         params = {name: self.weights[name] for name in self._parameters()}
         columns = layout(self.env.spaces, self.get_stacks())
         obs, final = dict(trajectory.obs), dict(trajectory.final)
-        records, final_records = algorithm.records(model, params, trajectory)
+        records, final_records = algorithm.recorded(model, params, trajectory)
         if records:  # these take the observations' place; a mask stays one
             masks = [path for path in obs if path == ACTION_MASK]
             obs = {**records, **{path: obs[path] for path in masks}}
@@ -233,8 +236,8 @@ class Worker:
             columns = replace(columns, obs={name: column(x) for name, x in obs.items()})
         steps, slots = batch["reward"].shape
         most = max(c.stack for c in columns.obs.values()) + 1  # rows that one env step can take
-        capacity, n_step = slots * (steps + 2) * most, getattr(algorithm, "n_step", 1)
-        buffer = Buffer(columns, slots, capacity, n_step=n_step, gamma=algorithm.gamma)
+        capacity = slots * (steps + 2) * most
+        buffer = Buffer(columns, slots, capacity, n_step=algorithm.n_step, gamma=algorithm.gamma)
         buffer.store(0, {**batch, "obs": obs, "final": final})
         drawn = buffer.everything().batch
         if records:
@@ -245,7 +248,7 @@ class Worker:
         aux = {**self.weights, **algorithm.targets(params)}
         _, metrics = algorithm.loss(model, params, aux, drawn)
         found = np.ones((slots, steps), np.float32)
-        found[batch["mask"].T] = metrics["rows/priority"]
+        found[batch["mask"].T] = metrics.rows["priority"]
         return np.ascontiguousarray(found.T)
 
     def _parameters(self) -> frozenset[str]:
@@ -293,9 +296,9 @@ class Worker:
             now = perf_counter()
             if t % length == 0:
                 noise = model.dist.noise(self.rng, (length, slots))
-            obs, extras = record.latest, {}
+            obs, records = record.latest, {}
             if policy:
-                action, extras, _ = act(model, self.weights, obs, {}, noise[t % length])
+                action, records = act(model, self.weights, obs, noise[t % length])
             else:
                 flat = np.zeros((slots, model.dist.n_out), np.float32)
                 action = model.dist.sample(flat, noise[t % length], obs.get("action_mask"))
@@ -304,7 +307,7 @@ class Worker:
             env_time += perf_counter() - then
             act_time += then - now
             valid = running.copy() if step.valid is None else step.valid & running
-            record.add(action, step, valid, extras)
+            record.add(action, step, valid, records)
             t += 1
             self.beat += slots
             if t == length + ENDLESS and whole_episodes:

@@ -55,7 +55,7 @@ class Learner(Protocol):
     def learn(
         self, batch: Batch, indices: ndarray | None, hyper: Mapping[str, float]
     ) -> tuple[dict[str, float], dict[str, ndarray]]:
-        """``update``, and what the loss says of each row: its metrics "rows/<name>" as <name>.
+        """``update``, and the metrics of each row.
 
         Of every gradient step, one after the other: [steps * size]. Entries of the dict
         ``batch["step"]`` are [steps, ...], one for each gradient step.
@@ -301,13 +301,6 @@ class Packing:
 
 
 STEP = "step"  # the entry of a batch that goes by gradient steps
-ROWS = "rows/"  # before the names of metrics that go by rows
-
-
-def split_rows(metrics: Metrics) -> tuple[Metrics, dict[str, Array]]:
-    """Metrics of the whole step, and of each row."""
-    rows = {k[len(ROWS) :]: x for k, x in metrics.items() if k.startswith(ROWS)}
-    return {k: x for k, x in metrics.items() if not k.startswith(ROWS)}, rows
 
 
 def minibatch(batch: Batch, index: Any) -> Batch:
@@ -319,6 +312,11 @@ def minibatch(batch: Batch, index: Any) -> Batch:
     xp = namespace(mask)
     rows["mask"] = mask * xp.reshape(index >= 0, (-1,) + (1,) * (mask.ndim - 1))
     return rows
+
+
+def shareable(metrics: Metrics) -> Params:
+    """What learners that update together average: scalars, and whether to stop as 0 or 1."""
+    return metrics.scalars if metrics.stop is None else {**metrics.scalars, "stop": metrics.stop}
 
 
 def to_share(gradient: Array, metrics: Mapping[str, Array], mask: Array, reduction: str) -> Array:
@@ -338,7 +336,7 @@ def to_share(gradient: Array, metrics: Mapping[str, Array], mask: Array, reducti
     return xp.concat([gradient * rows if reduction == "mean" else gradient, *told, rows])
 
 
-def shared(total: Array, names: list[str], reduction: str) -> tuple[Array, Metrics]:
+def shared(total: Array, names: list[str], reduction: str) -> tuple[Array, Params]:
     """Gradient and metrics of the step on all rows, from the sum of what the learners brought."""
     rows = namespace(total).clip(total[-1], 1.0, None)
     gradient, told = total[: -1 - len(names)], total[-1 - len(names) : -1]

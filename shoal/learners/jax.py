@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.algorithms.base import Algorithm, Model, Params
+from shoal.algorithms.base import Algorithm, Metrics, Model, Params
 from shoal.learners.base import (
     STEP,
     Holder,
@@ -19,8 +19,8 @@ from shoal.learners.base import (
     Weights,
     minibatch,
     pack,
+    shareable,
     shared,
-    split_rows,
     to_share,
     unpack,
 )
@@ -69,7 +69,7 @@ class JaxLearner(Holder):
         self._update = jax.jit(self._steps)
         self._gradients = jax.jit(self._differentiate)
         self._apply = jax.jit(algorithm.optimiser.update)
-        self._prepare = jax.jit(self._prepared)
+        self._label = jax.jit(self._labelled)
         self._after = jax.jit(algorithm.after_step)
         self._own = jax.jit(self._own_part)
         self._whole = jax.jit(self._whole_step)
@@ -101,9 +101,13 @@ class JaxLearner(Holder):
     ) -> tuple[Weights, dict[str, float], dict[str, ndarray]]:
         params, aux = self._now.params, self._with(hyper)
         seen = {**aux, **self._now.targets}
-        grads, metrics = self._gradients(params, seen, self._prepare(params, aux, batch))
-        metrics, rows = split_rows(metrics)
-        return _numpy(grads), {k: float(x) for k, x in metrics.items()}, _numpy(rows)
+        labelled = self._label(params, aux, self._now.targets, batch)
+        grads, metrics = self._gradients(params, seen, labelled)
+        return (
+            _numpy(grads),
+            {k: float(x) for k, x in metrics.scalars.items()},
+            _numpy(metrics.rows),
+        )
 
     def apply(self, gradients: Mapping[str, ndarray], hyper: Mapping[str, float]) -> float:
         now = self._now
@@ -122,19 +126,20 @@ class JaxLearner(Holder):
     def _with(self, hyper: Mapping[str, float]) -> Params:
         return {**self._now.aux, **{f"hyper/{k}": np.float32(x) for k, x in hyper.items()}}
 
-    def _differentiate(self, params: Params, aux: Params, batch: Batch) -> tuple[Params, Params]:
+    def _differentiate(self, params: Params, aux: Params, batch: Batch) -> tuple[Params, Metrics]:
+        """Gradients, and the loss's metrics with the loss among its scalars."""
         import jax
 
         loss = partial(self.algorithm.loss, self.model)
         differentiate = self._rounded(jax.value_and_grad(loss, has_aux=True))
         (total, metrics), grads = differentiate(params, aux, batch)
-        return grads, {"loss": total, **metrics}
+        return grads, metrics._replace(scalars={"loss": total, **metrics.scalars})
 
-    def _prepared(self, params: Params, aux: Params, batch: Batch) -> Batch:
+    def _labelled(self, params: Params, aux: Params, targets: Params, batch: Batch) -> Batch:
         import jax
 
-        prepare = self._rounded(partial(self.algorithm.prepare, self.model))
-        return jax.lax.stop_gradient(prepare({**aux, **params}, batch))
+        label = self._rounded(partial(self.algorithm.label, self.model))
+        return jax.lax.stop_gradient(label({**aux, **targets, **params}, batch))
 
     def _rounded(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return rounded(function) if self._bfloat16 else function
@@ -158,7 +163,7 @@ class JaxLearner(Holder):
 
         may_stop = self.algorithm.stops_early
         packing = Packing(self.algorithm.optimiser, params)
-        batch = self._prepared(params, aux, batch)
+        batch = self._labelled(params, aux, targets, batch)
 
         def step(carry: Any, now: Any) -> tuple[Any, Any]:
             packed, opt, followers, number, stopped = carry
@@ -166,19 +171,20 @@ class JaxLearner(Holder):
             leaves = packing.unpack(packed)
             rows = minibatch(batch, index) | {STEP: own}
             grads, metrics = self._differentiate(leaves, {**aux, **followers}, rows)
-            metrics, of_rows = split_rows(metrics)
-            stopped = stopped | metrics.pop("stop", jnp.asarray(False))
+            scalars = dict(metrics.scalars)
+            if metrics.stop is not None:
+                stopped = stopped | metrics.stop
             new, new_opt, norm = self.algorithm.optimiser.update(
                 packed, packing.pack(grads), opt, aux["hyper/lr"]
             )
-            metrics["grad_norm"] = jnp.where(stopped, 0.0, norm)
+            scalars["grad_norm"] = jnp.where(stopped, 0.0, norm)
             if followers:
                 followers = self.algorithm.after_step(packing.unpack(new), followers, number + 1)
             if may_stop:
                 new, new_opt = jax.tree.map(
                     lambda old, new: jnp.where(stopped, old, new), (packed, opt), (new, new_opt)
                 )
-            return (new, new_opt, followers, number + 1, stopped), (metrics, ~stopped, of_rows)
+            return (new, new_opt, followers, number + 1, stopped), (scalars, ~stopped, metrics.rows)
 
         def guarded(carry: Any, index: Any) -> tuple[Any, Any]:
             """Once stopped, the remaining steps cost nothing."""
@@ -212,7 +218,7 @@ class JaxLearner(Holder):
         now, aux = self._now, self._with(hyper)
         packing = Packing(self.algorithm.optimiser, now.params)
         packed, opt = packing.pack(now.params), packing.pack_slots(now.optimiser)
-        batch = self._prepare(now.params, aux, batch)
+        batch = self._label(now.params, aux, now.targets, batch)
         sums: dict[str, float] = {}
         seen = taken = 0
         for index in [None] if indices is None else indices:
@@ -240,9 +246,10 @@ class JaxLearner(Holder):
         rows = minibatch(batch, index)
         params = Packing(self.algorithm.optimiser, like).unpack(packed)
         grads, metrics = self._differentiate(params, aux, rows)
-        self._told = sorted(metrics)
+        scalars = shareable(metrics)
+        self._told = sorted(scalars)
         gradient = pack({name: grads[name] for name in like})
-        return to_share(gradient, metrics, rows["mask"], self.algorithm.reduction)
+        return to_share(gradient, scalars, rows["mask"], self.algorithm.reduction)
 
     def _whole_step(
         self, packed: Params, opt: Params, like: Params, aux: Params, total: Any

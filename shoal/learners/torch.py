@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from shoal import interrupts
-from shoal.algorithms.base import Algorithm, Model, Params
+from shoal.algorithms.base import Algorithm, Metrics, Model, Params
 from shoal.learners.base import (
     STEP,
     Holder,
@@ -18,8 +18,8 @@ from shoal.learners.base import (
     Weights,
     minibatch,
     pack,
+    shareable,
     shared,
-    split_rows,
     to_share,
     unpack,
 )
@@ -69,7 +69,7 @@ class TorchLearner(Holder):
         reduce: Reduce | None,
     ) -> tuple[dict[str, float], dict[str, ndarray]]:
         aux, now = self._with(hyper), self._now
-        tensors = self._prepared(aux, _tensors(batch))
+        tensors = self._labelled(aux, _tensors(batch))
         packing = Packing(self.algorithm.optimiser, now.params)
         if self._packed is None or self._packed[0] is not now:
             packed = packing.pack(now.params), packing.pack_slots(now.optimiser)
@@ -85,25 +85,25 @@ class TorchLearner(Holder):
             leaves = packing.unpack(params)
             rows = minibatch(tensors, index) | {STEP: {name: x[i] for name, x in own.items()}}
             by_name, metrics = self._differentiate(leaves, {**aux, **targets}, rows)
-            metrics, of_rows = split_rows(metrics)
-            for name, x in of_rows.items():
+            for name, x in metrics.rows.items():
                 told.setdefault(name, []).append(x)
+            scalars = dict(shareable(metrics))
             if reduce is not None:
-                whole, metrics = self._shared(pack(by_name), metrics, rows["mask"], reduce)
+                whole, scalars = self._shared(pack(by_name), scalars, rows["mask"], reduce)
                 by_name = unpack(whole, by_name)
-            stop = bool(metrics.pop("stop", 0.0) > 0)
-            metrics["grad_norm"] = torch.zeros(())  # of a step that is not taken
+            stop = bool(scalars.pop("stop", 0.0) > 0)
+            scalars["grad_norm"] = torch.zeros(())  # of a step that is not taken
             if not stop:
                 grads = self._grads = packing.pack(by_name, self._grads)
                 lr = aux["hyper/lr"]
-                params, opt, metrics["grad_norm"] = self._step(params, grads, opt, lr, out)
+                params, opt, scalars["grad_norm"] = self._step(params, grads, opt, lr, out)
                 out = params, opt  # they may be written over: nobody else has seen them
                 taken += 1
                 if targets:
                     step = now.gradient_steps + taken
                     targets = self._follow(packing.unpack(params), targets, step)
             seen += 1
-            for name, x in metrics.items():
+            for name, x in scalars.items():
                 sums[name] = sums.get(name, 0.0) + x
             if stop:
                 break
@@ -120,10 +120,10 @@ class TorchLearner(Holder):
         self, batch: Batch, hyper: Mapping[str, float]
     ) -> tuple[Weights, dict[str, float], dict[str, ndarray]]:
         params, aux = self._now.params, self._with(hyper)
-        tensors = self._prepared(aux, _tensors(batch))
+        tensors = self._labelled(aux, _tensors(batch))
         grads, metrics = self._differentiate(params, {**aux, **self._now.targets}, tensors)
-        metrics, rows = split_rows(metrics)
-        return _numpy(grads), {k: float(x) for k, x in metrics.items()}, _numpy(rows)
+        scalars = {k: float(x) for k, x in metrics.scalars.items()}
+        return _numpy(grads), scalars, _numpy(metrics.rows)
 
     def apply(self, gradients: Mapping[str, ndarray], hyper: Mapping[str, float]) -> float:
         now, lr = self._now, torch.tensor(hyper["lr"])
@@ -137,7 +137,7 @@ class TorchLearner(Holder):
         # float32, as in JAX: a Python float would make the optimiser's scalars float64.
         return {**self._now.aux, **{f"hyper/{k}": torch.tensor(x) for k, x in hyper.items()}}
 
-    def _differentiate(self, params: Params, aux: Params, batch: Batch) -> tuple[Params, Params]:
+    def _differentiate(self, params: Params, aux: Params, batch: Batch) -> tuple[Params, Metrics]:
         leaves = {k: x.detach().requires_grad_() for k, x in params.items()}
         with self._precision():
             total, metrics = self.algorithm.loss(self.model, leaves, aux, batch)
@@ -148,15 +148,21 @@ class TorchLearner(Holder):
             k: torch.zeros_like(x) if g is None else g.contiguous()
             for (k, x), g in zip(leaves.items(), grads, strict=True)
         }
-        return filled, {"loss": total.detach(), **{k: x.detach() for k, x in metrics.items()}}
+        scalars = {"loss": total, **metrics.scalars}
+        return filled, Metrics(
+            {k: x.detach() for k, x in scalars.items()},
+            {k: x.detach() for k, x in metrics.rows.items()},
+            metrics.stop,
+        )
 
     def _precision(self) -> Any:
         """Products and convolutions in bfloat16, where asked for; all else stays in float32."""
         return torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16)
 
-    def _prepared(self, aux: Params, batch: Batch) -> Batch:
+    def _labelled(self, aux: Params, batch: Batch) -> Batch:
         with torch.no_grad(), self._precision():
-            return self.algorithm.prepare(self.model, {**aux, **self._now.params}, batch)
+            params = {**aux, **self._now.targets, **self._now.params}
+            return self.algorithm.label(self.model, params, batch)
 
     def _shared(
         self, gradient: Any, metrics: Params, mask: Any, reduce: Reduce

@@ -11,6 +11,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from shoal.algorithms.base import Algorithm
 from shoal.fleet.base import Fleet, results
 from shoal.fleet.collective import Broken
 from shoal.learners.base import Learner
@@ -28,7 +29,7 @@ class Allreduce:
     exact = True
     learns_on_workers = True
 
-    def refuses(self, algorithm: type) -> str | None:
+    def refuses(self, algorithm: type[Algorithm]) -> str | None:
         """Whatever is to remember: each rank trains on what the shared weights have sampled."""
         return replays(algorithm)
 

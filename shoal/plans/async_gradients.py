@@ -10,10 +10,11 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Literal
 
+from shoal.algorithms.base import Algorithm
 from shoal.config.bounds import check_bounds, setting
 from shoal.fleet.base import Fleet
 from shoal.learners.base import Learner
-from shoal.plans.base import Clock, Run, Update, Work, metrics_of, needs, work
+from shoal.plans.base import Clock, Run, Update, Work, metrics_of, work
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class AsyncGradients:
     def __post_init__(self) -> None:
         check_bounds(self, "plan.")
 
-    def refuses(self, algorithm: type) -> str | None:
+    def refuses(self, algorithm: type[Algorithm]) -> str | None:
         """Whatever goes through a batch several times."""
         return one_gradient(algorithm)
 
@@ -88,8 +89,8 @@ def async_gradients(
         fleet.send(worker)  # the weight edge: learner -> the worker whose gradient this was
 
 
-def one_gradient(algorithm: type) -> str | None:
+def one_gradient(algorithm: type[Algorithm]) -> str | None:
     """Why an algorithm cannot run where a worker takes one gradient of what it sampled."""
-    if "epochs" in needs(algorithm):
+    if "epochs" in algorithm.needs:
         return "it takes several gradient steps on each batch, but here a worker takes one gradient"
     return None

@@ -14,10 +14,11 @@ from collections import deque
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 
+from shoal.algorithms.base import Algorithm
 from shoal.config.bounds import check_bounds, setting
 from shoal.config.schedule import at
 from shoal.fleet.base import Fleet, results
@@ -50,7 +51,7 @@ class AsyncReplay:
     def __post_init__(self) -> None:
         check_bounds(self, "plan.")
 
-    def refuses(self, algorithm: type) -> str | None:
+    def refuses(self, algorithm: type[Algorithm]) -> str | None:
         """Whatever learns from trajectories."""
         return trajectories(algorithm)
 
@@ -155,8 +156,7 @@ def async_replay(
             metrics: dict[str, float] = {}
             if drawn is not None:
                 steps = len(drawn.rows) // run.replay.batch_size
-                algorithm = cast(Any, run.algorithm)
-                noise = algorithm.draw(run.model, run.rng, steps, run.replay.batch_size)
+                noise = run.algorithm.draw(run.model, run.rng, steps, run.replay.batch_size)
                 rows = np.arange(len(drawn.rows), dtype=np.int32).reshape(steps, -1)
                 hyper = run.hyper()
                 clock("transfer")
@@ -202,8 +202,8 @@ class Memory:
             run.replay.each(shards),
             run.model.spaces,
             self._stacks,
-            -(-self._workers // shards) * run.slots,
-            getattr(run.algorithm, "n_step", 1),
+            -(-self._workers // shards) * (run.slots // self._workers),
+            run.algorithm.n_step,
             run.algorithm.gamma,
             restart,
         )

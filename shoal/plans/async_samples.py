@@ -10,11 +10,12 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Literal
 
+from shoal.algorithms.base import Algorithm
 from shoal.config.bounds import check_bounds, setting
 from shoal.fleet.base import Fleet
 from shoal.fleet.worker import Sample
 from shoal.learners.base import Learner
-from shoal.plans.base import Clock, Run, Update, Work, metrics_of, needs, replays, work
+from shoal.plans.base import Clock, Run, Update, Work, metrics_of, replays, work
 from shoal.trajectory import concatenate
 
 
@@ -33,9 +34,9 @@ class AsyncSamples:
     def __post_init__(self) -> None:
         check_bounds(self, "plan.")
 
-    def refuses(self, algorithm: type) -> str | None:
+    def refuses(self, algorithm: type[Algorithm]) -> str | None:
         """Whatever takes its samples for the current policy's."""
-        if "on-policy" in needs(algorithm):
+        if "on-policy" in algorithm.needs:
             return "it trains on what older weights sampled, and this algorithm does not correct it"
         return replays(algorithm)
 

@@ -50,7 +50,7 @@ class Run:
     )  # of leaves far from 0; see Leaf.narrow
     fragments: int = 0  # that each worker has sampled, in the plans that wait for all of them
     model: Any = None  # the algorithm's
-    slots: int = 1  # environments of each worker
+    slots: int = 1  # environments of all workers
     replay: Replay = field(default_factory=Replay)  # what is remembered, in plans that replay
     memory: Any = None  # a replay buffer, in plans that replay
     learning_from: float | None = None  # env steps in it from which on the replay ratio counts
@@ -71,17 +71,12 @@ class Run:
     @property
     def remembers(self) -> bool:
         """Whether it learns from what is remembered."""
-        return "replay" in needs(type(self.algorithm))
+        return "replay" in self.algorithm.needs
 
     def aux(self) -> dict[str, ndarray]:
         """What policies act with besides the parameters, now."""
-        return self.normalisation() | self.exploration()
-
-    def exploration(self) -> dict[str, ndarray]:
-        """What the policy explores with, now."""
-        explore = getattr(self.algorithm, "exploration", None)
-        found: dict[str, ndarray] = explore(self.counters.env_steps) if explore else {}
-        return found
+        exploration = self.algorithm.exploration(self.counters.env_steps, self.slots)
+        return self.normalisation() | exploration
 
     def observe(self, moments: dict[str, Moments]) -> None:
         """Merge what a worker saw into the run's moments; exact, whatever the order."""
@@ -231,21 +226,15 @@ class Plan(Protocol):
     def learns_on_workers(self) -> bool:
         """Whether workers differentiate, and so need a learner of their own."""
 
-    def refuses(self, algorithm: type) -> str | None:
+    def refuses(self, algorithm: type[Algorithm]) -> str | None:
         """Why this plan cannot run the algorithm; None when it can."""
 
     def run(self, fleet: Fleet, learner: Learner, run: Run) -> Generator[Update]:
         """Yield an ``Update`` after every update of the weights, without an end."""
 
 
-def replays(algorithm: type) -> str | None:
+def replays(algorithm: type[Algorithm]) -> str | None:
     """Why a plan of trajectories cannot run an algorithm that learns from transitions."""
-    if "replay" in needs(algorithm):
+    if "replay" in algorithm.needs:
         return "it learns from transitions drawn again and again, and this plan remembers none"
     return None
-
-
-def needs(algorithm: type) -> frozenset[str]:
-    """What an algorithm asks of a plan; see ``Algorithm.needs``."""
-    found: frozenset[str] = getattr(algorithm, "needs", frozenset())
-    return found

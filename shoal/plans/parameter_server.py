@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from shoal.algorithms.base import Algorithm
 from shoal.config.bounds import check_bounds, setting
 from shoal.fleet.base import Fleet, results
 from shoal.fleet.shard import Outliers, Shard, cut, joined
@@ -38,7 +39,7 @@ class ParameterServer:
     def __post_init__(self) -> None:
         check_bounds(self, "plan.")
 
-    def refuses(self, algorithm: type) -> str | None:
+    def refuses(self, algorithm: type[Algorithm]) -> str | None:
         """Whatever goes through a batch several times."""
         return one_gradient(algorithm)
 

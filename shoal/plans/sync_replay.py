@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from shoal.algorithms.base import Model
+from shoal.algorithms.base import Algorithm, Model
 from shoal.config.config import Replay
 from shoal.config.schedule import at
 from shoal.fleet.base import Fleet, results
 from shoal.fleet.worker import Sample
 from shoal.learners.base import STEP, Learner
-from shoal.plans.base import Clock, Run, Update, metrics_of, needs, work
+from shoal.plans.base import Clock, Run, Update, metrics_of, work
 from shoal.replay import settings
 
 if TYPE_CHECKING:
@@ -37,23 +37,24 @@ class SyncReplay:
     exact = True
     learns_on_workers = False
 
-    def refuses(self, algorithm: type) -> str | None:
+    def refuses(self, algorithm: type[Algorithm]) -> str | None:
         """Whatever learns from trajectories."""
         return trajectories(algorithm)
 
     def memory(self, run: Run, model: Model, stacks: Mapping[str, int], slots: int) -> Buffer:
         """What the run will remember in."""
         algorithm = run.algorithm
-        n_step: int = getattr(algorithm, "n_step", 1)
-        return settings.make(run.replay, model.spaces, stacks, slots, n_step, algorithm.gamma)
+        return settings.make(
+            run.replay, model.spaces, stacks, slots, algorithm.n_step, algorithm.gamma
+        )
 
     def run(self, fleet: Fleet, learner: Learner, run: Run) -> Generator[Update]:
         return sync_replay(fleet, learner, run, run.replay)
 
 
-def trajectories(algorithm: type) -> str | None:
+def trajectories(algorithm: type[Algorithm]) -> str | None:
     """Why a plan that replays cannot run an algorithm that learns from trajectories."""
-    if "replay" not in needs(algorithm):
+    if "replay" not in algorithm.needs:
         return "it learns from trajectories as they were sampled, not from single transitions"
     return None
 
@@ -64,8 +65,7 @@ def sync_replay(fleet: Fleet, learner: Learner, run: Run, options: Replay) -> Ge
     The buffer changes last, when nothing can fail any more: whoever is interrupted before finds
     it as it was.
     """
-    buffer, algorithm = run.memory, cast(Any, run.algorithm)
-    learner.set_aux(run.exploration())
+    buffer, algorithm = run.memory, run.algorithm
     fleet.broadcast(learner.weights(), learner.version)
     while True:
         clock = Clock()

@@ -10,6 +10,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Literal
 
+from shoal.algorithms.base import Algorithm
 from shoal.fleet.base import Fleet, results
 from shoal.learners.base import Learner
 from shoal.plans.base import Clock, Run, Update, metrics_of, replays, work
@@ -25,7 +26,7 @@ class SyncSamples:
     exact = True
     learns_on_workers = False
 
-    def refuses(self, algorithm: type) -> str | None:
+    def refuses(self, algorithm: type[Algorithm]) -> str | None:
         """Whatever is to remember: samples of the current policy serve all others."""
         return replays(algorithm)
 

@@ -36,7 +36,8 @@ class Library:
 
             loss = jax.jit(loss)
         total, metrics = loss(self._put(params), self._put(_aux(hyper)), self._put(batch))
-        return float(total), {name: float(x) for name, x in metrics.items()}
+        stop = {} if metrics.stop is None else {"stop": metrics.stop}
+        return float(total), {k: float(x) for k, x in {**metrics.scalars, **stop}.items()}
 
     def grad(
         self, algorithm: Any, model: Model, params: Any, batch: Any, **hyper: float
@@ -55,9 +56,9 @@ class Library:
         found = jax.jit(jax.grad(lambda p: algorithm.loss(model, p, aux, rows)[0]))(leaves)
         return {name: np.asarray(g) for name, g in found.items()}
 
-    def prepare(self, algorithm: Any, model: Model, params: Any, batch: Any) -> dict[str, Any]:
+    def label(self, algorithm: Any, model: Model, params: Any, batch: Any) -> dict[str, Any]:
         """The batch as the learner prepares it."""
-        found = algorithm.prepare(model, self._put(params), self._put(batch))
+        found = algorithm.label(model, self._put(params), self._put(batch))
         return {
             name: {k: np.asarray(y) for k, y in x.items()} if name == "obs" else np.asarray(x)
             for name, x in found.items()

@@ -67,7 +67,7 @@ def test_returns_and_advantages_golden_values(model: Any, params: Any) -> None:
     assert batch["target"].tolist() == pytest.approx([3.043, 2.27])
     assert batch["advantage"].tolist() == pytest.approx([2.543, 1.87])
     aux = {"hyper/entropy_coef": np.float32(0)}
-    value_loss = a2c.loss(model, {**params, **values}, aux, batch)[1]["value_loss"]
+    value_loss = a2c.loss(model, {**params, **values}, aux, batch)[1].scalars["value_loss"]
     assert 0.5 * value_loss == pytest.approx(2.490937)
 
 

@@ -10,8 +10,8 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 from shoal.algorithms import actor_critic
+from shoal.algorithms.a2c import A2C
 from shoal.algorithms.base import Model
-from shoal.nets import Network
 from shoal.spaces import Spaces
 from tests.worlds import Script, Scripts, settings, worker
 
@@ -22,7 +22,7 @@ class Continuous(Script):
 
 def test_no_noise_takes_the_likeliest_action(lib: Any, model: Model, params: Any) -> None:
     obs = {"obs": np.random.default_rng(0).standard_normal((50, 3), dtype=np.float32)}
-    action = actor_critic.act(model, lib._put(params), lib._put(obs), {}, None)[0]
+    action = A2C().act(model, lib._put(params), lib._put(obs), None)[0]
     logits = obs["obs"] @ params["pi/out/w"] + params["pi/out/b"]
     assert np.asarray(action).tolist() == logits.argmax(1).tolist()
 
@@ -32,7 +32,7 @@ def test_noise_samples_the_policy(model: Model, params: Any) -> None:
     x = np.array([0.3, -1.0, 0.8], np.float32)
     n = 20_000
     noise = model.dist.noise(np.random.default_rng(0), (n,))
-    action = actor_critic.act(model, params, {"obs": np.tile(x, (n, 1))}, {}, noise)[0]
+    action = A2C().act(model, params, {"obs": np.tile(x, (n, 1))}, noise)[0]
     z = np.exp(x @ params["pi/out/w"] + params["pi/out/b"])
     assert (np.bincount(action, minlength=4) / n).tolist() == pytest.approx(
         (z / z.sum()).tolist(), abs=0.01
@@ -43,14 +43,14 @@ def test_same_noise_same_actions_in_every_library(lib: Any, model: Model, params
     rng = np.random.default_rng(0)
     obs = {"obs": rng.standard_normal((64, 3), dtype=np.float32)}
     noise = model.dist.noise(rng, (64,))
-    here = actor_critic.act(model, params, obs, {}, noise)[0]
-    there = actor_critic.act(model, lib._put(params), lib._put(obs), {}, lib._put(noise))[0]
+    here = A2C().act(model, params, obs, noise)[0]
+    there = A2C().act(model, lib._put(params), lib._put(obs), lib._put(noise))[0]
     assert np.asarray(there).tolist() == here.tolist()
 
 
 def test_a_new_policy_is_nearly_uniform() -> None:
     """The policy head's gain is .01 (PPO detail 2), the value head's is 1."""
-    made = actor_critic.model(Network(), Spaces(Box(-1, 1, (5,), np.float32), Discrete(7)))
+    made = A2C().model(Spaces(Box(-1, 1, (5,), np.float32), Discrete(7)))
     params = made.net.init(np.random.default_rng(0))
     obs = {"obs": np.random.default_rng(1).uniform(-1, 1, (100, 5)).astype(np.float32)}
     out, v = made.net(params, obs, ("pi", "v"))
@@ -60,7 +60,7 @@ def test_a_new_policy_is_nearly_uniform() -> None:
 
 def test_a_new_gaussian_has_standard_deviation_one_wherever_it_looks() -> None:
     """log_std is a parameter by itself (PPO detail 24)."""
-    made = actor_critic.model(Network(), continuous_spaces())
+    made = A2C().model(continuous_spaces())
     params = made.net.init(np.random.default_rng(0))
     params["pi/free"] = np.array([0.5, -1.0], np.float32)
     obs = {"obs": np.random.default_rng(1).standard_normal((9, 3), dtype=np.float32)}
@@ -83,11 +83,11 @@ def test_old_log_probabilities_are_those_of_the_moment_of_acting(scripts: Any) -
         def __getattr__(self, name: str) -> Any:
             return getattr(algorithm, name)
 
-        def act(self, model: Any, params: Any, obs: Any, state: Any, noise: Any) -> Any:
-            action, extras, state = algorithm.act(model, params, obs, state, noise)
+        def act(self, model: Any, params: Any, obs: Any, noise: Any) -> Any:
+            action, records = algorithm.act(model, params, obs, noise)
             out = model.net(params, obs, ("pi",))[0]
             seen.append(model.dist.log_prob(out, action))
-            return action, extras, state
+            return action, records
 
     object.__setattr__(made.config, "algorithm", Spy())
     batch = made.sample().batch

@@ -34,7 +34,7 @@ def later(params: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 @pytest.fixture
 def rows(model: Any, params: Any, fragments: Any) -> dict[str, Any]:
     """What the gradient steps are taken on."""
-    return PLAIN.prepare(model, params, fragments)
+    return PLAIN.label(model, params, fragments)
 
 
 def oracle(appo: APPO, pi: Policy, pi_t: Policy, batch: Any) -> dict[str, float]:
@@ -84,7 +84,7 @@ def test_loss_and_metrics_are_the_formulas(
     lib: Any, model: Any, params: Any, later: Any, fragments: Any, fields: Any
 ) -> None:
     appo = replace(PLAIN, **fields)
-    prepared = lib.prepare(appo, model, params, fragments)
+    prepared = lib.label(appo, model, params, fragments)
     total, metrics = lib.loss(appo, model, later, prepared, **HYPER)
     wanted = oracle(appo, linear(later), linear(params), fragments)
     assert 0 < wanted["clip_fraction"] < 1 and wanted["kl"] > 1e-3
@@ -132,7 +132,7 @@ def test_golden_ratio_and_gradient(
 def test_rows_are_the_fragments_with_what_the_newest_weights_say(
     lib: Any, model: Any, params: Any, fragments: Any
 ) -> None:
-    rows = lib.prepare(PLAIN, model, params, fragments)
+    rows = lib.label(PLAIN, model, params, fragments)
     pi_t = linear(params)
     told = VTraceOracle()(pi_t, fragments)
     slots, steps = fragments["mask"].shape
@@ -155,7 +155,7 @@ def test_without_lag_it_is_ppo(
     """mu = pi_t: the same gradient for the same advantages and targets, anywhere in the update."""
     out = model.net(params, fragments["obs"], ("pi",))[0][:, :-1]
     fragments["log_prob"] = model.dist.log_prob(out, fragments["action"])
-    rows = PLAIN.prepare(model, params, fragments)
+    rows = PLAIN.label(model, params, fragments)
     ppo_rows = {**rows, "value": np.zeros_like(rows["target"])}
     for normalise in (False, True):
         appo = replace(PLAIN, normalise_advantage=normalise)
@@ -185,7 +185,7 @@ def test_gradient_is_the_slope_of_the_formulas(
 ) -> None:
     """Central differences of the oracle: advantages, targets and pi_t are constants."""
     appo = replace(PLAIN, kl_coef=kl_coef)
-    rows = PLAIN.prepare(model, params, fragments)
+    rows = PLAIN.label(model, params, fragments)
     found = differentiable.grad(appo, model, later, rows, **HYPER)
     rng, h = np.random.default_rng(3), 1e-5
     for _ in range(6):
@@ -209,7 +209,7 @@ def test_what_stands_in_masked_rows_changes_nothing(
 ) -> None:
     """Not even what is no number."""
     appo = replace(PLAIN, normalise_advantage=normalise, kl_coef=0.5)
-    clean, dirty = (lib.prepare(appo, model, params, x) for x in (fragments, garbage(fragments)))
+    clean, dirty = (lib.label(appo, model, params, x) for x in (fragments, garbage(fragments)))
     wanted, found = (lib.loss(appo, model, later, x, **HYPER) for x in (clean, dirty))
     assert found[0] == pytest.approx(wanted[0], rel=1e-5)
     assert found[1] == pytest.approx(wanted[1], rel=1e-5, abs=1e-6)
@@ -223,7 +223,7 @@ def test_an_action_the_old_policy_hardly_took_does_not_overflow(
 ) -> None:
     for extreme in (-1e6, 1e6):
         fragments["log_prob"][:] = extreme
-        rows = lib.prepare(PLAIN, model, params, fragments)
+        rows = lib.label(PLAIN, model, params, fragments)
         total, metrics = lib.loss(PLAIN, model, later, rows, **HYPER)
         assert all(map(math.isfinite, (total, *metrics.values())))
 

@@ -80,7 +80,7 @@ def test_loss_is_the_formula(algorithm: Any, library: str) -> None:
         expected -= q(params, 0, s, mu(params, s)) / ROWS
         priorities.append(np.mean(np.abs(td)) + FLOOR)
     assert float(loss) == pytest.approx(expected, rel=1e-4)
-    np.testing.assert_allclose(np.asarray(metrics["rows/priority"]), priorities, rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(metrics.rows["priority"]), priorities, rtol=1e-4)
 
 
 def test_the_lower_critic_counts() -> None:
@@ -96,7 +96,7 @@ def test_the_lower_critic_counts() -> None:
     batch = batch_of(0, 1) | {"reward": np.ones(1, np.float32)}
     batch["discount"] = np.full(1, 0.9, np.float32)
     _, metrics = algorithm.loss(model, params, targets, batch)
-    assert metrics["rows/priority"][0] == pytest.approx(4.6, rel=1e-5)
+    assert metrics.rows["priority"][0] == pytest.approx(4.6, rel=1e-5)
 
 
 def stepped(algorithm: Any, steps: int, kind: str = "torch") -> list[dict[str, Any]]:
@@ -217,13 +217,13 @@ def test_actions_are_random_first_and_then_noisy_ones_of_the_policy() -> None:
     params = {k: 0.3 * x for k, x in params.items()}
     obs = {"obs": np.zeros((50_000, 2), np.float32)}
     noise = model.dist.noise(np.random.default_rng(0), (50_000,))
-    told = {n: algorithm.exploration(n) for n in (9, 10)}
-    action, _, _ = algorithm.act(model, params | told[9], obs, {}, noise)
+    told = {n: algorithm.exploration(n, 1) for n in (9, 10)}
+    action, _ = algorithm.act(model, params | told[9], obs, noise)
     np.testing.assert_allclose(action.std(0), 1 / np.sqrt(3), rtol=0.02)
-    action, _, _ = algorithm.act(model, params | told[10], obs, {}, noise)
+    action, _ = algorithm.act(model, params | told[10], obs, noise)
     np.testing.assert_allclose(action.mean(0), mu(params, np.zeros(2)), atol=0.01)
     assert np.abs(action).max() <= 1.0 and action.std() > 0.1
-    greedy, _, _ = algorithm.act(model, params | told[10], obs, {}, None)
+    greedy, _ = algorithm.act(model, params | told[10], obs, None)
     np.testing.assert_allclose(greedy[0], mu(params, np.zeros(2)), rtol=1e-5)
 
 

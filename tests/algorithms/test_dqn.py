@@ -78,7 +78,7 @@ def test_loss_is_the_formula(double: bool, library: str) -> None:
         expected += batch["weight"][i] * (error**2 / 2 if error < 1 else error - 0.5) / ROWS
         priorities.append(error + FLOOR)
     assert float(loss) == pytest.approx(expected, rel=1e-5)
-    np.testing.assert_allclose(np.asarray(metrics["rows/priority"]), priorities, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(metrics.rows["priority"]), priorities, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("double", "y"), [(True, 3.7), (False, 10.0)])
@@ -94,7 +94,7 @@ def test_golden_double(double: bool, y: float) -> None:
     batch = {"obs": zeros, "next_obs": zeros, "action": np.zeros(1, np.int32), "step": {}}
     batch |= {"reward": one, "discount": 0.9 * one, "weight": one, "mask": one}
     _, metrics = dqn.loss(model, params, targets, batch)
-    td = metrics["rows/priority"][0] - FLOOR
+    td = metrics.rows["priority"][0] - FLOOR
     assert td == pytest.approx(y - 1.0, rel=1e-6)  # Q(s, 0) = 1
 
 
@@ -153,7 +153,7 @@ def test_c51_is_the_cross_entropy_of_the_projected_target() -> None:
         some = m > 0
         kl.append(float(m[some] @ (np.log(m[some]) - log_p[some])))
     assert float(loss) == pytest.approx(expected, rel=1e-5)
-    np.testing.assert_allclose(metrics["rows/priority"], np.array(kl) + FLOOR, rtol=1e-3)
+    np.testing.assert_allclose(metrics.rows["priority"], np.array(kl) + FLOOR, rtol=1e-3)
 
 
 def test_dueling_streams_have_a_last_hidden_layer_each() -> None:
@@ -203,7 +203,7 @@ class TestNoisy:
     def test_without_noise_the_means_act(self) -> None:
         model, params, _ = setup(self.dqn)
         obs = {"obs": np.random.default_rng(0).standard_normal((20, 2), np.float32)}
-        action, _, _ = self.dqn.act(model, params, obs, {}, None)
+        action, _ = self.dqn.act(model, params, obs, None)
         np.testing.assert_array_equal(action, linear(params, obs["obs"]).argmax(1))
 
     def test_online_and_target_networks_are_given_noise_of_their_own(self) -> None:
@@ -227,7 +227,7 @@ def test_epsilon_is_the_share_of_random_actions() -> None:
     obs = {"obs": np.zeros((100_000, 2), np.float32)}
     noise = model.dist.noise(np.random.default_rng(0), (100_000,))
     params["explore/epsilon"] = np.float32(0.3)
-    action, _, _ = dqn.act(model, params, obs, {}, noise)
+    action, _ = dqn.act(model, params, obs, noise)
     share = np.bincount(action, minlength=3) / 100_000
     expected = np.full(3, 0.1)
     expected[params["q/out/b"].argmax()] += 0.7
@@ -236,7 +236,7 @@ def test_epsilon_is_the_share_of_random_actions() -> None:
 
 def test_epsilon_falls_in_env_steps() -> None:
     dqn = DQN(epsilon_start=1.0, epsilon=0.1, epsilon_steps=1000)
-    found = [float(dqn.exploration(n)["explore/epsilon"]) for n in (0, 500, 1000, 5000)]
+    found = [float(dqn.exploration(n, 1)["explore/epsilon"]) for n in (0, 500, 1000, 5000)]
     assert found == pytest.approx([1.0, 0.55, 0.1, 0.1])
 
 
@@ -253,11 +253,11 @@ def test_forbidden_actions_are_neither_taken_nor_bootstrapped_from() -> None:
         valued = np.where(mask[i], linear(targets, batch["next_obs"]["obs"][i], TARGET), -np.inf)
         y = batch["reward"][i] + batch["discount"][i] * valued.max()
         error = abs(y - linear(params, batch["obs"]["obs"][i])[batch["action"][i]])
-        assert metrics["rows/priority"][i] == pytest.approx(error + FLOOR, rel=1e-4)
+        assert metrics.rows["priority"][i] == pytest.approx(error + FLOOR, rel=1e-4)
     params["explore/epsilon"] = np.float32(0.5)
     obs = {"obs": batch["obs"]["obs"], "action_mask": mask}
     for _ in range(20):
-        action, _, _ = dqn.act(model, params, obs, {}, model.dist.noise(rng, (50,)))
+        action, _ = dqn.act(model, params, obs, model.dist.noise(rng, (50,)))
         assert mask[np.arange(50), action].all()
 
 

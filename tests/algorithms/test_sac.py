@@ -74,8 +74,8 @@ def test_loss_of_floats_is_the_formula(library: str) -> None:
         priorities.append(np.mean(np.abs(td)) + FLOOR)
     expected += alpha * (entropy - -2.0)
     assert float(loss) == pytest.approx(expected, rel=1e-4)
-    assert float(metrics["entropy"]) == pytest.approx(entropy, rel=1e-4)
-    np.testing.assert_allclose(np.asarray(metrics["rows/priority"]), priorities, rtol=1e-4)
+    assert float(metrics.scalars["entropy"]) == pytest.approx(entropy, rel=1e-4)
+    np.testing.assert_allclose(np.asarray(metrics.rows["priority"]), priorities, rtol=1e-4)
 
 
 @pytest.mark.parametrize("library", ["numpy", "jax", "torch"])
@@ -121,7 +121,7 @@ def test_the_soft_backup_is_the_golden_one() -> None:
     batch = {"obs": obs, "next_obs": obs, "action": np.zeros(1, np.int32), "reward": 0 * one}
     batch |= {"discount": one, "weight": one, "mask": one, "step": {}}
     _, metrics = sac.loss(model, params, targets, batch)
-    assert metrics["rows/priority"][0] == pytest.approx(1.313262, abs=1e-5)  # Q itself is 0
+    assert metrics.rows["priority"][0] == pytest.approx(1.313262, abs=1e-5)  # Q itself is 0
 
 
 @pytest.mark.parametrize("spaces", [FLOATS, CHOICES], ids=["floats", "choices"])

@@ -150,7 +150,7 @@ def test_on_policy_targets_are_the_n_step_returns(shared: bool) -> None:
     network = replace(TINY, shared=shared)
     model = VTrace(network=network).model(made.model.spaces)
     weights = model.net.init(np.random.default_rng(0))
-    trajectory.extras = {}  # of the worker's own network
+    trajectory.records = {}  # of the worker's own network
     n_step = A2C(network=network).postprocess(model, weights, trajectory)
     vs, advantage = targets(model, weights, VTrace(network=network), trajectory)
     assert trajectory.terminated.any() and (trajectory.last & ~trajectory.terminated).any()

@@ -160,9 +160,9 @@ class Halved(A2C):
 class Contrary(A2C):
     """One that acts in its own way: it takes the least likely action."""
 
-    def act(self, model: Any, params: Any, obs: Any, state: Any, noise: Any) -> Any:
-        action, extras, state = super().act(model, params, obs, state, noise)
-        return 1 - action, extras, state
+    def act(self, model: Any, params: Any, obs: Any, noise: Any) -> Any:
+        action, records = super().act(model, params, obs, noise)
+        return 1 - action, records
 
 
 @dataclass(frozen=True)

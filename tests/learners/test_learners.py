@@ -116,9 +116,9 @@ def test_losses_and_gradients_are_the_same_in_every_library(algorithm: Any, env:
     for name, g in found["jax"][0].items():
         np.testing.assert_allclose(g, found["torch"][0][name], rtol=1e-5, atol=2e-6, err_msg=name)
     aux = {f"hyper/{name}": np.float32(x) for name, x in hyper.items()}
-    prepared = algorithm.prepare(made.model, made.weights, sample.batch)
+    prepared = algorithm.label(made.model, made.weights, sample.batch)
     total, metrics = algorithm.loss(made.model, made.weights, aux, prepared)
-    numpy = {"loss": float(total), **{name: float(x) for name, x in metrics.items()}}
+    numpy = {"loss": float(total), **{name: float(x) for name, x in metrics.scalars.items()}}
     for kind in KINDS:
         assert found[kind][1] == pytest.approx(numpy, rel=1e-5, abs=1e-6)
 
@@ -240,7 +240,7 @@ def test_gradients_alone_change_nothing(kind: str, batch: Any) -> None:
 class Prepared(APPO):
     """For rows that were prepared already."""
 
-    def prepare(self, model: Any, params: Any, batch: Any) -> Any:
+    def label(self, model: Any, params: Any, batch: Any) -> Any:
         return batch
 
 
@@ -257,7 +257,7 @@ def test_a_batch_is_prepared_once_by_the_weights_that_begin_the_update(
     learner, steps = fresh(kind, ROWS), fresh(kind, algorithm)
     for _ in range(2):
         begin = steps.weights()
-        rows = ROWS.prepare(made.model, begin, sample.batch)
+        rows = ROWS.label(made.model, begin, sample.batch)
         learner.update(sample.batch, index, hyper, reduce)
         for one in index:
             steps.apply(steps.gradients(select(rows, one), hyper)[0], hyper)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from shoal.algorithms.base import Algorithm
 from shoal.fleet.base import Fleet, Health, Make, no_args
 from shoal.fleet.learning import Gradient
 from shoal.fleet.local import LocalFleet
@@ -98,8 +100,22 @@ class FakeLearner:
         self.aux.update(aux)
 
 
-class FakeAlgorithm:
-    optimiser = Optimiser("sgd")
+@dataclass(frozen=True)
+class FakeAlgorithm(Algorithm):
+    """Only what plans ask of an algorithm."""
+
+    gamma: float = 0.99
+    network: Any = None
+
+    def model(self, spaces: Any) -> Any: ...
+
+    def act(self, model: Any, params: Any, obs: Any, noise: Any) -> Any: ...
+
+    def loss(self, model: Any, params: Any, aux: Any, batch: Any) -> Any: ...
+
+    @property
+    def optimiser(self) -> Optimiser:
+        return Optimiser("sgd")
 
     def indices(self, rng: np.random.Generator, rows: int) -> np.ndarray:
         return rng.permutation(rows)[None]

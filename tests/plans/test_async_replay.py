@@ -129,7 +129,7 @@ def test_initial_priorities_are_what_the_learner_would_find(
     made = worker(config)
     algorithm: Any = config.algorithm
     model, weights = made.model, dict(made.weights)
-    made.set_weights({**algorithm.exploration(100_000), **weights}, 0)
+    made.set_weights({**algorithm.exploration(100_000, 3), **weights}, 0)
     batch = made.sample_apart().batch.open()
     found = batch["priority"]
     learner = create("jax", algorithm, model, algorithm.init(model, np.random.default_rng(0)), 1)
@@ -146,20 +146,21 @@ def test_initial_priorities_are_what_the_learner_would_find(
 def test_epsilons_are_a_ladder_over_all_environments() -> None:
     """The golden ones of 8 workers of one environment: .4, .16, ... .00065536."""
     dqn = DQN(epsilon=0.4, ladder=7.0)
-    each = [float(dqn.slots_explore(i, 1, 8)["explore/epsilon"][0]) for i in range(8)]
     golden = [0.4, 0.16, 0.064, 0.0256, 0.01024, 0.004096, 0.0016384, 0.00065536]
-    np.testing.assert_allclose(each, golden, rtol=1e-5)
-    np.testing.assert_allclose(dqn.slots_explore(0, 8, 8)["explore/epsilon"], golden, rtol=1e-5)
-    assert dqn.slots_explore(0, 1, 1)["explore/epsilon"][0] == pytest.approx(0.4)
+    np.testing.assert_allclose(dqn.exploration(0, 8)["explore/epsilon"], golden, rtol=1e-5)
+    assert dqn.exploration(10**6, 1)["explore/epsilon"] == pytest.approx([0.4])
 
 
-def test_a_worker_keeps_its_epsilons_whatever_weights_it_is_given() -> None:
+@pytest.mark.parametrize("index, part", [(0, [0, 1]), (1, [2, 3]), (2, [0, 1])])
+def test_a_worker_explores_with_the_epsilons_of_its_own_environments(
+    index: int, part: list[int]
+) -> None:
+    """One that joined later shares another's."""
     config = settings("ape-x", "CartPole-v1", rollout={"workers": 2, "envs_per_worker": 2})
-    made = worker(config, 1)
-    made.set_weights({**made.weights, "explore/epsilon": np.float32(1.0)}, 5)
-    np.testing.assert_allclose(
-        made.weights["explore/epsilon"], config.algorithm.slots_explore(2, 2, 4)["explore/epsilon"]
-    )
+    made = worker(config, index)
+    ladder = config.algorithm.exploration(0, 4)["explore/epsilon"]
+    made.set_weights({**made.weights, "explore/epsilon": ladder}, 5)
+    assert made.weights["explore/epsilon"].tolist() == ladder[part].tolist()
 
 
 def test_a_run_is_reported_and_ends_before_its_learning_begins() -> None:
@@ -224,7 +225,7 @@ def test_a_shard_that_is_killed_is_said_counted_and_replaced(
     one_ray: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     with make(shards=2, capacity=5000, cpus_per_worker=0.0) as trainer:
-        while trainer.learner.gradient_steps < 20:  # by then both shards hold something
+        while trainer.run.counters.trained_steps < 1000:  # by then both shards hold something
             accounts(trainer.train())
         (shards,) = trainer.fleet._spawned  # type: ignore[attr-defined]
         held = trainer.run.counters.trained_steps
