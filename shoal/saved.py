@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal import checkpoint
+from shoal.algorithms.base import Algorithm
 from shoal.config.config import Config, Rollout
 from shoal.config.settings import find, merge, name_of, route
 from shoal.configure import change
@@ -15,19 +16,18 @@ from shoal.errors import ConfigError
 from shoal.systems import default_config, made, row_of, system, with_plan
 from shoal.trust import admit, of_env, unasked
 
-LEARNING = {  # what a class may define and still act as the class that it derives from
-    *("loss", "prepare", "postprocess", "indices", "draw", "reduction", "hyper", "optimiser"),
-    *("targets", "after_step", "needs", "stops_early", "whole_episodes", "warnings", "seen"),
-    "exploration",
-}
+ACTING = {"model", "init", "act", "memory"}  # what a policy calls of its algorithm
 
 
 def own_policy(algorithm: Any) -> bool:
-    """Whether acting takes the user's own class: it defines more than what learning calls."""
+    """Whether acting takes the user's own class: it overrides something that acting calls.
+
+    Its methods may call others of its own, so whatever is not a method of Shoal's counts too.
+    """
     cls, ours = type(algorithm), type(row_of(algorithm).algorithm)
     own = cls.__mro__[: cls.__mro__.index(ours)]
-    defined = {name for each in own for name in vars(each) if not name.startswith("__")}
-    return bool(defined - {f.name for f in fields(cls)} - LEARNING)
+    defined = {name for each in own for name in vars(each) if not name.startswith("_")}
+    return bool(defined - {f.name for f in fields(cls)} - (set(dir(Algorithm)) - ACTING))
 
 
 @dataclass(frozen=True)

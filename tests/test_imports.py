@@ -49,7 +49,7 @@ ARROWS: dict[str, set[str]] = {
     "configure": {"systems", "plans", "envs", "config", "trust", "errors"},
     "metrics": {"plans", "fleet"},
     "checkpoint": {"tree", "errors", "__init__"},  # of the front door only the version number
-    "saved": {"configure", "systems", "checkpoint", "config", "trust", "errors"},
+    "saved": {"configure", "systems", "checkpoint", "algorithms", "config", "trust", "errors"},
     "policy": {"saved", "checkpoint", "algorithms", "spaces", "trajectory", "errors"},
     "evaluation": {"policy", "envs", "errors", "machine"},
     "events": set(),
