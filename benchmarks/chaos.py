@@ -32,7 +32,7 @@ from typing import Any
 import psutil
 
 import shoal
-from shoal import checkpoint
+from shoal.checkpoint import files as checkpoint
 
 COUNTERS = ("env_steps", "trained_steps", "dropped_steps", "gradient_steps", "episodes")
 HERE = Path(__file__).resolve().parent
@@ -93,7 +93,7 @@ def one_run(part: str, system: str, after: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
         run = subprocess.Popen(
-            [sys.executable, "-m", "shoal.cli", *TRAIN, "--system", system],
+            [sys.executable, "-m", "shoal", *TRAIN, "--system", system],
             cwd=out,
             stdout=(out / "output").open("w"),
             stderr=subprocess.STDOUT,

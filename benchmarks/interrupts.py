@@ -37,7 +37,12 @@ import numpy as np
 import ray  # noqa: F401
 from jax import numpy as jnp  # noqa: F401
 
-from shoal import checkpoint, cli, run, trainer  # noqa: F401
+from shoal import trainer  # noqa: F401
+from shoal.app import (
+    cli,
+    run,  # noqa: F401
+)
+from shoal.checkpoint import files as checkpoint
 from shoal.errors import CheckpointError
 from shoal.replay import buffer  # noqa: F401
 
@@ -164,7 +169,7 @@ def forked(what: Callable[[], int], words: Sequence[str], mark: str, said: Path)
         os._exit(code)
 
 
-_COLD = "import sys; from shoal.cli import main; print(end='.', flush=True); sys.exit(main())"
+_COLD = "import sys; from shoal.app.cli import main; print(end='.', flush=True); sys.exit(main())"
 
 
 def _spawn(words: Sequence[str], mark: str, said: Path) -> int:

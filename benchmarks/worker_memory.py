@@ -26,10 +26,10 @@ import psutil
 import ray
 
 from shoal.config.config import Config
-from shoal.configure import configure
 from shoal.fleet.cluster import connect
 from shoal.fleet.ray import RayFleet
 from shoal.fleet.worker import Worker
+from shoal.systems.configure import configure
 
 MB = 1e6
 FRAMEWORKS = ("jax", "jaxlib", "torch", "tensorflow", "flax", "optax")

@@ -12,8 +12,8 @@ import numpy as np
 from shoal.envs import VectorEnv, make_for_evaluation, rendering
 from shoal.envs.base import ENDLESS
 from shoal.errors import EnvError, ShoalError, SpaceError
-from shoal.machine import cpus
 from shoal.policy import Policy
+from shoal.process.machine import cpus
 
 COPIES = 16  # of the environment, at most: the policy acts for all of them at once
 Progress = Callable[[int, int], None]

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from shoal import checkpoint
 from shoal.algorithms.base import Algorithm, Model
+from shoal.checkpoint import files as checkpoint
 from shoal.errors import CheckpointError
-from shoal.saved import Saved
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
+from shoal.systems.saved import Saved
 from shoal.trajectory import ndarray
 
 
@@ -52,7 +52,7 @@ class Policy:
         return int(action) if self.spaces.action_kind == "discrete" and not action.ndim else action
 
     def choose(self, obs: Mapping[str, ndarray], rng: np.random.Generator | None = None) -> ndarray:
-        """Actions in policy form (see ``shoal.spaces``) for ``{leaf: [..., *shape]}``.
+        """Actions in policy form (see ``shoal.spaces.base``) for ``{leaf: [..., *shape]}``.
 
         The most likely ones; with ``rng``, samples.
         """

@@ -15,10 +15,9 @@ from weakref import WeakSet
 
 import numpy as np
 
-from shoal import checkpoint, interrupts
+from shoal.checkpoint import files as checkpoint
 from shoal.config.config import Config
 from shoal.config.settings import named, to_dict
-from shoal.configure import configure
 from shoal.errors import CheckpointError, ConfigError, ShoalError
 from shoal.evaluation import evaluate
 from shoal.fleet.base import results
@@ -27,10 +26,12 @@ from shoal.learners.base import choose, create, threads
 from shoal.metrics import Recorder, Report
 from shoal.plans.base import Run, Update
 from shoal.policy import Policy
+from shoal.process import interrupts
 from shoal.replay.settings import fit
 from shoal.replay.settings import saved as saves
-from shoal.saved import Saved, own_policy
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
+from shoal.systems.configure import configure
+from shoal.systems.saved import Saved, own_policy
 
 log = logging.getLogger("shoal.trainer")
 

@@ -13,7 +13,7 @@ from shoal.config.bounds import Bounds, bounds_of, check_bounds, setting
 from shoal.config.config import Checkpointing, Cluster, Config, Replay, Rollout, Stop
 from shoal.config.schedule import Linear, Schedule
 from shoal.errors import ConfigError
-from shoal.systems import PLANS, SYSTEMS, default_config
+from shoal.systems.table import PLANS, SYSTEMS, default_config
 
 ALGORITHMS = {type(row.algorithm) for row in SYSTEMS.values()}
 GROUPS = [Rollout, Stop, Checkpointing, Cluster, Replay, *PLANS]

@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from shoal import checkpoint
-from shoal.checkpoint import blame, load, save
+from shoal.checkpoint import files as checkpoint
+from shoal.checkpoint.files import blame, load, save
 from shoal.errors import CheckpointError, ConfigError
 
 REPOSITORY = Path(checkpoint.__file__).parents[1]
@@ -239,12 +239,12 @@ def test_a_reader_follows_a_writer_that_replaces_what_it_reads(
 ) -> None:
     save(tmp_path, 1, {"x": 1}, {})
     read = checkpoint._read
-    monkeypatch.setattr(checkpoint, "_read", lambda folder: save_then_read(folder))
+    monkeypatch.setattr(checkpoint, "_read", lambda folder, parts: save_then_read(folder, parts))
 
-    def save_then_read(folder: Path) -> Any:
+    def save_then_read(folder: Path, parts: Any) -> Any:
         monkeypatch.setattr(checkpoint, "_read", read)
         save(tmp_path, 2, {"x": 2}, {}, keep=1)
-        return read(folder)
+        return read(folder, parts)
 
     assert load(tmp_path)[0] == {"x": 2}
 
@@ -370,8 +370,8 @@ KILLER = """
 import itertools, os, signal, sys
 from pathlib import Path
 import numpy as np
-from shoal import checkpoint
-from shoal.checkpoint import load, save
+from shoal.checkpoint import files as checkpoint
+from shoal.checkpoint.files import load, save
 checkpoint._CHUNK = 64
 root, number = Path(sys.argv[1]), int(sys.argv[2])
 names = ("open", "write", "fsync", "close", "rename", "mkdir", "unlink", "rmdir")
@@ -445,7 +445,7 @@ def test_ctrl_c_amid_a_replacement_puts_the_replaced_one_back(tmp_path: Path) ->
     done = run(
         """
         import os, signal, sys
-        from shoal.checkpoint import load, save
+        from shoal.checkpoint.files import load, save
         save(sys.argv[1], 1, {"n": 1}, {})
         rename = os.rename
         def then_interrupt(*args):
@@ -506,7 +506,7 @@ def test_a_full_disk_is_told_and_costs_nothing(tmp_path: Path) -> None:
         """
         import resource, signal, sys
         import numpy as np
-        from shoal.checkpoint import load, save
+        from shoal.checkpoint.files import load, save
         from shoal.errors import CheckpointError
         save(sys.argv[1], 1, {"a": np.arange(3)}, {})
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -592,7 +592,7 @@ def test_nothing_is_unpickled_on_the_way(tmp_path: Path) -> None:
         """
         import _pickle, builtins, marshal, pickle, sys
         import numpy, safetensors.numpy
-        from shoal.checkpoint import load
+        from shoal.checkpoint.files import load
         def refuse(*args, **kwargs):
             raise AssertionError("code may run here")
         for module in (pickle, _pickle):

@@ -15,12 +15,12 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 import shoal
-from shoal.cli import DEFAULT_STEPS, _new_config, _train_parser, main
+from shoal.app.cli import DEFAULT_STEPS, _new_config, _train_parser, main
+from shoal.app.options import flag
 from shoal.config.config import Config
 from shoal.config.schedule import Linear
 from shoal.config.settings import arguments
-from shoal.options import flag
-from shoal.systems import SYSTEMS, default_config, unread
+from shoal.systems.table import SYSTEMS, default_config, unread
 
 ROOT = Path(__file__).parents[1]
 MODULE = __name__.replace(".", "_")
@@ -251,7 +251,7 @@ def test_systems_names_all_and_what_runs_under_what(
         ("DQN", "Odd", "", "no replay"),
         ("DQN", "Late", "", "too old"),
     ]
-    monkeypatch.setattr("shoal.systems.matrix", lambda: pairs)
+    monkeypatch.setattr("shoal.systems.table.matrix", lambda: pairs)
     assert main(["systems"]) == 0
     systems, matrix = capsys.readouterr().out.split("\n\n")
     for name, row in SYSTEMS.items():
@@ -293,7 +293,7 @@ def test_the_header_tells_what_runs_and_until_when(
 
 
 def test_the_output_does_not_mind_a_closed_pipe() -> None:
-    script = "import sys; from shoal.cli import main; sys.exit(main())"
+    script = "import sys; from shoal.app.cli import main; sys.exit(main())"
     shell = f"{shlex.quote(sys.executable)} -c {shlex.quote(script)} train --help | true"
     ended = subprocess.run(
         ["sh", "-c", shell], cwd=ROOT, capture_output=True, text=True, check=False

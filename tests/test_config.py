@@ -23,7 +23,7 @@ from shoal.config.names import OTHERS, SHORT
 from shoal.config.schedule import Linear, Schedule, at
 from shoal.config.settings import arguments, find, merge, route, to_dict
 from shoal.errors import ConfigError, nearest
-from shoal.systems import SYSTEMS, default_config
+from shoal.systems.table import SYSTEMS, default_config
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from shoal import console
-from shoal.config.config import Stop
-from shoal.console import (
+from shoal.app import console
+from shoal.app.console import (
     Console,
     Recent,
     bottleneck,
@@ -20,6 +19,7 @@ from shoal.console import (
     pieces,
     sides,
 )
+from shoal.config.config import Stop
 
 
 def report(**values: Any) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def test_plain_lines_grow_rare_and_end_with_the_last_report(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr("shoal.console.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("shoal.app.console.time.monotonic", lambda: clock[0])
     console = Console()
     console.begin(Stop(env_steps=30_000), None, 0.0, 0)
     shown = []

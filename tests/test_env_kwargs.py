@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import shoal
-from shoal.cli import main
+from shoal.app.cli import main
 from shoal.config.settings import to_dict
-from shoal.configure import configure
 from shoal.errors import ConfigError
+from shoal.systems.configure import configure
 from shoal.trainer import Trainer
 from tests.test_checkpoint import same
 from tests.worlds import TINY, Script

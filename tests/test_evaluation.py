@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from shoal import PPO, evaluate
 from shoal.errors import EnvError, ShoalError, SpaceError
 from shoal.policy import Policy
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 from tests.envs.test_env_faults import NAN, Masked, Sound, spoiled
 
 

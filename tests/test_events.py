@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shoal.events import EventWriter, crc32c
-from shoal.folder import Log
+from shoal.app.events import EventWriter, crc32c
+from shoal.app.folder import Log
 
 
 def test_crc32c_check_value() -> None:

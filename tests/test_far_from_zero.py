@@ -13,7 +13,7 @@ from gymnasium.spaces import Box, Discrete
 import shoal
 from shoal.errors import EnvError
 from shoal.ops.moments import Moments
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 from tests.envs.micro import Bandit
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shoal import checkpoint
-from shoal.checkpoint import load, save
+from shoal.checkpoint import files as checkpoint
+from shoal.checkpoint.files import load, save
 from shoal.errors import CheckpointError
 
 REPOSITORY = Path(checkpoint.__file__).parents[1]
@@ -319,7 +319,7 @@ def test_size_alone_costs_neither_time_nor_memory(tmp_path: Path, case: str) -> 
     forge(tmp_path / "x", HUGE[case])
     source = """if True:
         import resource, sys
-        from shoal.checkpoint import load
+        from shoal.checkpoint.files import load
         from shoal.errors import CheckpointError
         import safetensors
         resource.setrlimit(resource.RLIMIT_AS, (1_500_000_000, 1_500_000_000))

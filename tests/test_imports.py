@@ -20,49 +20,31 @@ IMPORTS = {
 # A room is a folder or a file at the top of the package. What each may import, lowest first.
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
-    "interrupts": {"errors"},
-    "machine": set(),
+    "process": {"errors"},
     "ops": {"errors"},
-    "tree": {"errors"},
-    "config": {"tree", "errors"},
-    "trust": {"errors"},
-    "space_json": {"errors"},
-    "leaf": {"space_json", "errors"},
-    "spaces": {"leaf", "space_json", "ops", "errors"},
+    "checkpoint": {"errors", "__init__"},  # of the front door only the version number
+    "config": {"checkpoint", "errors"},
+    "spaces": {"ops", "errors"},
     "trajectory": {"ops", "errors"},
-    "envs": {"trust", "leaf", "spaces", "errors"},
-    "nets": {"trust", "leaf", "ops", "spaces", "errors"},
-    "algorithms": {"nets", "ops", "config", "leaf", "spaces", "trajectory", "errors"},
-    "learners": {
-        *("algorithms", "nets", "ops", "config", "trajectory", "interrupts", "machine", "errors"),
-    },
+    "envs": {"config", "spaces", "errors"},
+    "nets": {"config", "ops", "spaces", "errors"},
+    "algorithms": {"nets", "ops", "config", "spaces", "trajectory", "errors"},
+    "learners": {"algorithms", "nets", "ops", "config", "trajectory", "process", "errors"},
     "replay": {"config", "spaces", "trajectory", "errors"},
     "fleet": {
         *("replay", "learners", "algorithms", "envs", "nets", "ops", "config", "spaces"),
-        *("trajectory", "interrupts", "machine", "errors"),
+        *("trajectory", "process", "errors"),
     },
     "plans": {
         *("replay", "fleet", "learners", "algorithms", "ops"),
         *("config", "spaces", "trajectory", "errors"),
     },
-    "systems": {"plans", "algorithms", "config", "trust", "errors"},
-    "configure": {"systems", "plans", "envs", "config", "trust", "errors"},
+    "systems": {"plans", "algorithms", "envs", "checkpoint", "config", "errors"},
     "metrics": {"plans", "fleet"},
-    "checkpoint": {"tree", "errors", "__init__"},  # of the front door only the version number
-    "saved": {"configure", "systems", "checkpoint", "algorithms", "config", "trust", "errors"},
-    "policy": {"saved", "checkpoint", "algorithms", "spaces", "trajectory", "errors"},
-    "evaluation": {"policy", "envs", "errors", "machine"},
-    "events": set(),
-    "folder": {"checkpoint", "events", "config", "errors", "__init__"},
-    "console": {"config"},
-    "plot": {"console", "folder", "errors"},
-    "options": {"configure", "systems", "config", "errors"},
-    "run": {
-        *("trainer", "nets", "replay", "console", "folder", "config", "interrupts", "errors"),
-        *("machine", "__init__"),
-    },
+    "policy": {"systems", "checkpoint", "algorithms", "spaces", "trajectory", "errors"},
+    "evaluation": {"policy", "envs", "process", "errors"},
 }
-FRONT = {"trainer", "cli", "__init__"}  # the only rooms that know all the others
+FRONT = {"trainer", "app", "__init__", "__main__"}  # the only rooms that know all the others
 
 FRAMEWORK_FILES = {
     "shoal.learners.bfloat16",
@@ -203,7 +185,7 @@ def test_nothing_imports_pickle() -> None:
         "import shoal",
         "from shoal import A2C, PG, PPO, Config, Network, Trainer, evaluate, load",
         "import shoal.fleet.worker, shoal.envs",
-        "import shoal.cli",
+        "import shoal.app.cli",
     ],
 )
 def test_importing_loads_nothing_heavy(statement: str) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import shoal
-from shoal import interrupts
+from shoal.process import interrupts
 from shoal.replay.buffer import Buffer
 from shoal.replay.layout import Column, Layout
 from shoal.trainer import Trainer

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from shoal import machine
+from shoal.process import machine
 
 
 @pytest.fixture
@@ -56,8 +56,8 @@ def hiding(call: Any) -> Any:
 
 @pytest.mark.filterwarnings("ignore:only soft file lock")
 def test_training_resuming_and_evaluating_need_nothing_of_linux_alone(elsewhere: Path) -> None:
-    from shoal import machine
-    from shoal.cli import main
+    from shoal.app.cli import main
+    from shoal.process import machine
 
     assert machine.cpus() == os.cpu_count()
     out = str(elsewhere / "run")

@@ -10,7 +10,7 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 from shoal.algorithms.dqn import DQN
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 from shoal.trainer import Trainer
 from tests.worlds import LINEAR, TINY, difference
 

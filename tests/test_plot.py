@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shoal.cli import main
+from shoal.app.cli import main
+from shoal.app.plot import Line, _figure, _student, gather, plot
 from shoal.errors import ShoalError
-from shoal.plot import Line, _figure, _student, gather, plot
 
 Points = list[tuple[float, float, float | None]]  # env steps, seconds, return
 

@@ -16,7 +16,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 from shoal.algorithms.ppo import PPO
 from shoal.errors import CheckpointError, SpaceError
 from shoal.policy import Policy, load
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 from shoal.trainer import Trainer
 from tests.worlds import TINY, Script
 

@@ -21,14 +21,14 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 import shoal
-from shoal import folder as folders
-from shoal.checkpoint import load as load_checkpoint
-from shoal.cli import main
+from shoal.app import folder as folders
+from shoal.app.cli import main
+from shoal.app.console import Console
+from shoal.app.run import header
+from shoal.app.run import train as run_train
+from shoal.checkpoint.files import load as load_checkpoint
 from shoal.config.config import Cluster
-from shoal.console import Console
 from shoal.errors import CheckpointError, ShoalError
-from shoal.run import header
-from shoal.run import train as run_train
 from shoal.trainer import Trainer
 
 ENV = f"{__name__.replace('.', '_')}:Walk"
@@ -430,7 +430,7 @@ def start(out: Path, *more: str) -> subprocess.Popen[str]:
     """A run in a process of its own, after its first report."""
     script = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "from shoal.cli import main; sys.exit(main())"
+        "from shoal.app.cli import main; sys.exit(main())"
     )
     command = ["train", "CartPole-v1", "--system", "ppo", "--out", str(out), *SMALL, *more]
     process = subprocess.Popen(
@@ -521,7 +521,7 @@ def test_a_broken_report_is_pointed_at(tmp_path: Path) -> None:
 
 def test_a_closed_pipe_does_not_end_the_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    script = "import sys; from shoal.cli import main; sys.exit(main())"
+    script = "import sys; from shoal.app.cli import main; sys.exit(main())"
     command = ["train", "CartPole-v1", "--system", "ppo", "--out", str(out), "--stop-steps", "400"]
     reader, writer = os.pipe()
     os.close(reader)

@@ -14,14 +14,14 @@ from shoal.config.config import Config, Replay, Stop
 from shoal.config.files import load_file
 from shoal.config.schedule import Linear
 from shoal.config.settings import to_dict
-from shoal.configure import change, configure, tuned
 from shoal.errors import ConfigError
 from shoal.plans.sync_samples import SyncSamples
-from shoal.systems import PLANS, SYSTEMS, default_config, matrix, system, unread
+from shoal.systems.configure import change, configure, tuned
+from shoal.systems.table import PLANS, SYSTEMS, default_config, matrix, system, unread
 from shoal.trainer import Trainer
 from tests.worlds import TINY, Scripts
 
-TUNED = load_file(Path(__file__).parents[1] / "shoal" / "tuned.yaml")
+TUNED = load_file(Path(__file__).parents[1] / "shoal" / "systems" / "tuned.yaml")
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 
-from shoal import checkpoint
 from shoal.algorithms.ppo import PPO
+from shoal.checkpoint import files as checkpoint
 from shoal.config.config import Stop
 from shoal.errors import CheckpointError, ConfigError, NetworkError, ShoalError
 from shoal.metrics import PARTS, WORKER_PARTS
 from shoal.plans.async_samples import AsyncSamples
 from shoal.plans.parameter_server import ParameterServer
-from shoal.systems import default_config
+from shoal.systems.table import default_config
 from shoal.trainer import Trainer
 from tests.envs.micro import Bandit
 from tests.worlds import TINY, Script, Scripts, difference, episodes

@@ -21,12 +21,12 @@ import gymnasium
 import pytest
 
 import shoal
-from shoal.cli import main
+from shoal.app.cli import main
 from shoal.config.settings import to_dict
-from shoal.configure import configure
+from shoal.config.trust import find
 from shoal.errors import ConfigError, EnvError, ShoalError
+from shoal.systems.configure import configure
 from shoal.trainer import Trainer
-from shoal.trust import find
 from tests.worlds import TINY
 from tools.check import modules
 
@@ -239,7 +239,7 @@ def test_drawing_a_hostile_run_imports_nothing(
 IMPORTERS = {"import_module", "__import__", "run_module", "run_path", "exec_module"}
 BUILT_IN = {"eval", "exec", "compile"}  # a method of such a name is another thing
 ALLOWED = {  # where a call may import what a text names, and whose text that is
-    ("shoal.trust", "import_module"),
+    ("shoal.config.trust", "import_module"),
     ("shoal", "import_module"),  # names of Shoal's own table
     ("shoal.learners.base", "import_module"),  # jax or torch
     ("shoal.envs.source", "load_env_creator"),  # an entry of Gymnasium's registry

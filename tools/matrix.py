@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from shoal.systems import PLANS, SYSTEMS
+from shoal.systems.table import PLANS, SYSTEMS
 from shoal.trainer import Trainer
 
 RETURN = 450.0

@@ -11,7 +11,7 @@ from shoal.algorithms.base import Algorithm, Batch, Model, Params, Records
 from shoal.nets import Head, build
 from shoal.ops import distributions
 from shoal.ops.kernels import Array, namespace
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 from shoal.trajectory import Trajectory, flat, ndarray
 
 _FURTHEST = 20.0  # |log pi - log mu|: e**20 is far beyond any clip, and far from overflowing

@@ -19,7 +19,7 @@ from shoal.config.schedule import Schedule, at
 from shoal.nets import Net
 from shoal.ops.kernels import Array
 from shoal.ops.optimisers import Optimiser
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 from shoal.trajectory import Batch, Obs, Trajectory, ndarray
 
 Params = dict[str, Array]  # flat: {"pi/0/w": ..., "pi/0/b": ..., ...}

@@ -22,13 +22,13 @@ from shoal.algorithms.base import Batch, Metrics, Model, Params, Records
 from shoal.algorithms.off_policy import FLOOR, OffPolicy, Pair, copies, follow, refused, targets_of
 from shoal.config.bounds import setting
 from shoal.config.schedule import Schedule
-from shoal.leaf import Leaf
 from shoal.nets import Head, Network, build
 from shoal.nets.network import ArrayNet
 from shoal.ops.exploration import Deterministic, RandomFirst
 from shoal.ops.kernels import Array, namespace, ndarray, stop_gradient
 from shoal.ops.optimisers import Group, Optimiser
-from shoal.spaces import OWN, Spaces
+from shoal.spaces.base import OWN, Spaces
+from shoal.spaces.leaf import Leaf
 
 POLICY = "trunk/", "pi/", "module/"  # what names of the policy's parameters begin with
 

@@ -35,7 +35,7 @@ from shoal.ops.exploration import EpsilonGreedy
 from shoal.ops.kernels import Array, constant, namespace, ndarray, stop_gradient
 from shoal.ops.optimisers import Optimiser
 from shoal.ops.q_learning import allowed, dueling, huber, log_softmax, pick, project
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 from shoal.trajectory import Trajectory
 
 

@@ -10,7 +10,7 @@ from shoal.algorithms.base import Algorithm, Model, Params
 from shoal.errors import SpaceError
 from shoal.nets import Net
 from shoal.ops.kernels import Array, namespace
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 from shoal.trajectory import Trajectory, ndarray
 
 TARGET = "target/"  # before the name of a parameter: its target network's

@@ -28,7 +28,7 @@ from shoal.ops.exploration import RandomFirst
 from shoal.ops.kernels import Array, namespace, ndarray, stop_gradient
 from shoal.ops.optimisers import Optimiser
 from shoal.ops.q_learning import allowed, log_softmax, pick
-from shoal.spaces import ACTION_MASK, OWN, Spaces
+from shoal.spaces.base import ACTION_MASK, OWN, Spaces
 
 LOG_ALPHA = "log_alpha"  # the parameter that is the temperature's logarithm
 

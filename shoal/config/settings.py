@@ -26,12 +26,12 @@ from typing import (
 
 import numpy as np
 
+from shoal.checkpoint.tree import Damage, decode, encode
 from shoal.config.bounds import bounds_of
 from shoal.config.names import OTHERS, SHORT
 from shoal.config.schedule import Linear
 from shoal.config.values import Mismatch, accepted, union
 from shoal.errors import ConfigError, nearest
-from shoal.tree import Damage, decode, encode
 
 T = TypeVar("T")
 _OBJECT = re.compile(r"[\w.]+:[\w.<>]+")  # what to_dict writes: "module:QualName"
@@ -46,8 +46,8 @@ def to_dict(value: Any) -> Any:
     What has no JSON form (a module, a callable) becomes {"object": "module:QualName"}. A setting
     that JSON cannot spell becomes its text ("inf"), and a tuple a list; inside of a mapping
     (``env_kwargs``), where no annotation says what it was, {"$tuple": [...]} and the like stand for
-    tuples, numbers, paths, bytes, sets and arrays of up to 1 MiB (``shoal.tree``). A group of a
-    class that is not Shoal's begins with its "class".
+    tuples, numbers, paths, bytes, sets and arrays of up to 1 MiB (``shoal.checkpoint.tree``). A
+    group of a class that is not Shoal's begins with its "class".
     """
     if isinstance(value, np.generic):
         value = value.item()

@@ -18,7 +18,7 @@ from gymnasium.vector import VectorWrapper
 from shoal.envs.base import NDArray, Obs, Step
 from shoal.envs.native import NativeVector
 from shoal.errors import EnvError, cut, nearest
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 
 ENTRY = "ale_py.env:AtariEnv"  # what Gymnasium's ids of Atari games stand for
 _SKIP = 4  # raw frames of one env step, where the id says 1 and leaves them to the preprocessing

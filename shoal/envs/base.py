@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
 
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 
 NDArray = npt.NDArray[Any]
 Obs = dict[str, NDArray]
@@ -64,7 +64,7 @@ class VectorEnv(Protocol):
         """Begin a new episode in every slot; a seed makes all that follows reproducible."""
 
     def step(self, action: NDArray) -> Step:
-        """Take one action in policy form (`shoal.spaces`) per slot.
+        """Take one action in policy form (`shoal.spaces.base`) per slot.
 
         An exception of the user's environment keeps its type and traceback and gains a note with
         the copy, the episode's seed and its step. Raises EnvError if what came back breaks

@@ -15,8 +15,8 @@ import numpy as np
 
 from shoal.envs.base import NDArray, Obs
 from shoal.errors import EnvError, cut, is_user_code, place_of
-from shoal.leaf import Leaf
-from shoal.spaces import ACTION_MASK, Spaces
+from shoal.spaces.base import ACTION_MASK, Spaces
+from shoal.spaces.leaf import Leaf
 
 LIMIT = float(np.finfo(np.float32).max)
 REWARDS = frozenset((float, int, np.float64, np.float32, np.int64, np.int32))

@@ -13,7 +13,7 @@ from shoal.envs.checks import Checks, Rows, check_call, check_reset, check_step,
 from shoal.envs.copies import claim, release
 from shoal.envs.state import capture, restore, set_generator
 from shoal.errors import CheckpointError, EnvError, ShoalError
-from shoal.spaces import ACTION_MASK, Spaces
+from shoal.spaces.base import ACTION_MASK, Spaces
 
 _FINAL_OBS = ("final_obs", "final_observation")  # the second until Gymnasium 1.0
 

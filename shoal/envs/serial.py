@@ -26,7 +26,7 @@ from shoal.envs.checks import (
 from shoal.envs.copies import claim, release
 from shoal.envs.state import MAX_REPLAY, ActionLog, set_generator
 from shoal.errors import CheckpointError, EnvError, NetworkError, ShoalError
-from shoal.spaces import ACTION_MASK, Spaces
+from shoal.spaces.base import ACTION_MASK, Spaces
 
 
 class SerialEnv:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shoal.config.trust import module_of
 from shoal.envs.checks import never_began
 from shoal.errors import EnvError, SpaceError, cut, place_of
-from shoal.trust import module_of
 
 _ATARI = re.compile(r"ALE/|\w+(NoFrameskip|Deterministic)-v\d+$")
 _INSTALL = {  # package that is missing -> what brings it

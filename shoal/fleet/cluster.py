@@ -18,12 +18,12 @@ from typing import Any
 
 import psutil
 
-from shoal import interrupts
 from shoal.config.config import Cluster
 from shoal.errors import ConfigError, ShoalError, cut
 from shoal.fleet import death
 from shoal.fleet.head import Head, forking, own_signals, read_token
-from shoal.machine import cpus
+from shoal.process import interrupts
+from shoal.process.machine import cpus
 
 WORKER_BYTES = 200 * 2**20  # memory of a process that samples, without its environments
 LEARNER_BYTES = 450 * 2**20  # of one that differentiates too

@@ -19,10 +19,10 @@ from typing import Any, cast
 
 import psutil
 
-from shoal import interrupts
 from shoal.fleet.host import THREADS
 from shoal.fleet.output import Output
 from shoal.fleet.reaper import Reaper
+from shoal.process import interrupts
 
 LOOPBACK = "127.0.0.1"
 NOBODY = 1  # a port at which nothing listens

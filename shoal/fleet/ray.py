@@ -26,7 +26,6 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from shoal import interrupts
 from shoal.config.config import Cluster
 from shoal.errors import ConfigError, ShoalError, cut
 from shoal.fleet import death
@@ -35,6 +34,7 @@ from shoal.fleet.cluster import lost, node_gone
 from shoal.fleet.collective import GlooGroup
 from shoal.fleet.failure import Failure, sendable
 from shoal.fleet.host import Host
+from shoal.process import interrupts
 from shoal.trajectory import ndarray
 
 log = logging.getLogger("shoal.fleet")

@@ -9,7 +9,7 @@ from shoal.config.config import Replay
 from shoal.fleet.base import Lost, Parcel
 from shoal.replay.buffer import Drawn
 from shoal.replay.settings import make
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 from shoal.trajectory import ndarray
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from shoal import interrupts
 from shoal.algorithms.base import Model
 from shoal.config.config import Config
 from shoal.envs import Step, VectorEnv, make
@@ -21,10 +20,11 @@ from shoal.envs.base import ENDLESS
 from shoal.envs.checks import Bounds
 from shoal.errors import EnvError
 from shoal.fleet.base import Parcel
-from shoal.machine import cpus
 from shoal.ops.moments import Moments
+from shoal.process import interrupts
+from shoal.process.machine import cpus
 from shoal.replay.layout import column, layout
-from shoal.spaces import ACTION_MASK, OWN, Spaces
+from shoal.spaces.base import ACTION_MASK, OWN, Spaces
 from shoal.trajectory import Batch, Obs, Trajectory, ndarray
 
 REWARD_CLIP = 10.0  # of scaled rewards, in standard deviations (PPO detail 31)

@@ -14,9 +14,9 @@ import numpy as np
 
 from shoal.algorithms.base import Algorithm, Metrics, Model, Params
 from shoal.errors import ConfigError, ShoalError
-from shoal.machine import cpus
 from shoal.ops.kernels import Array, namespace
 from shoal.ops.optimisers import Optimiser
+from shoal.process.machine import cpus
 from shoal.trajectory import Batch, ndarray, select
 
 Weights = dict[str, ndarray]

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from shoal import interrupts
 from shoal.algorithms.base import Algorithm, Metrics, Model, Params
 from shoal.learners.base import (
     STEP,
@@ -23,6 +22,7 @@ from shoal.learners.base import (
     to_share,
     unpack,
 )
+from shoal.process import interrupts
 from shoal.trajectory import Batch, ndarray
 
 Packed = tuple[Params, Params]  # parameters and the optimiser's state, as vectors

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from shoal.config.trust import find
 from shoal.errors import NetworkError
 from shoal.nets.base import Head, Net
 from shoal.nets.fit import where
@@ -15,8 +16,7 @@ from shoal.nets.flax import LinenNet, NnxNet
 from shoal.nets.modules import ModuleNet
 from shoal.nets.network import ArrayNet, Network
 from shoal.nets.torch import TorchNet
-from shoal.spaces import Spaces
-from shoal.trust import find
+from shoal.spaces.base import Spaces
 
 _ADAPTERS: dict[str, type[ModuleNet]] = {
     "torch.nn.modules.module.Module": TorchNet,

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from shoal.leaf import Leaf
 from shoal.ops.kernels import Array, constant, stop_gradient
+from shoal.spaces.leaf import Leaf
 
 _CLIP = 10.0  # of normalised observations (PPO detail 29)
 

@@ -36,7 +36,7 @@ from shoal.nets.fit import (
 from shoal.nets.init import ndarray
 from shoal.nets.inputs import Floats
 from shoal.ops.kernels import Array, namespace
-from shoal.spaces import ACTION_MASK, Spaces
+from shoal.spaces.base import ACTION_MASK, Spaces
 
 PREFIX = "module/"  # of the names of a module's own values
 _MOODY = "Dropout|BatchNorm|InstanceNorm|RReLU"  # classes of layers that have two modes

@@ -10,14 +10,14 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from shoal.errors import ConfigError, NetworkError
-from shoal.leaf import Leaf
 from shoal.nets.base import Head, append
 from shoal.nets.cnn import ENCODERS, Impala, Nature
 from shoal.nets.init import Param, initialise, ndarray
 from shoal.nets.inputs import Image, vector
 from shoal.nets.mlp import MLP, linear
 from shoal.ops.kernels import Array, namespace
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
+from shoal.spaces.leaf import Leaf
 
 EncoderName = Literal["auto", "mlp", "nature", "impala"]
 Activation = Literal["tanh", "relu", "silu", "gelu"]

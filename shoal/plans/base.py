@@ -16,7 +16,7 @@ from shoal.fleet.base import Fleet
 from shoal.fleet.worker import Sample
 from shoal.learners.base import Learner
 from shoal.ops.moments import Moments
-from shoal.spaces import OWN
+from shoal.spaces.base import OWN
 from shoal.trajectory import ndarray
 
 FAR = 2.0**14  # standard deviations from 0 at which float32 rounds to a thousandth of one

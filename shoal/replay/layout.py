@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.spaces import ACTION_MASK, Spaces
+from shoal.spaces.base import ACTION_MASK, Spaces
 from shoal.trajectory import ndarray
 
 KIND, REWARD, ACTION = range(3)  # words of a row in which they begin; observations follow

@@ -10,7 +10,7 @@ import psutil
 from shoal.config.config import Replay
 from shoal.errors import ConfigError
 from shoal.replay.layout import Layout, layout
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 
 if TYPE_CHECKING:
     from shoal.replay.buffer import Buffer

@@ -14,7 +14,7 @@ from gymnasium.spaces import Box, Discrete
 
 from shoal.algorithms.base import Model
 from shoal.algorithms.ppo import PPO
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 from tests.worlds import LINEAR
 
 ROWS = 6

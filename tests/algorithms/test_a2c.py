@@ -102,7 +102,7 @@ def test_gradient_is_the_slope_on_a_two_state_mdp(differentiable: Any) -> None:
     """Central differences, parameter by parameter, of -sum log pi A - beta H."""
     from gymnasium.spaces import Discrete
 
-    from shoal.spaces import Spaces
+    from shoal.spaces.base import Spaces
 
     a2c = A2C(value_coef=0.0, network=LINEAR)
     model = a2c.model(Spaces(Discrete(2), Discrete(2)))

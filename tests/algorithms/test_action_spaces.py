@@ -13,8 +13,8 @@ from shoal.algorithms.ddpg import DDPG, TD3
 from shoal.algorithms.dqn import DQN
 from shoal.algorithms.sac import SAC
 from shoal.errors import SpaceError
-from shoal.spaces import Spaces
-from shoal.systems import SYSTEMS
+from shoal.spaces.base import Spaces
+from shoal.systems.table import SYSTEMS
 
 ACTIONS = Box(-1, 1, (2,), np.float32), Discrete(3), MultiDiscrete([2, 3]), MultiBinary(4)
 

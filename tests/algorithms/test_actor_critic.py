@@ -12,7 +12,7 @@ from gymnasium.spaces import Box, Discrete
 from shoal.algorithms import actor_critic
 from shoal.algorithms.a2c import A2C
 from shoal.algorithms.base import Model
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 from tests.worlds import Script, Scripts, settings, worker
 
 
@@ -125,7 +125,7 @@ def test_no_rows_at_all_are_no_loss(lib: Any, model: Any, params: Any, batch: An
 @pytest.mark.parametrize("name", ["ppo", "a2c", "pg"])
 def test_impossible_hyperparameters_are_refused_by_name(name: str) -> None:
     from shoal.errors import ConfigError
-    from shoal.systems import system
+    from shoal.systems.table import system
 
     kind = type(system(name).algorithm)
     for field, value in (("gamma", 1.01), ("max_grad_norm", 0.0)):

@@ -15,7 +15,7 @@ from shoal.algorithms.off_policy import FLOOR, TARGET
 from shoal.errors import SpaceError
 from shoal.learners.base import create
 from shoal.nets import Network
-from shoal.spaces import OWN, Spaces
+from shoal.spaces.base import OWN, Spaces
 from tests.algorithms.test_dqn import arrays_of
 from tests.worlds import LINEAR, TINY, difference
 

@@ -13,7 +13,7 @@ from shoal.algorithms.dqn import DQN
 from shoal.algorithms.off_policy import FLOOR, TARGET
 from shoal.errors import SpaceError
 from shoal.nets import Network
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 from tests.worlds import LINEAR
 
 SPACES = Spaces(Box(-1, 1, (2,), np.float32), Discrete(3))

@@ -15,7 +15,7 @@ from gymnasium.spaces import Box, Discrete
 
 from shoal.algorithms.base import Model
 from shoal.algorithms.pg import PG
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 from shoal.trajectory import Trajectory, pad
 from tests.worlds import LINEAR, Scripts, episodes, settings, worker
 

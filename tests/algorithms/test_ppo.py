@@ -14,7 +14,7 @@ from gymnasium.spaces import Box, Discrete
 
 from shoal.algorithms.a2c import A2C
 from shoal.algorithms.ppo import PPO, clipped_surrogate, k3, minibatches, value_error
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 from shoal.trajectory import concatenate, pad, select
 from tests.algorithms.conftest import Library
 from tests.worlds import LINEAR, Scripts, settings, worker

@@ -13,7 +13,7 @@ from shoal.algorithms.sac import LOG_ALPHA, SAC
 from shoal.errors import SpaceError
 from shoal.learners.base import create
 from shoal.ops.distributions import TanhGaussian
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 from tests.algorithms.test_ddpg import ROWS, batch_of, q
 from tests.algorithms.test_dqn import arrays_of
 from tests.algorithms.test_dqn import batch_of as batch_of_choices

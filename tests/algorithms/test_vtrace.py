@@ -14,9 +14,9 @@ from shoal.algorithms.a2c import A2C
 from shoal.algorithms.base import Model
 from shoal.algorithms.vtrace import VTrace
 from shoal.config.config import Rollout
-from shoal.configure import configure
 from shoal.errors import ConfigError
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
+from shoal.systems.configure import configure
 from shoal.trajectory import Trajectory, concatenate, pad, select
 from tests.algorithms.conftest import SLOTS, Policy, VTraceOracle, garbage, linear
 from tests.worlds import LINEAR, TINY, Scripts, settings, worker

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shoal import checkpoint
+from shoal.checkpoint import files as checkpoint
 from tests.chaos.mortal import Ledger
 
 pytestmark = pytest.mark.ray
@@ -83,7 +83,7 @@ def name(process: psutil.Process) -> str:
 
 
 def shoal(folder: Path, *words: str) -> Process:
-    return Process(folder, "-m", "shoal.cli", *words)
+    return Process(folder, "-m", "shoal", *words)
 
 
 def saved(folder: Path) -> Callable[[], bool]:

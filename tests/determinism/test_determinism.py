@@ -18,7 +18,7 @@ import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.envs.classic_control.pendulum import PendulumEnv
 
-from shoal import checkpoint
+from shoal.checkpoint import files as checkpoint
 from shoal.fleet.base import results
 from shoal.fleet.worker import Worker
 from shoal.trainer import Trainer

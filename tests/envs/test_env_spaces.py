@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from shoal.envs.checks import Bounds, Rows
 from shoal.errors import SpaceError
-from shoal.spaces import ACTION_MASK, Spaces, from_json, to_json
+from shoal.spaces.base import ACTION_MASK, Spaces, from_json, to_json
 
 QUICK = settings(max_examples=60, deadline=None)
 ANY_ACTION = gs.Discrete(2)

@@ -13,7 +13,7 @@ from ray import cloudpickle
 from shoal.config.config import Rollout
 from shoal.errors import ConfigError
 from shoal.fleet.create import create, worker
-from shoal.systems import default_config
+from shoal.systems.table import default_config
 from tests.worlds import Script
 
 

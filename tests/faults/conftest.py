@@ -17,7 +17,7 @@ def shoal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[..., Any]:
     """``shoal(*argv)``: the command line; its exit code, output, error text and exception."""
-    from shoal import cli
+    from shoal.app import cli
 
     errors: list[BaseException] = []
     describe = cli.describe

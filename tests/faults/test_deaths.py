@@ -40,7 +40,7 @@ def broken(fault: str, at: int = 3) -> list[str]:
 def shoal_process(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     """``shoal`` as a user starts it."""
     env = {**os.environ, "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "shoal.cli", *argv]
+    command = [sys.executable, "-m", "shoal", *argv]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
 
 

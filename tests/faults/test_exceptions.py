@@ -16,7 +16,7 @@ from shoal.plans.async_replay import AsyncReplay
 from shoal.plans.async_samples import AsyncSamples
 from shoal.plans.sync_replay import SyncReplay
 from shoal.plans.sync_samples import SyncSamples
-from shoal.systems import PLANS
+from shoal.systems.table import PLANS
 from shoal.trainer import Trainer
 from tests.faults.broken import Broken, Engine, LostA2C, LostDQN, LostVTrace
 from tests.faults.conftest import keeps_the_form, place_of

@@ -11,9 +11,9 @@ import pytest
 
 import shoal
 from shoal.config.settings import to_dict
-from shoal.configure import configure
 from shoal.errors import ConfigError
-from shoal.systems import SYSTEMS
+from shoal.systems.configure import configure
+from shoal.systems.table import SYSTEMS
 from shoal.trainer import Trainer
 from tests.faults.broken import Broken, Contrary, Halved, Patient
 from tests.worlds import TINY

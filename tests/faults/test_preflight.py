@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from shoal.cli import _new_config, _train_parser
+from shoal.app.cli import _new_config, _train_parser
 from shoal.config.config import Cluster
 from shoal.errors import ConfigError
 from shoal.fleet import cluster

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from shoal.console import Console
+from shoal.app.console import Console
+from shoal.app.run import warnings_on
 from shoal.fleet import ray as fleet
-from shoal.run import warnings_on
 from shoal.trainer import Trainer
 from tests.faults.broken import Broken
 from tests.faults.conftest import place_of

@@ -12,7 +12,7 @@ from shoal.errors import EnvError
 from shoal.fleet.base import results
 from shoal.fleet.local import LocalFleet
 from shoal.fleet.worker import Sample, Worker
-from shoal.spaces import OWN
+from shoal.spaces.base import OWN
 from tests.worlds import Script, Scripts, difference, episodes, settings, worker
 
 NORMALISED = {"normalise_obs": True, "scale_reward": True}

@@ -15,7 +15,7 @@ import pytest
 
 from shoal.learners.bfloat16 import rounded
 from shoal.nets import Head, build
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 
 
 def down(a: Any) -> Any:

@@ -22,7 +22,7 @@ from shoal.fleet.collective import Broken, Reduce, ThreadGroup
 from shoal.learners.base import choose, create, minibatch, threads
 from shoal.nets import Network
 from shoal.ops import kernels
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 from shoal.trajectory import concatenate, select
 from tests.worlds import TINY, Script, Scripts, difference, settings, worker
 

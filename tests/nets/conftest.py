@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shoal.nets import Net
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 
 LIBRARIES = "numpy", "jax", "torch"
 

@@ -10,9 +10,9 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 import shoal
-from shoal.leaf import Leaf
 from shoal.nets import Head, Network, build, inputs
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
+from shoal.spaces.leaf import Leaf
 
 NATURE = "trunk/obs/conv0/w"
 IMPALA = "trunk/obs/0/conv/w"

@@ -16,7 +16,7 @@ from torch.nn import functional
 import shoal
 from shoal.errors import NetworkError
 from shoal.nets import Head, build
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 
 SPACES = Spaces(gym.spaces.Box(-2, 2, (4,), np.float32), gym.spaces.Discrete(3))
 HEADS = {"pi": Head(3)}

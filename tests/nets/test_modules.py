@@ -16,7 +16,7 @@ from flax import nnx
 from torch import nn
 
 from shoal.nets import Head, build
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 
 HEADS = {"pi": Head(3), "v": Head(1)}
 

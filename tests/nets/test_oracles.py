@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from shoal.nets import Head, Network, build
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 
 HEADS = {"pi": Head(3), "v": Head(1)}
 LIBRARIES = pytest.mark.parametrize("library", ["numpy", "jax", "torch"])

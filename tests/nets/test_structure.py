@@ -13,7 +13,7 @@ import pytest
 from shoal.errors import ConfigError, NetworkError
 from shoal.nets import Head, Network, build
 from shoal.nets.network import Trunk
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 
 HEADS = {"pi": Head(3), "v": Head(1)}
 LIBRARIES = pytest.mark.parametrize("library", ["numpy", "jax", "torch"])
@@ -263,7 +263,7 @@ def test_acting_needs_neither_jax_nor_torch() -> None:
     code = """
 import sys, numpy as np, gymnasium as gym
 from shoal.nets import Head, Network, build
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 box = gym.spaces.Box(0, 255, (44, 40, 3), np.uint8)
 net = build(Network(), Spaces(box, gym.spaces.Discrete(3)), {"pi": Head(3)})
 net(net.init(np.random.default_rng(0)), {"obs": np.zeros((2, 44, 40, 3), np.uint8)}, ("pi",))

@@ -15,7 +15,7 @@ from shoal.fleet.store import Served
 from shoal.fleet.worker import Sample
 from shoal.plans.async_replay import AsyncReplay, Memory
 from shoal.plans.base import Run
-from shoal.spaces import Spaces
+from shoal.spaces.base import Spaces
 from tests.worlds import LINEAR
 
 FRAGMENT, WORKERS = 32, 2

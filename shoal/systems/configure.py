@@ -14,12 +14,12 @@ from shoal.config.config import Config, Stop
 from shoal.config.files import load_file
 from shoal.config.schedule import Linear, at
 from shoal.config.settings import find, merge, name_of, normal, route
+from shoal.config.trust import admit, unasked
 from shoal.envs import best_return
 from shoal.errors import ConfigError
-from shoal.systems import default_config, made, row_of, unread, with_plan
-from shoal.trust import admit, unasked
+from shoal.systems.table import default_config, made, row_of, unread, with_plan
 
-log = logging.getLogger("shoal.configure")
+log = logging.getLogger("shoal.systems.configure")
 
 
 def tuned(name: str, env: str) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def settings_help(system: str) -> str:
     """Every setting that a system reads, one per line: name, default, meaning, accepted values."""
     from shoal.config.names import SHORT
     from shoal.config.settings import arguments, to_dict
-    from shoal.systems import default_config, unread
+    from shoal.systems.table import default_config, unread
 
     config = default_config(system, "")
     left_out = {"system", "env", *SHORT.values()}

@@ -5,7 +5,7 @@
     config.json      the configuration, and the version of Shoal
     progress.jsonl   one report a line
     events.out...    the same for TensorBoard
-    checkpoint/      numbered by env steps; see ``shoal.checkpoint``
+    checkpoint/      numbered by env steps; see ``shoal.checkpoint.files``
     summary.json     how the run ended; missing while it runs, or when it was killed
     evaluation.json  what ``shoal evaluate`` last found
 """
@@ -23,9 +23,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from shoal import __version__, checkpoint
+from shoal import __version__
+from shoal.app.events import EventWriter
+from shoal.checkpoint import files as checkpoint
 from shoal.errors import ConfigError, ShoalError
-from shoal.events import EventWriter
 
 Report = dict[str, Any]
 CONFIG, PROGRESS, SUMMARY = "config.json", "progress.jsonl", "summary.json"

@@ -14,6 +14,7 @@ from shoal.algorithms.ppo import PPO
 from shoal.algorithms.sac import SAC
 from shoal.algorithms.vtrace import VTrace
 from shoal.config.config import Config, Replay, Rollout
+from shoal.config.trust import find
 from shoal.errors import ConfigError, cut, did_you_mean
 from shoal.plans.allreduce import Allreduce
 from shoal.plans.async_gradients import AsyncGradients
@@ -22,7 +23,6 @@ from shoal.plans.async_samples import AsyncSamples
 from shoal.plans.parameter_server import ParameterServer
 from shoal.plans.sync_replay import SyncReplay
 from shoal.plans.sync_samples import SyncSamples
-from shoal.trust import find
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 from shoal.errors import ConfigError, ShoalError, cut
 
-log = logging.getLogger("shoal.trust")
+log = logging.getLogger("shoal.config.trust")
 
 _BY_ARGUMENTS = re.compile(r"GymV\d+Environment")  # these ids import what their arguments name
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from shoal import checkpoint
 from shoal.algorithms.base import Algorithm
+from shoal.checkpoint import files as checkpoint
 from shoal.config.config import Config, Rollout
 from shoal.config.settings import find, merge, name_of, route
-from shoal.configure import change
+from shoal.config.trust import admit, of_env, unasked
 from shoal.errors import ConfigError
-from shoal.systems import default_config, made, row_of, system, with_plan
-from shoal.trust import admit, of_env, unasked
+from shoal.systems.configure import change
+from shoal.systems.table import default_config, made, row_of, system, with_plan
 
 ACTING = {"model", "init", "act", "memory"}  # what a policy calls of its algorithm
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from shoal.app.folder import CONFIG, read_progress
 from shoal.errors import ShoalError
-from shoal.folder import CONFIG, read_progress
 
 ndarray = npt.NDArray[Any]
 POINTS = 200  # of a line that is a mean over seeds
@@ -204,6 +204,6 @@ def _figure(curves: Sequence[Curve]) -> Any:
 
 
 def _count(value: float, position: int) -> str:
-    from shoal.console import count
+    from shoal.app.console import count
 
     return count(value)

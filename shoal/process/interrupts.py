@@ -31,7 +31,7 @@ from shoal.errors import is_user_code, spot
 
 SPEAK = 1.5  # seconds after which it is said what an interrupt waits for
 _SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _ENVS = os.path.join(_PACKAGE, "envs") + os.sep
 
 

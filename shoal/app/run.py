@@ -12,12 +12,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from shoal import __version__, interrupts
-from shoal.config.config import Config
-from shoal.config.settings import named, to_dict
-from shoal.console import Console, count, duration, value
-from shoal.errors import cut
-from shoal.folder import (
+from shoal import __version__
+from shoal.app.console import Console, count, duration, value
+from shoal.app.folder import (
     CHECKPOINT,
     CONFIG,
     SUMMARY,
@@ -28,8 +25,12 @@ from shoal.folder import (
     write_config,
     write_json,
 )
-from shoal.machine import cpus, system
+from shoal.config.config import Config
+from shoal.config.settings import named, to_dict
+from shoal.errors import cut
 from shoal.nets import inputs
+from shoal.process import interrupts
+from shoal.process.machine import cpus, system
 from shoal.replay.settings import size
 from shoal.trainer import Trainer
 

@@ -21,7 +21,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shoal import __version__, interrupts
+from shoal import __version__
+from shoal.app.options import Pairs, Parser, flag, help_wanted, settings, settings_help, unknown
 from shoal.errors import (
     CheckpointError,
     ConfigError,
@@ -30,11 +31,11 @@ from shoal.errors import (
     nearest,
     reproducible,
 )
-from shoal.options import Pairs, Parser, flag, help_wanted, settings, settings_help, unknown
+from shoal.process import interrupts
 
 if TYPE_CHECKING:
+    from shoal.app.console import Console
     from shoal.config.config import Config
-    from shoal.console import Console
     from shoal.trainer import Trainer
 
 DEFAULT_STEPS = 1_000_000  # env steps of a run that was given no stop
@@ -73,7 +74,7 @@ def _main(given: list[str]) -> int:
     except KeyboardInterrupt:
         return _interrupted()
     except BrokenPipeError:
-        from shoal.console import silence
+        from shoal.app.console import silence
 
         silence()
         return 141  # as a program that SIGPIPE ended
@@ -193,9 +194,9 @@ def _stops(parser: Parser) -> None:
 
 
 def _train(parser: Parser, argv: list[str]) -> int:
-    from shoal import folder as folders
-    from shoal import run
-    from shoal.console import create
+    from shoal.app import folder as folders
+    from shoal.app import run
+    from shoal.app.console import create
     from shoal.trainer import Trainer
 
     if help_wanted(parser, argv):
@@ -235,7 +236,7 @@ def _new_config(parser: Parser, args: Any, pairs: Pairs) -> tuple[Config, bool]:
     from shoal.config.config import Stop
     from shoal.config.files import load_file
     from shoal.config.names import OTHERS
-    from shoal.configure import configure, refuse_impossible
+    from shoal.systems.configure import configure, refuse_impossible
 
     nested = load_file(args.config) if args.config else {}
     system = args.system or args.algorithm
@@ -298,10 +299,10 @@ def _resume_parser() -> Parser:
 
 
 def _resume(parser: Parser, argv: list[str]) -> int:
-    from shoal import folder as folders
-    from shoal import run
-    from shoal.console import create
-    from shoal.saved import Saved
+    from shoal.app import folder as folders
+    from shoal.app import run
+    from shoal.app.console import create
+    from shoal.systems.saved import Saved
     from shoal.trainer import Trainer
 
     if help_wanted(parser, argv):
@@ -380,7 +381,7 @@ def _reproducible(command: str, argv: list[str], workers: Any, console: Console)
 
 def _refuse_met(trainer: Trainer, folder: Path) -> None:
     """Raise ConfigError if a stop condition already holds; the fix is a later stop."""
-    from shoal.run import command
+    from shoal.app.run import command
 
     met, stop = trainer.stopped_by(), trainer.config.stop
     if met is None:
@@ -418,12 +419,12 @@ def _evaluate_parser() -> Parser:
 
 
 def _evaluate(parser: Parser, argv: list[str]) -> int:
-    from shoal import folder as folders
-    from shoal.checkpoint import blame
-    from shoal.console import progress
+    from shoal.app import folder as folders
+    from shoal.app.console import progress
+    from shoal.checkpoint.files import blame
     from shoal.evaluation import evaluate
     from shoal.policy import policy_of
-    from shoal.saved import Saved
+    from shoal.systems.saved import Saved
 
     if help_wanted(parser, argv):
         return 0
@@ -483,7 +484,7 @@ def _plot_parser() -> Parser:
 
 
 def _plot(parser: Parser, argv: list[str]) -> int:
-    from shoal.plot import plot
+    from shoal.app.plot import plot
 
     if help_wanted(parser, argv):
         return 0
@@ -499,7 +500,7 @@ def _systems_parser() -> Parser:
 
 
 def _systems(parser: Parser, argv: list[str]) -> int:
-    from shoal.systems import SYSTEMS, matrix
+    from shoal.systems.table import SYSTEMS, matrix
 
     if help_wanted(parser, argv):
         return 0
@@ -547,7 +548,3 @@ _COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[Parser, list[str]], i
     "plot": (_plot_parser, _plot, "draw the returns of runs"),
     "systems": (_systems_parser, _systems, "list the systems, and what runs under which plan"),
 }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import SpaceError
-from shoal.space_json import (
+from shoal.spaces.json import (
     MAX_CHOICES,
     MAX_DEPTH,
     MAX_ELEMENTS,

@@ -30,8 +30,7 @@ from typing import Any
 import psutil
 
 from shoal import __version__
-from shoal.errors import CheckpointError
-from shoal.tree import (
+from shoal.checkpoint.tree import (
     MAX_JSON,
     Damage,
     check_size,
@@ -42,6 +41,7 @@ from shoal.tree import (
     parse,
     read_tensors,
 )
+from shoal.errors import CheckpointError
 
 FORMAT_VERSION = 1
 _MANIFEST = "manifest.json"

@@ -1,7 +1,7 @@
 """Observation and action spaces: Gymnasium's outside, a flat dict of arrays inside.
 
 Observations are always `{path: array [..., *leaf.shape]}`, whatever the nesting of the space; the
-leaves are those of `shoal.leaf`. An action mask is the entry `"action_mask"` of that same dict.
+leaves are those of `shoal.spaces.leaf`. An action mask is the entry `"action_mask"` of that dict.
 Actions have a *policy form* (what a distribution yields: int64 [...], int64 [..., k], or float32
 [..., dim] in [-1, 1] where bounded) that `Spaces.to_env` turns into what `env.step` takes.
 """
@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shoal.errors import SpaceError
-from shoal.leaf import Leaf, cast, collect, leaf_of, path_of
 from shoal.ops.kernels import namespace
-from shoal.space_json import (
+from shoal.spaces.json import (
     MAX_CHOICES,
     MAX_ELEMENTS,
     NDArray,
@@ -30,6 +29,7 @@ from shoal.space_json import (
     to_json,
     unsupported,
 )
+from shoal.spaces.leaf import Leaf, cast, collect, leaf_of, path_of
 
 __all__ = ["ACTION_MASK", "OWN", "Spaces", "from_json", "to_json"]
 

@@ -1,0 +1,1 @@
+"""What a user sees and keeps: the command line, console, plots and run folders."""

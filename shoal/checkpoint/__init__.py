@@ -1,0 +1,1 @@
+"""Checkpoints: folders of plain data, written atomically and read without running code."""

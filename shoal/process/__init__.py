@@ -1,0 +1,1 @@
+"""This process: its signals and the CPUs it may use."""

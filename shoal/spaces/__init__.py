@@ -1,0 +1,1 @@
+"""Observation and action spaces as flat dicts of arrays, and as JSON."""

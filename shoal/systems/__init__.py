@@ -1,0 +1,1 @@
+"""Named systems: their table, and configurations made from it, from files and from checkpoints."""
