@@ -21,8 +21,8 @@ from shoal.config.settings import named, to_dict
 from shoal.errors import CheckpointError, ConfigError, ShoalError
 from shoal.evaluation import evaluate
 from shoal.fleet.base import results
-from shoal.fleet.create import create as create_fleet
-from shoal.learners.base import choose, create, threads
+from shoal.fleet.create import create_fleet
+from shoal.learners.choose import choose_framework, create_learner, threads
 from shoal.metrics import Recorder, Report
 from shoal.plans.base import Run, Update
 from shoal.policy import Policy
@@ -108,7 +108,7 @@ class Trainer:
         self.recorder = Recorder()
         self._warned = set[str]()
         params = algorithm.init(self.model, self.run.rng)
-        self.framework = choose(config.learner, self.model, algorithm.network)
+        self.framework = choose_framework(config.learner, self.model, algorithm.network)
         fragments = config.rollout.fragment_length * config.rollout.envs_per_worker
         rows = algorithm.minibatch_size or fragments * self.fleet.size
         if self.run.remembers:
@@ -117,7 +117,7 @@ class Trainer:
         alone = config.plan.exact or cluster.in_process or cluster.joined is not None
         if self.run.remembers and not config.plan.learns_on_workers:
             alone = True  # workers wait for the learner, as the replay ratio says
-        self.learner = create(
+        self.learner = create_learner(
             self.framework,
             algorithm,
             self.model,

@@ -241,7 +241,7 @@ BUILT_IN = {"eval", "exec", "compile"}  # a method of such a name is another thi
 ALLOWED = {  # where a call may import what a text names, and whose text that is
     ("shoal.config.trust", "import_module"),
     ("shoal", "import_module"),  # names of Shoal's own table
-    ("shoal.learners.base", "import_module"),  # jax or torch
+    ("shoal.learners.choose", "import_module"),  # jax or torch
     ("shoal.envs.source", "load_env_creator"),  # an entry of Gymnasium's registry
 }
 

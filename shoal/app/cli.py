@@ -196,7 +196,7 @@ def _stops(parser: Parser) -> None:
 def _train(parser: Parser, argv: list[str]) -> int:
     from shoal.app import folder as folders
     from shoal.app import run
-    from shoal.app.console import create
+    from shoal.app.console import create_console
     from shoal.trainer import Trainer
 
     if help_wanted(parser, argv):
@@ -207,7 +207,7 @@ def _train(parser: Parser, argv: list[str]) -> int:
     args, pairs = parser.read(argv)
     config, default_stop = _new_config(parser, args, pairs)
     _quiet()
-    console = create()
+    console = create_console()
     with (
         interrupts.deferred(),
         _reproducible("train", argv, config.rollout.workers, console),
@@ -301,7 +301,7 @@ def _resume_parser() -> Parser:
 def _resume(parser: Parser, argv: list[str]) -> int:
     from shoal.app import folder as folders
     from shoal.app import run
-    from shoal.app.console import create
+    from shoal.app.console import create_console
     from shoal.systems.saved import Saved
     from shoal.trainer import Trainer
 
@@ -322,7 +322,7 @@ def _resume(parser: Parser, argv: list[str]) -> int:
             fix = "start a new run with it: shoal train"
             raise ConfigError(f"--{flag(name)} cannot change when a run goes on", None, fix)
     _quiet()
-    console = create()
+    console = create_console()
     with (
         interrupts.deferred(),
         _reproducible("resume", argv, fields.get("rollout.workers", workers), console),

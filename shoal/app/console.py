@@ -329,7 +329,7 @@ class LiveConsole(Console):
         return row
 
 
-def create() -> Console:
+def create_console() -> Console:
     """A live console if stdout is a terminal, else a plain one."""
     live = sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
     return LiveConsole() if live else Console()

@@ -14,7 +14,7 @@ from shoal.fleet.base import Fleet
 from shoal.fleet.failure import sendable
 from shoal.fleet.local import LocalFleet
 from shoal.fleet.worker import Worker
-from shoal.learners.base import preload
+from shoal.learners.choose import preload
 
 
 def worker(registered: Any, config: Config, env: Any, index: int, restart: int) -> Worker:
@@ -30,7 +30,7 @@ def worker(registered: Any, config: Config, env: Any, index: int, restart: int) 
     return Worker(config, index, env, restart)
 
 
-def create(config: Config, env: Any) -> tuple[Fleet, Callable[[], None]]:
+def create_fleet(config: Config, env: Any) -> tuple[Fleet, Callable[[], None]]:
     """The workers of a run, and what to call when it is over.
 
     ``rollout.workers`` processes, or this one where that is 0 or ``cluster.in_process`` is set.

@@ -18,8 +18,9 @@ from shoal.fleet.base import Parcel
 from shoal.fleet.collective import Broken, Reduce, open_store, own_address
 from shoal.fleet.shard import Piece, slices, whole
 from shoal.fleet.worker import Sample, Worker
-from shoal.learners.base import Packing, choose, create
+from shoal.learners.choose import choose_framework, create_learner
 from shoal.ops.optimisers import global_norm
+from shoal.ops.packing import Packing
 from shoal.trajectory import Batch, ndarray
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ class LearningWorker(Worker):
         super().__init__(config, index, env, restart)
         algorithm = config.algorithm
         params = algorithm.init(self.model, np.random.default_rng([config.seed, 0]))
-        kind = choose(config.learner, self.model, algorithm.network)
-        self.learner = create(kind, algorithm, self.model, params, 1, config.precision)
+        kind = choose_framework(config.learner, self.model, algorithm.network)
+        self.learner = create_learner(kind, algorithm, self.model, params, 1, config.precision)
         self._rank = 0
         self._group: Any = None
         self._store: Any = None  # the meeting point of all ranks, if it is here

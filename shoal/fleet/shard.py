@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from shoal.fleet.base import Parcel
-from shoal.learners.base import Packing
 from shoal.ops.optimisers import Optimiser
+from shoal.ops.packing import Packing
 from shoal.trajectory import ndarray
 
 

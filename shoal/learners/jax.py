@@ -11,20 +11,10 @@ from typing import Any
 import numpy as np
 
 from shoal.algorithms.base import Algorithm, Metrics, Model, Params
-from shoal.learners.base import (
-    STEP,
-    Holder,
-    Packing,
-    Reduce,
-    Weights,
-    minibatch,
-    pack,
-    shareable,
-    shared,
-    to_share,
-    unpack,
-)
+from shoal.learners.base import STEP, Reduce, Weights
 from shoal.learners.bfloat16 import rounded
+from shoal.learners.state import LearnerBase, minibatch, shareable
+from shoal.ops.packing import Packing, pack, shared, to_share, unpack
 from shoal.trajectory import Batch, ndarray
 
 
@@ -49,7 +39,7 @@ def start(threads: int) -> Any:
     return jax
 
 
-class JaxLearner(Holder):
+class JaxLearner(LearnerBase):
     """A learner whose parameters are JAX arrays. See ``learners.base.Learner``."""
 
     def __init__(
@@ -63,9 +53,9 @@ class JaxLearner(Holder):
         jax = start(threads)
         super().__init__(algorithm, model, params, jax.device_put, _numpy)
         self._bfloat16 = precision == "bfloat16"
-        self._names: list[str] = []  # of the metrics that leave ``_update`` as one vector
-        self._whole_names: list[str] = []  # and ``_whole``
-        self._told: list[str] = []  # of those that learners who update together share
+        self._names: list[str] = []  # of the metrics in ``_update``'s vector
+        self._whole_names: list[str] = []  # and in ``_whole``'s
+        self._shared_names: list[str] = []  # of those that learners share when they update together
         self._update = jax.jit(self._steps)
         self._gradients = jax.jit(self._differentiate)
         self._apply = jax.jit(algorithm.optimiser.update)
@@ -208,8 +198,8 @@ class JaxLearner(Holder):
         means["gradient_steps"] = count
         self._names = sorted(means)
         new, slots = packing.unpack(carry[0]), packing.unpack_slots(carry[1])
-        told = jnp.stack([means[k].astype(jnp.float32) for k in self._names])
-        return new, slots, carry[2], told, rows
+        stacked = jnp.stack([means[k].astype(jnp.float32) for k in self._names])
+        return new, slots, carry[2], stacked, rows
 
     def _together(
         self, batch: Batch, indices: ndarray | None, hyper: Mapping[str, float], reduce: Reduce
@@ -247,7 +237,7 @@ class JaxLearner(Holder):
         params = Packing(self.algorithm.optimiser, like).unpack(packed)
         grads, metrics = self._differentiate(params, aux, rows)
         scalars = shareable(metrics)
-        self._told = sorted(scalars)
+        self._shared_names = sorted(scalars)
         gradient = pack({name: grads[name] for name in like})
         return to_share(gradient, scalars, rows["mask"], self.algorithm.reduction)
 
@@ -257,7 +247,7 @@ class JaxLearner(Holder):
         """The step on what all learners brought, and its metrics as one vector."""
         import jax.numpy as jnp
 
-        gradient, metrics = shared(total, self._told, self.algorithm.reduction)
+        gradient, metrics = shared(total, self._shared_names, self.algorithm.reduction)
         optimiser = self.algorithm.optimiser
         grads = Packing(optimiser, like).pack(unpack(gradient, like))
         new, new_opt, norm = optimiser.update(packed, grads, opt, aux["hyper/lr"])

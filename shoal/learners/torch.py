@@ -9,26 +9,16 @@ import numpy as np
 import torch
 
 from shoal.algorithms.base import Algorithm, Metrics, Model, Params
-from shoal.learners.base import (
-    STEP,
-    Holder,
-    Packing,
-    Reduce,
-    Weights,
-    minibatch,
-    pack,
-    shareable,
-    shared,
-    to_share,
-    unpack,
-)
+from shoal.learners.base import STEP, Reduce, Weights
+from shoal.learners.state import LearnerBase, minibatch, shareable
+from shoal.ops.packing import Packing, pack, shared, to_share, unpack
 from shoal.process import interrupts
 from shoal.trajectory import Batch, ndarray
 
 Packed = tuple[Params, Params]  # parameters and the optimiser's state, as vectors
 
 
-class TorchLearner(Holder):
+class TorchLearner(LearnerBase):
     """A learner whose parameters are PyTorch tensors. See ``learners.base.Learner``."""
 
     def __init__(
@@ -77,7 +67,7 @@ class TorchLearner(Holder):
         (params, opt), out = self._packed[1], self._spare
         targets, own = now.targets, tensors.get(STEP, {})
         sums: dict[str, Any] = {}
-        told: dict[str, list[Any]] = {}
+        row_metrics: dict[str, list[Any]] = {}
         seen = taken = 0
         for i, index in enumerate([None] if indices is None else torch.from_numpy(indices).long()):
             if reduce is None:  # else the other ranks would wait for this one
@@ -86,7 +76,7 @@ class TorchLearner(Holder):
             rows = minibatch(tensors, index) | {STEP: {name: x[i] for name, x in own.items()}}
             by_name, metrics = self._differentiate(leaves, {**aux, **targets}, rows)
             for name, x in metrics.rows.items():
-                told.setdefault(name, []).append(x)
+                row_metrics.setdefault(name, []).append(x)
             scalars = dict(shareable(metrics))
             if reduce is not None:
                 whole, scalars = self._shared(pack(by_name), scalars, rows["mask"], reduce)
@@ -113,7 +103,7 @@ class TorchLearner(Holder):
         if taken:
             self._spare, self._before = self._before, self._packed[1]
             self._packed = self._now, (params, opt)
-        every = {name: torch.cat(x).numpy() for name, x in told.items()}
+        every = {name: torch.cat(x).numpy() for name, x in row_metrics.items()}
         return {**means, "gradient_steps": float(taken)}, every
 
     def gradients(

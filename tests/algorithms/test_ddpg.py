@@ -13,7 +13,7 @@ from gymnasium.spaces import Box, Discrete
 from shoal.algorithms.ddpg import DDPG, TD3
 from shoal.algorithms.off_policy import FLOOR, TARGET
 from shoal.errors import SpaceError
-from shoal.learners.base import create
+from shoal.learners.choose import create_learner
 from shoal.nets import Network
 from shoal.spaces.base import OWN, Spaces
 from tests.algorithms.test_dqn import arrays_of
@@ -103,7 +103,7 @@ def stepped(algorithm: Any, steps: int, kind: str = "torch") -> list[dict[str, A
     """Parameters and targets after each gradient step of a learner."""
     model = algorithm.model(SPACES)
     params = algorithm.init(model, np.random.default_rng(0))
-    learner = create(kind, algorithm, model, params, 1)
+    learner = create_learner(kind, algorithm, model, params, 1)
     found = [learner.get_state()]
     for i in range(steps):
         batch = batch_of(i)
@@ -158,7 +158,7 @@ def test_no_gradient_of_the_policys_loss_reaches_the_critics() -> None:
     algorithm = DDPG(network=TINY)
     model = algorithm.model(SPACES)
     params = algorithm.init(model, np.random.default_rng(0))
-    learner = create("torch", algorithm, model, params, 1)
+    learner = create_learner("torch", algorithm, model, params, 1)
     batch = batch_of(0) | {"weight": np.zeros(ROWS, np.float32)}
     grads, _, _ = learner.gradients(batch, {"lr": 0.0})
     assert all(not grads[name].any() for name in grads if name.startswith("q"))

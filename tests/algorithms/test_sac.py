@@ -11,7 +11,7 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from shoal.algorithms.off_policy import FLOOR, TARGET
 from shoal.algorithms.sac import LOG_ALPHA, SAC
 from shoal.errors import SpaceError
-from shoal.learners.base import create
+from shoal.learners.choose import create_learner
 from shoal.ops.distributions import TanhGaussian
 from shoal.spaces.base import Spaces
 from tests.algorithms.test_ddpg import ROWS, batch_of, q
@@ -130,7 +130,7 @@ def test_no_part_of_the_loss_moves_what_is_not_its_own(spaces: Spaces) -> None:
     sac = SAC(network=TINY)
     model = sac.model(spaces)
     params = sac.init(model, np.random.default_rng(0))
-    learner = create("torch", sac, model, params, 1)
+    learner = create_learner("torch", sac, model, params, 1)
     rng = np.random.default_rng(1)
     batch = batch_of(1) if spaces is FLOATS else batch_of_choices(rng, ROWS)
     batch["step"] = {"noise": rng.standard_normal((2, ROWS, 2), np.float32)}
@@ -141,7 +141,7 @@ def test_no_part_of_the_loss_moves_what_is_not_its_own(spaces: Spaces) -> None:
         metrics["entropy"] - sac.wanted(spaces, batch), rel=1e-4
     )
     still = SAC(network=TINY, tune_alpha=False)
-    fixed, _, _ = create("torch", still, model, params, 1).gradients(batch, {"lr": 0.0})
+    fixed, _, _ = create_learner("torch", still, model, params, 1).gradients(batch, {"lr": 0.0})
     assert not fixed[LOG_ALPHA].any()
     for name in grads:
         if name.startswith("pi/"):
@@ -155,7 +155,7 @@ def test_the_temperature_finds_the_wanted_entropy() -> None:
     model = sac.model(spaces)
     rng = np.random.default_rng(0)
     params = sac.init(model, rng)
-    learner = create("jax", sac, model, params, 1)
+    learner = create_learner("jax", sac, model, params, 1)
     steps, rows = 1500, 64
     obs = {"obs": np.zeros((steps * rows, 1), np.float32)}
     action = rng.uniform(-1, 1, (steps * rows, 1)).astype(np.float32)

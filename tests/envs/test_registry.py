@@ -12,7 +12,7 @@ from ray import cloudpickle
 
 from shoal.config.config import Rollout
 from shoal.errors import ConfigError
-from shoal.fleet.create import create, worker
+from shoal.fleet.create import create_fleet, worker
 from shoal.systems.table import default_config
 from tests.worlds import Script
 
@@ -52,5 +52,5 @@ def test_what_cannot_be_sent_is_said_with_the_way_out() -> None:
     config = default_config("a2c", "Own/Script-v0")
     object.__setattr__(config, "rollout", Rollout(workers=1))
     with pytest.raises(ConfigError, match="cannot be sent to other processes") as caught:
-        create(config, "Own/Script-v0")
+        create_fleet(config, "Own/Script-v0")
     assert "env='module:Own/Script-v0'" in str(caught.value.fix)

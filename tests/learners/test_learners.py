@@ -19,7 +19,8 @@ from shoal.algorithms.ppo import PPO
 from shoal.algorithms.vtrace import VTrace
 from shoal.errors import ConfigError, ShoalError
 from shoal.fleet.collective import Broken, Reduce, ThreadGroup
-from shoal.learners.base import choose, create, minibatch, threads
+from shoal.learners.choose import choose_framework, create_learner, threads
+from shoal.learners.state import minibatch
 from shoal.nets import Network
 from shoal.ops import kernels
 from shoal.spaces.base import Spaces
@@ -69,7 +70,7 @@ def batch() -> dict[str, Any]:
 @cache
 def built(kind: str, algorithm: Any, rank: int) -> tuple[Any, Any]:
     made, _ = sampled()
-    learner = create(kind, algorithm, made.model, made.weights, 1)
+    learner = create_learner(kind, algorithm, made.model, made.weights, 1)
     return learner, learner.get_state()
 
 
@@ -110,7 +111,9 @@ def test_losses_and_gradients_are_the_same_in_every_library(algorithm: Any, env:
     made, sample = sampled(algorithm, env)
     hyper = {**algorithm.hyper(0.0), "entropy_coef": 0.01}
     found = {
-        kind: create(kind, algorithm, made.model, made.weights, 1).gradients(sample.batch, hyper)
+        kind: create_learner(kind, algorithm, made.model, made.weights, 1).gradients(
+            sample.batch, hyper
+        )
         for kind in KINDS
     }
     for name, g in found["jax"][0].items():
@@ -129,7 +132,7 @@ def test_in_bfloat16_gradients_differ_by_its_rounding(kind: str) -> None:
     made, sample = sampled(ADVANTAGE)
     hyper = ADVANTAGE.hyper(0.0)
     rough, exact = (
-        create(kind, ADVANTAGE, made.model, made.weights, 1, precision).gradients(
+        create_learner(kind, ADVANTAGE, made.model, made.weights, 1, precision).gradients(
             sample.batch, hyper
         )[0]
         for precision in ("bfloat16", "float32")
@@ -157,7 +160,7 @@ def test_whichever_learns_the_same_seed_acts_alike(algorithm: Any) -> None:
     actions, ends = {}, {}
     for kind in KINDS:
         made = worker(replace(settings("ppo", Scripts(), seed=3), algorithm=algorithm))
-        learner = create(kind, algorithm, made.model, made.weights, 1)
+        learner = create_learner(kind, algorithm, made.model, made.weights, 1)
         made.set_weights(learner.weights(), 0)
         sample = made.sample()
         index = algorithm.indices(np.random.default_rng(0), sample.batch["mask"].size)
@@ -486,7 +489,7 @@ class Traced(PPO):
 
 def test_annealing_compiles_nothing_anew(batch: Any) -> None:
     made, _ = sampled()
-    learner = create("jax", Traced(network=TINY), made.model, made.weights, 1)
+    learner = create_learner("jax", Traced(network=TINY), made.model, made.weights, 1)
     learner.update(batch, indices(), HYPER)
     before = Traced.calls
     for progress in (0.25, 0.5, 1.0):
@@ -516,7 +519,7 @@ def test_updates_in_old_memory_leave_the_update_before_whole(batch: Any) -> None
     algorithm = PPO(network=Network(hidden=(600, 500)))
     weights = algorithm.init(algorithm.model(made.model.spaces), np.random.default_rng(0))
     assert sum(x.size for x in weights.values()) > kernels.BLOCK
-    learner = create("torch", algorithm, algorithm.model(made.model.spaces), weights, 1)
+    learner = create_learner("torch", algorithm, algorithm.model(made.model.spaces), weights, 1)
     states = []
     for seed in range(4):
         learner.update(batch, indices(seed=seed)[:4], HYPER)
@@ -635,7 +638,7 @@ def test_gradients_after_a_restore_are_the_same_to_the_bit(kind: str) -> None:
     """The layout of the initial arrays may not live on in the state: with four inputs PyTorch
     rounds the product of a column-major matrix otherwise."""
     made, sample = sampled(PLAIN, Wider)
-    learner = create(kind, PLAIN, made.model, made.weights, 1)
+    learner = create_learner(kind, PLAIN, made.model, made.weights, 1)
     for _ in range(3):
         learner.apply(learner.gradients(sample.batch, HYPER)[0], HYPER)
     found = learner.gradients(sample.batch, HYPER)
@@ -679,12 +682,12 @@ VECTOR, IMAGE = Box(-1, 1, (3,), np.float32), Box(0, 255, (36, 36, 1), np.uint8)
 )
 def test_auto_takes_torch_for_convolutions_only(space: Any, network: Any, kind: str) -> None:
     model = PPO(network=network).model(Spaces(space, Discrete(2)))
-    assert choose("auto", model, network) == kind
+    assert choose_framework("auto", model, network) == kind
 
 
 @pytest.mark.parametrize("wanted", KINDS)
 def test_a_wish_is_granted(wanted: str) -> None:
-    assert choose(wanted, model_of(IMAGE), Network()) == wanted
+    assert choose_framework(wanted, model_of(IMAGE), Network()) == wanted
 
 
 def test_a_users_module_learns_in_its_own_framework_only() -> None:
@@ -700,9 +703,9 @@ def test_a_users_module_learns_in_its_own_framework_only() -> None:
 
     network = Body()
     model = PPO(network=network).model(Spaces(VECTOR, Discrete(2)))
-    assert choose("auto", model, network) == "torch"
+    assert choose_framework("auto", model, network) == "torch"
     with pytest.raises(ConfigError, match="torch"):
-        choose("jax", model, network)
+        choose_framework("jax", model, network)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from shoal.algorithms.dqn import DQN
 from shoal.errors import ConfigError
 from shoal.fleet.base import Lost, Parcel
 from shoal.fleet.store import Store
-from shoal.learners.base import create
+from shoal.learners.choose import create_learner
 from shoal.plans.async_replay import AsyncReplay
 from shoal.trainer import Trainer
 from shoal.trajectory import flat
@@ -132,7 +132,9 @@ def test_initial_priorities_are_what_the_learner_would_find(
     made.set_weights({**algorithm.exploration(100_000, 3), **weights}, 0)
     batch = made.sample_apart().batch.open()
     found = batch["priority"]
-    learner = create("jax", algorithm, model, algorithm.init(model, np.random.default_rng(0)), 1)
+    learner = create_learner(
+        "jax", algorithm, model, algorithm.init(model, np.random.default_rng(0)), 1
+    )
     learner.set_weights(weights, 1)
     store = Store(config.replay, model.spaces, {}, 3, algorithm.n_step, algorithm.gamma)
     store.exchange(1, [(0, Parcel(batch))], [], None, 0.0)

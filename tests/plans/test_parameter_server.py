@@ -16,8 +16,8 @@ from shoal.errors import ConfigError
 from shoal.fleet.base import Parcel
 from shoal.fleet.learning import Gradient
 from shoal.fleet.shard import Outliers, Piece, Shard, cut, joined, slices, whole
-from shoal.learners.base import Packing
 from shoal.ops.optimisers import ALL, Group, Optimiser
+from shoal.ops.packing import Packing
 from shoal.plans.parameter_server import ParameterServer
 from tests.plans.fakes import DROPPED, ROWS, SAMPLED, FakeLearner, FakeWorker, World, lags, paces
 from tests.worlds import difference
