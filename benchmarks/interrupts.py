@@ -269,7 +269,9 @@ def in_one_process(system: str, root: Path, whole: Path, runs: int, seed: float)
     found: list[Found] = json.loads(result.read_text())
     words = (root / "together.said").read_text(errors="replace")
     if len(found) < runs or "Traceback" in words or "fault of Shoal" in words:
-        print(f"{system}: {len(found)} of {runs} runs in one process ended\n{words[-3000:]}")
+        at = next((x for w in ("Traceback", "fault of Shoal") if (x := words.find(w)) >= 0), 0)
+        print(f"{system}: {len(found)} of {runs} runs in one process ended")
+        print(words[max(at - 500, 0) : at + 3000])
     return found
 
 
@@ -289,7 +291,8 @@ def judge(one: Found, system: str, out: Path, whole: Path, in_process: bool = Fa
         except CheckpointError as error:
             one["checkpoint"] = str(error)
     one["resumed"] = None
-    if one["checkpoint"] == "whole" and system in EXACT and one["code"] != 0:
+    ended = told.get("stopped_by") == "steps"  # before the signal came
+    if one["checkpoint"] == "whole" and system in EXACT and not ended:
         words = ["resume", str(out)]
         if in_process:
             one["resumed"] = resumed(words, out, whole) == 0

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from shoal.config.trust import absolute
 from shoal.envs import VectorEnv, make_for_evaluation, rendering
 from shoal.envs.base import ENDLESS
 from shoal.errors import EnvError, ShoalError, SpaceError
@@ -57,6 +58,7 @@ def evaluate(
     for name, number in (("episodes", episodes), ("video_episodes", video_episodes)):
         if number < 1:
             raise ShoalError(f"{name} is {number}", None, "run at least 1")
+    env = absolute(env)
     filmed = min(video_episodes, episodes) if video is not None else 0
     played: list[tuple[float, int]] = []  # return and length
     rng = np.random.default_rng(seed) if explore else None

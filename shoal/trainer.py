@@ -145,8 +145,10 @@ class Trainer:
         updates: Generator[Update] = self.config.plan.run(self.fleet, self.learner, self.run)
         return updates
 
-    def train(self) -> Report:
+    def train(self, between: Callable[[], None] | None = None) -> Report:
         """Train for ``report_every`` env steps (2,000) and one update at least; returns the report.
+
+        ``between`` is called between any two updates; the trainer can be saved there.
 
         Ctrl-C ends it between two env steps, two updates or two looks at workers. Whatever ends it
         early, the trainer is as after its last whole update: it can be saved, and go on.
@@ -154,9 +156,9 @@ class Trainer:
         if not self.fleet.size:
             raise ShoalError("this trainer was stopped", None, "Trainer.restore(...) goes on")
         with interrupts.deferred():
-            return self._train()
+            return self._train(between)
 
-    def _train(self) -> Report:
+    def _train(self, between: Callable[[], None] | None) -> Report:
         recorder, start, before = self.recorder, perf_counter(), self.run.counters.env_steps
         every = self.config.report_every or REPORT_STEPS
         while True:
@@ -175,6 +177,8 @@ class Trainer:
             due = env_steps >= recorder.reported + every
             if due or self.stopped_by() is not None:
                 break
+            if between is not None:
+                between()
         return recorder.report(
             self.run.counters, env_steps - before, perf_counter() - start, self.fleet.health
         )

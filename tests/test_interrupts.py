@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -314,6 +316,43 @@ def test_an_environment_that_does_not_come_back_ends_by_the_second_signal(
         made.train()
     assert waits < 500
     assert not difference(everything(made), before)
+
+
+def test_an_interrupt_that_nobody_can_catch_is_not_told_as_an_error(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """In a destructor or a callback of the garbage collector: it comes at the next safe point."""
+
+    class Destroyed:
+        def __del__(self) -> None:
+            ctrl_c()
+
+    hook = sys.unraisablehook
+    with pytest.raises(KeyboardInterrupt), interrupts.listening():
+        Destroyed()
+        interrupts.check()
+    assert capfd.readouterr().err == "" and sys.unraisablehook is hook
+
+
+def test_signals_are_held_back_while_a_library_changes_the_handlers() -> None:
+    """As Ray does, whose handler ends the process; threads of its own never take them."""
+    taken: list[set[int]] = []
+    with interrupts.listening(), interrupts.deferred():
+        with interrupts.held():
+            with interrupts.free():  # what is started can be ended
+                assert subprocess.run(["sh", "-c", "kill $$"]).returncode == -signal.SIGTERM
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+            thread = threading.Thread(
+                target=lambda: taken.append(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+            )
+            thread.start(), thread.join()
+            assert interrupts.received() is None
+            interrupts.listen_again()
+        assert interrupts.received() == signal.SIGTERM
+        interrupts.dismiss()
+    assert taken[0] >= {signal.SIGINT, signal.SIGTERM}
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")

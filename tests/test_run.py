@@ -28,7 +28,7 @@ from shoal.app.run import header
 from shoal.app.run import train as run_train
 from shoal.checkpoint.files import load as load_checkpoint
 from shoal.config.config import Cluster
-from shoal.errors import CheckpointError, ShoalError
+from shoal.errors import CheckpointError, ConfigError, ShoalError
 from shoal.trainer import Trainer
 
 ENV = f"{__name__.replace('.', '_')}:Walk"
@@ -187,6 +187,24 @@ def test_config_of_a_run_is_a_config_file(finished: Path, tmp_path: Path) -> Non
 
 def test_checkpoints_are_written_on_the_way_and_at_the_end(finished: Path) -> None:
     assert checkpoints(finished) == [2000, 4000]
+
+
+def test_a_long_report_delays_no_checkpoint(tmp_path: Path) -> None:
+    """A report is of five updates here, and after each of them a checkpoint is due."""
+    small: dict[str, Any] = {"envs_per_worker": 2, "fragment_length": 100, "hidden": (4,)}
+    small |= {"epochs": 1, "minibatch_size": 100, "report_every": 1000, "stop_steps": 2000}
+    often = {"every_seconds": 1e-9, "keep": 99}
+    with shoal.Trainer("ppo", Walk, **small, **often) as trainer:
+        assert run_train(trainer, tmp_path, Console()) == 0
+    assert [report["env_steps"] for report in progress(tmp_path)] == [1000, 2000]
+    assert checkpoints(tmp_path) == list(range(200, 2001, 200))
+    walls = [
+        load_checkpoint(path)[0]["recorder"]["wall_s"]
+        for path in sorted((tmp_path / "checkpoint").glob("[0-9]*"))
+    ]
+    assert walls == sorted(set(walls)) and walls[-1] <= summary(tmp_path)["wall_s"]
+    first, second = (report["wall_s"] for report in progress(tmp_path))
+    assert walls[3] < first <= walls[4] < second <= walls[9]
 
 
 def test_a_value_that_json_lacks_is_null(tmp_path: Path) -> None:
@@ -548,18 +566,27 @@ def test_an_environment_that_changes_the_folder_moves_no_file(
     assert summary(tmp_path / "run")["env_steps"] == 200
 
 
-def test_a_folder_that_is_deleted_is_written_anew(
+def test_a_folder_that_is_deleted_is_written_anew_and_locked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Tidy(Console):
         def report(self, report: Any) -> None:
             if report["env_steps"] == 2000:
                 shutil.rmtree(tmp_path / "run")
+            else:
+                locked = folders.locked(tmp_path / "run")
+                with pytest.raises(ConfigError, match="another process"), locked:
+                    pass
 
     small = {"envs_per_worker": 2, "fragment_length": 100, "epochs": 1, "minibatch_size": 100}
     (tmp_path / "run").mkdir()
-    with shoal.Trainer("ppo", Walk, hidden=(4,), stop_steps=4000, **small) as trainer:
+    with (
+        shoal.Trainer("ppo", Walk, hidden=(4,), stop_steps=4000, **small) as trainer,
+        folders.locked(tmp_path / "run"),
+    ):
         assert run_train(trainer, tmp_path / "run", Tidy()) == 0
+    with folders.locked(tmp_path / "run"):
+        pass
     assert capsys.readouterr().out.count("the run folder is gone, and is written anew") == 1
     assert [r["env_steps"] for r in progress(tmp_path / "run")] == [4000]
     assert checkpoints(tmp_path / "run") == [4000]

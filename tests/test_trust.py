@@ -9,6 +9,7 @@ import ast
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -283,6 +284,37 @@ def test_a_name_that_leads_nowhere_says_what_to_write(
     finally:
         sys.modules.pop("mazes", None)
     assert what in caught.value.what and fix in str(caught.value.fix)
+
+
+def test_a_run_that_learned_nothing_is_begun_anew_by_the_command_it_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Though its environment is code: the run was the user's own."""
+    monkeypatch.chdir(tmp_path)
+    config = configure("a2c", "tests.worlds:Script", {}, SMALL)
+    for name, env in (("own", "tests.worlds:Script"), ("known", "CartPole-v1")):
+        (tmp_path / name).mkdir()
+        told = json.dumps({**to_dict(config), "env": env, "seed": 3})
+        (tmp_path / name / "config.json").write_text(told)
+        assert main(["resume", name]) == 2
+        fix = capsys.readouterr().err.partition("begin it anew: shoal ")[2].split("\n")[0]
+        assert ("--trust" in fix) == (name == "own")
+        assert main([*shlex.split(fix), "--out", f"{name}-again"]) == 0
+        assert json.loads((tmp_path / f"{name}-again" / "config.json").read_text())["seed"] == 3
+
+
+@pytest.mark.parametrize("setting", ["env", "network"])
+def test_a_path_is_made_absolute_at_once(
+    setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An environment may change the folder; on a cluster, nodes have the run's files elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    name = "own/file.py:Name"
+    env, fields = (name, {}) if setting == "env" else ("CartPole-v1", {"network": name})
+    here = configure("ppo", env, {}, fields)
+    there = configure("ppo", env, {}, {**fields, "workers": 1, "address": "10.0.0.1:6379"})
+    found = [c.env if setting == "env" else c.algorithm.network for c in (here, there)]
+    assert found == [f"{tmp_path}/{name}", name]
 
 
 def test_a_file_is_loaded_with_its_neighbours(

@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with interrupts.listening():
             return _main(list(argv))
     interrupts.listen()
+    with interrupts.held():
+        import numpy  # noqa: F401  (its threads are never to take a signal)
     try:
         return _main(sys.argv[1:])
     finally:
@@ -276,6 +278,8 @@ def _default_out(config: Config) -> Path:
     from shoal.config.settings import to_dict
 
     env = config.env if isinstance(config.env, str) else to_dict(config.env).get("id", "env")
+    if ".py:" in str(env):
+        env = Path(str(env)).name
     plain = re.sub(r"[^\w.]+", "-", str(env))
     return Path("runs", f"{config.system}-{plain}-{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}")
 

@@ -26,6 +26,7 @@ from typing import Any, TextIO
 from shoal import __version__
 from shoal.app.events import EventWriter
 from shoal.checkpoint import files as checkpoint
+from shoal.config.trust import asks
 from shoal.errors import ConfigError, ShoalError
 
 Report = dict[str, Any]
@@ -254,7 +255,8 @@ def find(
     """
     path = Path(given).absolute()
     if (path / CONFIG).is_file() and not (path / CHECKPOINT).is_dir():
-        fix = f"begin it anew: shoal train --config {shlex.quote(str(path / CONFIG))}"
+        trust = " --trust" if asks(_read_json(path / CONFIG)) else ""
+        fix = f"begin it anew: shoal train --config {shlex.quote(str(path / CONFIG))}{trust}"
         raise ConfigError("the run ended before its first checkpoint", str(path), fix)
     state, meta = checkpoint.load(path, parts)
     near = (path, *path.resolve().parents[:2])

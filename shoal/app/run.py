@@ -6,7 +6,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -21,12 +21,14 @@ from shoal.app.folder import (
     Log,
     Report,
     finite,
+    locked,
     started_at,
     write_config,
     write_json,
 )
 from shoal.config.config import Config
 from shoal.config.settings import named, to_dict
+from shoal.config.trust import asks
 from shoal.errors import cut
 from shoal.nets import inputs
 from shoal.process import interrupts
@@ -103,9 +105,15 @@ def _loop(trainer: Trainer, console: Console, keeper: _Keeper) -> tuple[str, Bas
     """Reports until the end; what ended them, and the error if it was one."""
     begun, before, recorder = perf_counter(), trainer.recorder.wall_s, trainer.recorder
     stopped_by: str | None
+
+    def save_if_due() -> None:
+        reported, recorder.wall_s = recorder.wall_s, before + perf_counter() - begun
+        keeper.save_if_due()
+        recorder.wall_s = reported  # the report counts its own seconds
+
     try:
         while (stopped_by := trainer.stopped_by()) is None:
-            report = trainer.train()
+            report = trainer.train(save_if_due)
             keeper.keep(report)
             console.report(report)
             keeper.save_if_due()
@@ -134,6 +142,7 @@ class _Keeper:
         self._at = env_steps if resumed and not changed else None
         self._time, self._reports = perf_counter(), 0
         self.saved = resumed  # whether there is a checkpoint at all
+        self._locks = ExitStack()
 
     def keep(self, report: Report) -> None:
         """Write a report down."""
@@ -142,7 +151,10 @@ class _Keeper:
         self._log.write(report)
 
     def save_if_due(self) -> None:
-        """Save if enough time or reports have passed since the last time."""
+        """Save if enough time or reports have passed since the last time.
+
+        Time passes within a report too: how long that is does not matter.
+        """
         limits = self._trainer.config.checkpointing
         every = limits.every_iterations
         elapsed = perf_counter() - self._time
@@ -165,6 +177,7 @@ class _Keeper:
             ("log", self._log.close),
             ("checkpoint", self._save_last),
             ("summary", summarise),
+            ("lock", self._locks.close),
         ):
             try:
                 write()
@@ -184,6 +197,7 @@ class _Keeper:
         if not (self._folder / CONFIG).is_file():
             self._console.say(f"the run folder is gone, and is written anew: {self._folder}")
             self._folder.mkdir(parents=True, exist_ok=True)
+            self._locks.enter_context(locked(self._folder))  # the first lock went with the folder
             write_config(self._folder, self._config)
             self._log.begin_anew()
             self._at, self.saved = None, False
@@ -279,9 +293,11 @@ def _farewell(trainer: Trainer, folder: Path, stopped_by: str, checkpoint: bool)
 
 def command(config: Config, *words: str) -> str:
     """A command to copy. It names an environment that is code: that is imported only if named."""
-    name = named(config.env)
+    name, saved = named(config.env), to_dict(config)
     if ":" in name:
         words += (name,) if words[0] == "train" else ("--env", name)
+    if asks({**saved, "env": ""}):
+        words += ("--trust",)
     return shlex.join(["shoal", *words])
 
 

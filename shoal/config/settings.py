@@ -286,7 +286,9 @@ def _leaf(value: Any, annotation: Any, current: Any, path: str, scope: _Scope) -
         value = _decoded(value, path, scope)
     value = _with_objects(value, current, path, scope)
     kinds = _members(annotation)
-    if _is_group(current) and isinstance(value, str | bool | int | float | list | tuple | None):
+    own = path == "algorithm.network" and isinstance(value, str) and ":" in value  # module:Name
+    plain = isinstance(value, str | bool | int | float | list | tuple | None)
+    if _is_group(current) and plain and not own:
         kinds = tuple(kind for kind in kinds if kind not in (Any, object))
     try:
         return union(value, kinds)

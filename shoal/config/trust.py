@@ -104,6 +104,32 @@ def of_env(env: Any) -> str | None:
     return str(env) if code else None
 
 
+def asks(saved: Any) -> bool:
+    """Whether a configuration, as a file holds it, names code or a cluster to join."""
+    if not isinstance(saved, Mapping):
+        return False
+    groups = {name: saved.get(name) for name in ("algorithm", "plan", "cluster")}
+    parts = {name: x if isinstance(x, Mapping) else {"class": x} for name, x in groups.items()}
+    named = [
+        saved.get("system"),
+        parts["algorithm"].get("network"),
+        parts["cluster"].get("address"),
+    ]
+    named += [part.get(key) for part in parts.values() for key in ("class", "name")]
+    return bool(of_env(saved.get("env"))) or any(isinstance(x, str) and ":" in x for x in named)
+
+
+def absolute(name: Any) -> Any:
+    """``"file.py:Name"`` with its whole path, as an environment may change the folder.
+
+    Whatever else it is stays as it is.
+    """
+    where, colon, attribute = name.rpartition(":") if isinstance(name, str) else ("", "", "")
+    if not where.endswith(".py"):
+        return name
+    return f"{Path(where).expanduser().resolve()}{colon}{attribute}"
+
+
 def unasked(config: Any) -> dict[str, str]:
     """What a configuration would import, or connect to, by the names of its settings."""
     network, cluster = getattr(config.algorithm, "network", None), config.cluster

@@ -21,7 +21,7 @@ import psutil
 from shoal.config.config import Cluster
 from shoal.errors import ConfigError, ShoalError, cut
 from shoal.fleet import death
-from shoal.fleet.head import Head, forking, own_signals, read_token
+from shoal.fleet.head import Head, disconnect, forking, own_signals, read_token
 from shoal.process import interrupts
 from shoal.process.machine import cpus
 
@@ -57,11 +57,8 @@ class Connection:
                     _head = None if _head is head else _head
                     head.close()
             if self.joined:
-                import ray
-
                 self.joined, _joined = False, None
-                ray.shutdown()
-                interrupts.listen_again()  # it leaves SIGTERM to the system
+                disconnect()
 
 
 class Joined:
@@ -151,7 +148,7 @@ def _connect(cluster: Cluster, workers: int, learns: bool, own_code: bool) -> Co
     import ray
 
     runtime = {"working_dir": os.getcwd(), "excludes": EXCLUDES} if own_code else {}
-    with _joining(address), own_signals():
+    with _joining(address), interrupts.held(), own_signals():
         read_token()
         ray.init(
             address=address, runtime_env=runtime, logging_level=logging.ERROR, log_to_driver=True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -69,10 +70,8 @@ class GlooGroup:
     _group: Any = field(default=None, repr=False)
 
     def join(self, rank: int) -> Reduce:
-        import os
-
         if self.host.startswith("127."):
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", _interface(self.host))
         import torch
 
         dist = _distributed()
@@ -104,6 +103,14 @@ def _distributed() -> Any:
     import torch.distributed
 
     return torch.distributed
+
+
+def _interface(address: str) -> str:
+    """The name of the network interface with this address: lo, or lo0 on macOS."""
+    import psutil
+
+    known = psutil.net_if_addrs().items()
+    return next((name for name, own in known if address in {x.address for x in own}), "lo")
 
 
 def open_store(host: str) -> tuple[Any, int]:

@@ -86,7 +86,8 @@ class Head:
             temp_dir=self._folder,
             _system_config={},
         )
-        with _one_thread_each(), forking(), own_signals(), _lean(workers, self._started):
+        lean = _lean(workers, self._started)
+        with _one_thread_each(), forking(), interrupts.held(), own_signals(), lean:
             node = _node_class()(params, head=True, shutdown_at_exit=False, spawn_reaper=False)
             ray.init(node.gcs_address, logging_level=logging.ERROR, log_to_driver=False)
         worker: Any = ray._private.worker
@@ -108,8 +109,7 @@ class Head:
         if self._output is not None:
             self._output.close()
         if not self.ended:
-            ray.shutdown()
-            interrupts.listen_again()  # it leaves SIGTERM to the system
+            disconnect()
         family = []
         for process in self._processes:
             with suppress(psutil.Error):
@@ -122,7 +122,7 @@ class Head:
         for process in self._processes:
             process.wait(WAIT)
         if ray.is_initialized():
-            ray.shutdown()
+            disconnect()
         shutil.rmtree(self._folder, ignore_errors=True)
         _set(self._before)
         self._reaper.dismiss()
@@ -160,7 +160,8 @@ def _lean(workers: int, started: Callable[[Any], None]) -> Iterator[None]:
         changed = {"--num_prestart_python_workers": str(workers)} | dict.fromkeys(AGENTS, STUB)
         split = [(word, word.partition("=")[0]) for word in command]
         command = [f"{n}={changed[n]}" if n in changed else word for word, n in split]
-        info = start(command, kind, *args, **kwargs)
+        with interrupts.free():
+            info = start(command, kind, *args, **kwargs)
         started(info.process)
         return info
 
@@ -169,6 +170,15 @@ def _lean(workers: int, started: Callable[[Any], None]) -> Iterator[None]:
         yield
     finally:
         services.start_ray_process, ray_constants.ENABLE_RAY_CLUSTER = start, several
+
+
+def disconnect() -> None:
+    """Leave Ray."""
+    import ray
+
+    with interrupts.held():
+        ray.shutdown()
+        interrupts.listen_again()  # it leaves SIGTERM to the system
 
 
 def read_token() -> None:

@@ -21,7 +21,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -43,6 +43,7 @@ class _State:
     shielded: int = 0  # and of ``shielded``
     before: dict[int, Any] = field(default_factory=dict)  # handlers that ours replaced
     listening: bool = False  # for a whole command, not only inside ``deferred``
+    unraisable: Callable[[Any], Any] = sys.unraisablehook  # that ours replaced
 
 
 _state = _State()
@@ -120,6 +121,35 @@ def shielded() -> Iterator[None]:
         _state.shielded -= 1
 
 
+@contextmanager
+def held() -> Iterator[None]:
+    """The system keeps a command's signals back in here, and from all threads that begin in here.
+
+    For compiled code that replaces our handlers; they are to stand again at the end of the block.
+    """
+    with _mask("SIG_BLOCK"):
+        yield
+
+
+@contextmanager
+def free() -> Iterator[None]:
+    """Inside of ``held``: processes that are started in here can be ended by signals."""
+    with _mask("SIG_UNBLOCK"):
+        yield
+
+
+@contextmanager
+def _mask(how: str) -> Iterator[None]:
+    if not (_state.listening and _in_main_thread() and hasattr(signal, "pthread_sigmask")):
+        yield
+        return
+    before = signal.pthread_sigmask(getattr(signal, how), _state.before)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def listen() -> None:
     """From here on note SIGINT, SIGTERM and SIGHUP; outside of ``deferred`` raise them at once.
 
@@ -129,6 +159,13 @@ def listen() -> None:
         if signal.getsignal(number) not in (signal.SIG_IGN, None):
             _state.before[number] = signal.signal(number, _handle)
     _state.received, _state.due, _state.listening = None, False, True
+    _state.unraisable, sys.unraisablehook = sys.unraisablehook, _unraisable
+
+
+def _unraisable(args: Any) -> None:
+    """An interrupt in a destructor or a callback, which nobody can catch, is due elsewhere."""
+    if not isinstance(args.exc_value, KeyboardInterrupt):
+        _state.unraisable(args)
 
 
 def finish() -> None:
@@ -150,6 +187,7 @@ def listening() -> Iterator[None]:
             signal.signal(number, handler)
         _state.before.clear()
         _state.received, _state.due, _state.listening = None, False, False
+        sys.unraisablehook = _state.unraisable
 
 
 def is_listening() -> bool:

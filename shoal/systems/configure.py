@@ -14,7 +14,7 @@ from shoal.config.config import Config, Stop
 from shoal.config.files import load_file
 from shoal.config.schedule import Linear, at
 from shoal.config.settings import find, merge, name_of, normal, route
-from shoal.config.trust import admit, unasked
+from shoal.config.trust import absolute, admit, unasked
 from shoal.envs import best_return
 from shoal.errors import ConfigError
 from shoal.systems.table import default_config, made, row_of, unread, with_plan
@@ -102,6 +102,11 @@ def configure(
     found = unasked(config).items()
     asked.admit({k: x for k, x in found if k not in given and (k == "env" or before.get(k) != x)})
     _refuse_unread(config, start, where)
+    if config.cluster.joined is None:  # elsewhere, a path from the run's folder leads there too
+        network = getattr(config.algorithm, "network", None)
+        if (found := absolute(network)) != network:
+            config = replace(config, algorithm=replace(config.algorithm, network=found))
+        config = replace(config, env=absolute(config.env))
     if final:
         refuse_impossible(config)
     return config
