@@ -325,7 +325,7 @@ def test_changed_settings_last_without_an_update(
 ) -> None:
     summaries = []
 
-    def interrupted(trainer: shoal.Trainer) -> dict[str, Any]:
+    def interrupted(trainer: shoal.Trainer, *_: Any) -> dict[str, Any]:
         summaries.append((run / "summary.json").exists())
         raise KeyboardInterrupt
 
