@@ -12,20 +12,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shoal.algorithms.a2c import A2C
     from shoal.algorithms.appo import APPO
+    from shoal.algorithms.base import Algorithm, Metrics, Model
     from shoal.algorithms.ddpg import DDPG, TD3
     from shoal.algorithms.dqn import DQN
     from shoal.algorithms.pg import PG
     from shoal.algorithms.ppo import PPO
     from shoal.algorithms.sac import SAC
     from shoal.algorithms.vtrace import VTrace
+    from shoal.config.bounds import setting
     from shoal.config.config import Checkpointing, Cluster, Config, Replay, Rollout, Stop
-    from shoal.config.schedule import Linear
+    from shoal.config.schedule import Linear, Schedule
     from shoal.evaluation import evaluate
     from shoal.nets import Network
     from shoal.plans.allreduce import Allreduce
     from shoal.plans.async_gradients import AsyncGradients
     from shoal.plans.async_replay import AsyncReplay
     from shoal.plans.async_samples import AsyncSamples
+    from shoal.plans.base import Plan
     from shoal.plans.parameter_server import ParameterServer
     from shoal.plans.sync_replay import SyncReplay
     from shoal.plans.sync_samples import SyncSamples
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOMES = {
+    "Algorithm": "algorithms.base",
+    "Metrics": "algorithms.base",
+    "Model": "algorithms.base",
     "A2C": "algorithms.a2c",
     "APPO": "algorithms.appo",
     "DDPG": "algorithms.ddpg",
@@ -49,7 +55,9 @@ _HOMES = {
     "Replay": "config.config",
     "Rollout": "config.config",
     "Stop": "config.config",
+    "setting": "config.bounds",
     "Linear": "config.schedule",
+    "Schedule": "config.schedule",
     "evaluate": "evaluation",
     "Network": "nets",
     "Allreduce": "plans.allreduce",
@@ -59,6 +67,7 @@ _HOMES = {
     "ParameterServer": "plans.parameter_server",
     "SyncReplay": "plans.sync_replay",
     "SyncSamples": "plans.sync_samples",
+    "Plan": "plans.base",
     "Policy": "policy",
     "load": "policy",
     "Trainer": "trainer",
@@ -72,6 +81,7 @@ __all__ = [
     "PPO",
     "SAC",
     "TD3",
+    "Algorithm",
     "Allreduce",
     "AsyncGradients",
     "AsyncReplay",
@@ -80,11 +90,15 @@ __all__ = [
     "Cluster",
     "Config",
     "Linear",
+    "Metrics",
+    "Model",
     "Network",
     "ParameterServer",
+    "Plan",
     "Policy",
     "Replay",
     "Rollout",
+    "Schedule",
     "Stop",
     "SyncReplay",
     "SyncSamples",
@@ -93,6 +107,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "load",
+    "setting",
 ]
 
 

@@ -114,6 +114,7 @@ def _play(
 ) -> list[tuple[float, int]]:
     """Return and length of the first ``episodes`` episodes, in the order in which they began."""
     obs = world.reset()
+    policy.reset()
     slots = world.slots
     number = np.arange(slots)  # of each copy's running episode
     begun, ended = slots, 0
@@ -126,6 +127,10 @@ def _play(
         step = world.step(policy.choose(obs, rng))
         obs = step.obs
         happened = np.ones(slots, bool) if step.valid is None else step.valid
+        begins = ~happened  # an environment that resets itself in a step of its own
+        if step.final is not None:
+            begins[step.final[0]] = True
+        policy.reset(begins)
         counted = happened & (number < episodes)
         returns += np.where(happened, step.reward, 0.0)
         lengths += happened

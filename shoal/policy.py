@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from shoal.algorithms.base import Algorithm, Model
+from shoal.algorithms.memory import Memory
 from shoal.checkpoint import files as checkpoint
 from shoal.errors import CheckpointError
 from shoal.spaces.base import Spaces
 from shoal.systems.saved import Saved
-from shoal.trajectory import ndarray
+from shoal.trajectory import Obs, ndarray
 
 
 class Policy:
@@ -27,6 +28,8 @@ class Policy:
     ) -> None:
         self.algorithm, self.spaces = algorithm, spaces
         self.model: Model = algorithm.model(spaces)
+        self._memory = Memory(algorithm, self.model)
+        self._remembered: Obs = {}  # since the last reset
         # If each environment explores in its own way, the policy explores as the first does.
         explore = {k: x[:1] for k, x in weights.items() if k.startswith("explore/") and x.ndim}
         self.weights = {**weights, **explore}
@@ -56,13 +59,30 @@ class Policy:
 
         The most likely ones; with ``rng``, samples.
         """
-        noise = None
-        if rng is not None:
-            first = self.spaces.leaves[0]
-            x = obs[first.path]
-            noise = self.model.dist.noise(rng, x.shape[: x.ndim - len(first.shape)])
-        action, _ = self.algorithm.act(self.model, self.weights, obs, noise)
+        first = self.spaces.leaves[0]
+        x = obs[first.path]
+        axes = x.shape[: x.ndim - len(first.shape)]
+        noise = None if rng is None else self.model.dist.noise(rng, axes)
+        if self._memory:
+            kept = self._remembered
+            if any(x.shape[: len(axes)] != axes for x in kept.values()) or not kept:
+                kept = self._memory.begin(axes)
+            obs = {**obs, **kept}
+        action, records = self.algorithm.act(self.model, self.weights, obs, noise)
+        self._remembered, _ = self._memory.split(records)
         return np.asarray(action)
+
+    def reset(self, slots: ndarray | None = None) -> None:
+        """Forget what was seen: call it when an episode begins.
+
+        With a batch of environments, ``slots`` (bool, the batch's shape) are those whose episode
+        begins; None is all. Without memory in the policy it does nothing. A batch of another shape
+        begins with a new memory by itself.
+        """
+        if slots is None:
+            self._remembered = {}
+        elif self._remembered:
+            self._remembered = self._memory.reset(self._remembered, np.asarray(slots, bool))
 
 
 def load(

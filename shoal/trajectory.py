@@ -7,7 +7,7 @@ A trajectory is time-major, ``[T, B]``: T env steps of B slots. A batch is what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,8 +52,11 @@ class Trajectory:
         """[T, B] bool: the same for who counts episodes: where only a life was lost, it goes on."""
         return self.last if self.goes_on is None else self.last & ~self.goes_on
 
-    def steps(self) -> Batch:
-        """The env steps as they are, in the form in which a replay buffer stores them."""
+    def steps(self, records: Iterable[str] = ()) -> Batch:
+        """The env steps as they are, in the form in which a replay buffer stores them.
+
+        ``records`` are the names of those that it keeps.
+        """
         return {
             "obs": self.obs,
             "action": self.action,
@@ -61,7 +64,7 @@ class Trajectory:
             "terminated": self.terminated,
             "truncated": self.truncated,
             "mask": self.valid,
-            "records": self.records,
+            "records": {name: self.records[name] for name in records},
             "final_t": self.final_t,
             "final_b": self.final_b,
             "final": self.final,

@@ -50,7 +50,7 @@ class Algorithm(ABC):
     """
 
     gamma: float  # a field of every algorithm: discount per env step
-    network: Any  # likewise: settings of a network, or a user's own module
+    network: Any = None  # likewise: settings of a network, or a user's own module
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """What the algorithm asks of a plan, checked before a run.
@@ -86,6 +86,13 @@ class Algorithm(ABC):
         """
         return {}
 
+    def records(self, model: Model) -> dict[str, ndarray]:
+        """What a replay buffer keeps of the records of ``act``: an example of one slot, by name.
+
+        ``loss`` finds them in ``batch["records"]``. A trajectory holds all records anyway.
+        """
+        return {}
+
     @abstractmethod
     def act(
         self, model: Model, params: Params, obs: Mapping[str, Array], noise: Any
@@ -111,7 +118,7 @@ class Algorithm(ABC):
 
         By default the env steps as they are, as a replay buffer takes them.
         """
-        return trajectory.steps()
+        return trajectory.steps(self.records(model))
 
     def label(self, model: Model, params: Params, batch: Batch) -> Batch:
         """What the learner adds to a batch before its gradient steps, with its newest parameters.

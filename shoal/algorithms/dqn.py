@@ -21,8 +21,8 @@ from shoal.algorithms.actor_critic import masked_mean
 from shoal.algorithms.base import Batch, Metrics, Model, Params, Records
 from shoal.algorithms.off_policy import (
     FLOOR,
+    Known,
     OffPolicy,
-    Recorded,
     copies,
     follow,
     refused,
@@ -149,7 +149,7 @@ class DQN(OffPolicy):
             epsilon = np.asarray(self.epsilon_start * (1.0 - done) + self.epsilon * done)
         return {"explore/epsilon": epsilon.astype(np.float32)}
 
-    def recorded(self, model: Model, params: Params, trajectory: Trajectory) -> Recorded:
+    def known(self, model: Model, params: Params, trajectory: Trajectory) -> Known:
         """The values that ``act`` recorded, and those of the observations it did not act on.
 
         So first priorities cost next to nothing (Horgan et al. 2018, arXiv:1803.00933, section 3).
@@ -202,9 +202,9 @@ class DQN(OffPolicy):
     ) -> tuple[Array, Array, Array]:
         """Values of each row's observation, and of the next one: to bootstrap from, and to choose
         the next action by. All are what was recorded while acting, if the batch has it."""
-        if "records" in batch:
-            following = batch["next_records"]["values"]
-            return batch["records"]["values"], following, following
+        if "known" in batch:
+            following = batch["next_known"]["values"]
+            return batch["known"]["values"], following, following
         online, target = {**aux, **params}, targets_of(aux, params)
         noise = batch["step"].get("noise", (None, None, None))
         values = self.values(model, online, batch["obs"], noise[0])

@@ -14,7 +14,7 @@ from shoal.spaces.base import Spaces
 from shoal.trajectory import Trajectory, ndarray
 
 TARGET = "target/"  # before the name of a parameter: its target network's
-Recorded = tuple[dict[str, ndarray], dict[str, ndarray]]
+Known = tuple[dict[str, ndarray], dict[str, ndarray]]
 FLOOR = 1e-6  # added to priorities, so that whatever was stored can be drawn again
 
 
@@ -23,11 +23,11 @@ class OffPolicy(Algorithm):
 
     needs = frozenset({"replay"})
 
-    def recorded(self, model: Model, params: Params, trajectory: Trajectory) -> Recorded:
+    def known(self, model: Model, params: Params, trajectory: Trajectory) -> Known:
         """What ``loss`` can take instead of a fragment's observations, for first priorities.
 
         ({name: [T + 1, B, ...]}, {name: [K, ...]}) for ``trajectory.obs`` and ``.final``: ``loss``
-        then finds them in ``batch["records"]`` and ``["next_records"]``, and no observations but
+        then finds them in ``batch["known"]`` and ``["next_known"]``, and no observations but
         action masks. Without any, it is given the observations.
         """
         return {}, {}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from shoal.algorithms.base import Model
+from shoal.algorithms.memory import Memory
 from shoal.config.config import Config
 from shoal.envs import Step, VectorEnv, make
 from shoal.envs.base import ENDLESS
@@ -127,6 +128,7 @@ class Worker:
             clip = None if rollout.scale_reward else self.env.reward_clip
         self.reward_clip: float | None = clip
         self.model: Model = config.algorithm.model(self.env.spaces)
+        self._policy_memory = Memory(config.algorithm, self.model)
         self.weights: dict[str, ndarray] = {}
         self.version = 0
         self.fragments = 0  # sampled so far
@@ -146,8 +148,9 @@ class Worker:
 
     def _start(self) -> None:
         """Fresh episodes in every slot."""
-        self.obs: Obs = self.env.reset(seed=int(self.rng.integers(2**31)))
         slots = self.env.slots
+        first = self.env.reset(seed=int(self.rng.integers(2**31)))
+        self.obs: Obs = {**first, **self._policy_memory.begin((slots,))}
         self.returns = np.zeros(slots)  # of the running episodes, raw
         self.lengths = np.zeros(slots, np.int64)
         self.discounted = np.zeros(slots)  # running discounted return, for reward scaling
@@ -226,13 +229,14 @@ class Worker:
 
         algorithm, model = self.config.algorithm, self.model
         params = {name: self.weights[name] for name in self._parameters()}
-        columns = layout(self.env.spaces, self.get_stacks())
+        kept = algorithm.memory(model), algorithm.records(model)
+        columns = layout(self.env.spaces, self.get_stacks(), *kept)
         obs, final = dict(trajectory.obs), dict(trajectory.final)
-        records, final_records = algorithm.recorded(model, params, trajectory)
-        if records:  # these take the observations' place; a mask stays one
+        known, known_final = algorithm.known(model, params, trajectory)
+        if known:  # it takes the observations' place; a mask stays one
             masks = [path for path in obs if path == ACTION_MASK]
-            obs = {**records, **{path: obs[path] for path in masks}}
-            final = {**final_records, **{path: final[path] for path in masks}}
+            obs = {**known, **{path: obs[path] for path in masks}}
+            final = {**known_final, **{path: final[path] for path in masks}}
             columns = replace(columns, obs={name: column(x) for name, x in obs.items()})
         steps, slots = batch["reward"].shape
         most = max(c.stack for c in columns.obs.values()) + 1  # rows that one env step can take
@@ -240,9 +244,9 @@ class Worker:
         buffer = Buffer(columns, slots, capacity, n_step=algorithm.n_step, gamma=algorithm.gamma)
         buffer.store(0, {**batch, "obs": obs, "final": final})
         drawn = buffer.everything().batch
-        if records:
-            for now, then in (("records", "obs"), ("next_records", "next_obs")):
-                drawn[now] = {name: drawn[then].pop(name) for name in records}
+        if known:
+            for now, then in (("known", "obs"), ("next_known", "next_obs")):
+                drawn[now] = {name: drawn[then].pop(name) for name in known}
         noise = algorithm.draw(model, self.rng, 1, len(drawn["reward"]))
         drawn["step"] = {name: x[0] for name, x in noise.items()}
         aux = {**self.weights, **algorithm.targets(params)}
@@ -306,6 +310,9 @@ class Worker:
             step = env.step(action)
             env_time += perf_counter() - then
             act_time += then - now
+            if self._policy_memory:
+                memory, records = self._policy_memory.split(records) if policy else ({}, records)
+                step = self._remember(step, memory or self._policy_memory.begin((slots,)))
             valid = running.copy() if step.valid is None else step.valid & running
             record.add(action, step, valid, records)
             t += 1
@@ -326,6 +333,19 @@ class Worker:
         trajectory.fragment = self.restart, self.fragments - 1
         happened = int(np.count_nonzero(trajectory.valid)) + beyond
         return trajectory, happened, {"env": env_time, "act": act_time}
+
+    def _remember(self, step: Step, memory: Obs) -> Step:
+        """The step with what the policy remembers after it, until an episode begins."""
+        begins = np.zeros(self.env.slots, bool) if step.valid is None else ~step.valid
+        final = step.final
+        if final is not None:
+            slots, last = final
+            begins = begins.copy()
+            begins[slots] = True
+            final = slots, {**last, **{path: x[slots] for path, x in memory.items()}}
+        return step._replace(
+            obs={**step.obs, **self._policy_memory.reset(memory, begins)}, final=final
+        )
 
     def _account(self, trajectory: Trajectory) -> list[tuple[float, int]]:
         """Returns and lengths of the episodes that ended in this fragment, in order of time."""
@@ -384,11 +404,13 @@ class Worker:
         """Go on from there: the same fragments will follow."""
         self.fragments, self.restart = state["fragments"], state["restart"]
         self.rng.bit_generator.state = state["rng"]
-        self.obs = self.env.set_state(state["env"])
+        obs = self.env.set_state(state["env"])
         # Slots whose episode could not be taken up again begin a new one, with nothing earned yet.
         same = np.ones(self.env.slots, bool)
-        for path, x in self.obs.items():
+        for path, x in obs.items():
             same &= (x == state["obs"][path]).reshape(self.env.slots, -1).all(1)
+        memory = {path: state["obs"][path] for path in self._policy_memory.initial}
+        self.obs = {**obs, **self._policy_memory.reset(memory, ~same)}
         self.returns = np.where(same, state["returns"], 0.0)
         self.lengths = np.where(same, state["lengths"], 0)
         self.discounted = np.where(same, state["discounted"], 0.0)

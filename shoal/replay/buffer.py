@@ -88,6 +88,9 @@ class Buffer:
         self._kind, self._reward = self._rows[..., KIND], self._rows[..., REWARD].view(np.float32)
         self._action = layout.action.inside(self._rows, ACTION)
         self._obs = {k: c.inside(self._rows, layout.places[k][0]) for k, c in layout.obs.items()}
+        self._records = {
+            k: c.inside(self._rows, layout.record_places[k][0]) for k, c in layout.records.items()
+        }
         self._head = np.zeros(slots, np.int64)  # rows that each slot has had; there stands the
         # observation that followed the last of them, where there is one
         self._due = np.full((slots, 2), -1, np.int64)  # the fragment that goes on from there
@@ -124,6 +127,7 @@ class Buffer:
         final: Mapping[tuple[int, int], Obs],
         priority: ndarray | None = None,
         fragment: ndarray | None = None,
+        records: Mapping[str, ndarray] | None = None,
     ) -> None:
         """Store what some slots did next: T env steps of each.
 
@@ -139,6 +143,7 @@ class Buffer:
             valid: bool [T, B]; False where an environment only reset itself.
             final: by (t, b), the observation that followed where that is not ``obs[t + 1]``.
             priority: float [T, B], above 0; None: the highest so far.
+            records: {name: [T, B, ...]}, at least those of the layout.
             fragment: int [2], as ``Trajectory.fragment``; None: the observation alone decides.
         """
         value = None if priority is None else priority.astype(np.float64) ** self.alpha
@@ -162,6 +167,8 @@ class Buffer:
                 elif truncated[end - 1, b]:
                     kind[-1] = TRUNCATED
                 self._action[slot, at], self._reward[slot, at] = action[t:end, b], reward[t:end, b]
+                for name, column in self._records.items():
+                    column[slot, at] = (records or {})[name][t:end, b]
                 self._kind[slot, at] = kind
                 self._weigh(slot, at, kind, None if value is None else value[t:end, b])
                 self.stored += int(np.count_nonzero(kind))
@@ -194,6 +201,7 @@ class Buffer:
             final,
             batch.get("priority"),
             batch["fragment"],
+            batch.get("records"),
         )
 
     def _continues(self, slot: int, obs: Obs) -> bool:
@@ -313,6 +321,10 @@ class Buffer:
             "weight": weight,
             "mask": mask,
         }
+        for name, column in self.layout.records.items():
+            place = self.layout.record_places[name]
+            records = batch.setdefault("records", {})
+            records[name] = column.of(_gather(self._rows, where[0], *place))
         return Drawn(batch, where[2], age)
 
     def set_priorities(self, rows: ndarray, priority: ndarray) -> int:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from shoal.spaces.base import ACTION_MASK, Spaces
+from shoal.spaces.base import ACTION_MASK, MEMORY, Spaces
 from shoal.trajectory import ndarray
 
-KIND, REWARD, ACTION = range(3)  # words of a row in which they begin; observations follow
+# Words of a row in which these begin; observations and records follow.
+KIND, REWARD, ACTION = range(3)
 
 
 @dataclass(frozen=True)
@@ -64,25 +65,39 @@ def column(x: ndarray) -> Column:
 
 @dataclass(frozen=True)
 class Layout:
-    """What rows hold: {leaf: its column}, and the action. With what a row is and its reward, a word
-    each, they lie side by side, as a draw waits for memory more than for anything else."""
+    """What rows hold: {leaf: its column}, the action, and {name: column} that ``act`` recorded.
+
+    With a row's kind and its reward, a word each, they lie side by side, because a draw waits for
+    memory more than for anything else.
+    """
 
     obs: dict[str, Column]
     action: Column
+    records: dict[str, Column] = field(default_factory=dict)
 
     @cached_property
     def places(self) -> dict[str, tuple[int, int, int]]:
         """By leaf, where a row holds its column: the first word, how many, and of how many rows."""
-        places, begin = {}, ACTION + self.action.words
-        for path, column in self.obs.items():
-            places[path] = begin, column.words, column.stack
+        return self._placed(self.obs, ACTION + self.action.words)
+
+    @cached_property
+    def record_places(self) -> dict[str, tuple[int, int, int]]:
+        """The same by record."""
+        return self._placed(self.records, self.words - sum(c.words for c in self.records.values()))
+
+    @staticmethod
+    def _placed(columns: Mapping[str, Column], begin: int) -> dict[str, tuple[int, int, int]]:
+        places = {}
+        for name, column in columns.items():
+            places[name] = begin, column.words, column.stack
             begin += column.words
         return places
 
     @property
     def words(self) -> int:
         """Of a row."""
-        return ACTION + self.action.words + sum(c.words for c in self.obs.values())
+        columns = [self.action, *self.obs.values(), *self.records.values()]
+        return ACTION + sum(column.words for column in columns)
 
     @property
     def row_bytes(self) -> int:
@@ -100,12 +115,22 @@ def length(capacity: int, slots: int) -> int:
     return -(-capacity // slots)
 
 
-def layout(spaces: Spaces, stacks: Mapping[str, int]) -> Layout:
-    """Rows for these spaces; ``stacks`` are the lengths of stacked frames, by leaf."""
+def layout(
+    spaces: Spaces,
+    stacks: Mapping[str, int],
+    memory: Mapping[str, ndarray] = {},
+    records: Mapping[str, ndarray] = {},
+) -> Layout:
+    """Rows for these spaces; ``stacks`` are the lengths of stacked frames, by leaf.
+
+    ``memory`` and ``records`` are what the algorithm declares: arrays of one slot, by name.
+    """
+    kept = {name: Column(x.shape, x.dtype) for name, x in records.items()}
     obs = {x.path: Column(x.shape, x.stored, stacks.get(x.path, 1)) for x in spaces.leaves}
     if spaces.masked:
         obs[ACTION_MASK] = Column((sum(spaces.action_n),), np.dtype(bool))
+    obs |= {MEMORY + name: Column(x.shape, x.dtype) for name, x in memory.items()}
     if spaces.action_kind == "box":
-        return Layout(obs, Column((spaces.action_dim,), np.dtype("float32")))
+        return Layout(obs, Column((spaces.action_dim,), np.dtype("float32")), kept)
     parts = (len(spaces.action_n),) if spaces.action_kind != "discrete" else ()
-    return Layout(obs, Column(parts, np.dtype("int32")))
+    return Layout(obs, Column(parts, np.dtype("int32")), kept)

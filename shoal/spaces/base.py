@@ -31,9 +31,10 @@ from shoal.spaces.json import (
 )
 from shoal.spaces.leaf import Leaf, cast, collect, leaf_of, path_of
 
-__all__ = ["ACTION_MASK", "OWN", "Spaces", "from_json", "to_json"]
+__all__ = ["ACTION_MASK", "MEMORY", "OWN", "Spaces", "from_json", "to_json"]
 
 ACTION_MASK = "action_mask"
+MEMORY = "~memory/"  # before the names of what a policy remembers, beside the leaves
 OWN = ""  # the path of no leaf: an entry of Shoal's beside leaves, with which no key can collide
 _HUGE = 1e30  # bounds beyond this are a way to write "none" (np.finfo(np.float32).max)
 

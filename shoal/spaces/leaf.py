@@ -144,7 +144,9 @@ class Leaf:
 
 
 def path_of(keys: tuple[str | int, ...]) -> str:
-    return "/".join(map(str, keys)) or "obs"
+    """The name of a leaf: its keys joined by "/". One that begins with "~" followed by anything but
+    a 0 is none of an environment's, as in JSON Pointer (RFC 6901)."""
+    return "/".join(str(key).replace("~", "~0") for key in keys) or "obs"
 
 
 def collect(

@@ -10,11 +10,11 @@ from typing import Any
 from shoal.algorithms.base import Algorithm
 from shoal.checkpoint import files as checkpoint
 from shoal.config.config import Config, Rollout
-from shoal.config.settings import find, merge, name_of, route
+from shoal.config.settings import find, is_ours, merge, name_of, route
 from shoal.config.trust import admit, of_env, unasked
 from shoal.errors import ConfigError
 from shoal.systems.configure import change
-from shoal.systems.table import default_config, made, row_of, system, with_plan
+from shoal.systems.table import default_config, made, system, with_plan
 
 ACTING = {"model", "init", "act", "memory"}  # what a policy calls of its algorithm
 
@@ -24,8 +24,8 @@ def own_policy(algorithm: Any) -> bool:
 
     Its methods may call others of its own, so whatever is not a method of Shoal's counts too.
     """
-    cls, ours = type(algorithm), type(row_of(algorithm).algorithm)
-    own = cls.__mro__[: cls.__mro__.index(ours)]
+    cls = type(algorithm)
+    own = [each for each in cls.__mro__ if issubclass(each, Algorithm) and not is_ours(each)]
     defined = {name for each in own for name in vars(each) if not name.startswith("_")}
     return bool(defined - {f.name for f in fields(cls)} - (set(dir(Algorithm)) - ACTING))
 
@@ -73,7 +73,7 @@ class Saved:
                 del saved[key]
             rollout["env_kwargs"] = self._env_kwargs()[0]
         learned = self._algorithm(algorithm, network, learning=True)
-        config = replace(default_config(system(name).name, env), algorithm=learned)
+        config = replace(default_config(learned if ":" in name else name, env), algorithm=learned)
         config = replace(config, plan=self._plan(config, plan, options))
         with checkpoint.blame(self.path):
             return merge(config, saved, str(self.path))
@@ -157,15 +157,16 @@ class Saved:
     def _algorithm(self, given: Any, network: Any, learning: bool) -> Any:
         with checkpoint.blame(self.path):
             name, saved = str(self.meta["system"]), dict(self.meta["config"]["algorithm"])
-        start, own = system(name).algorithm, saved.pop("class", None)
-        if learning:
+        own = saved.pop("class", None)
+        start = None if ":" in name else system(name).algorithm
+        if learning or start is None:
             start = self._made("algorithm", given, own, start)
         else:
             saved = {k: x for k, x in saved.items() if k in {f.name for f in fields(start)}}
         if network is not None:
             start = replace(start, network=network)
             saved.pop("network", None)
-        config = replace(default_config(system(name).name, ""), algorithm=start)
+        config = replace(default_config(start, ""), algorithm=start)
         with checkpoint.blame(self.path):
             return merge(config, {"algorithm": saved}, str(self.path)).algorithm
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from shoal.algorithms.a2c import A2C
 from shoal.algorithms.appo import APPO
+from shoal.algorithms.base import Algorithm
 from shoal.algorithms.ddpg import DDPG, TD3
 from shoal.algorithms.dqn import DQN
 from shoal.algorithms.pg import PG
@@ -14,6 +15,7 @@ from shoal.algorithms.ppo import PPO
 from shoal.algorithms.sac import SAC
 from shoal.algorithms.vtrace import VTrace
 from shoal.config.config import Config, Replay, Rollout
+from shoal.config.settings import name_of
 from shoal.config.trust import find
 from shoal.errors import ConfigError, cut, did_you_mean
 from shoal.plans.allreduce import Allreduce
@@ -195,16 +197,22 @@ def system(name: str) -> System:
 def row_of(algorithm: Any) -> System:
     """The row with the defaults of an algorithm: that of the nearest class it derives from.
 
-    Raises ConfigError for what derives from none of the algorithms in the table.
+    A class that derives from none of the table's has a row of its own, under its "module:Name": it
+    runs under ``sync_replay`` if it needs a replay buffer, else under ``sync_samples``.
+
+    Raises ConfigError for what is no ``Algorithm``.
     """
+    if not isinstance(algorithm, Algorithm):
+        raise ConfigError(
+            f"{type(algorithm).__name__} is no algorithm",
+            None,
+            f"give a system's name ({', '.join(SYSTEMS)}), or an object of a class that derives "
+            "from shoal.Algorithm",
+        )
     rows = [r for r in SYSTEMS.values() if isinstance(algorithm, type(r.algorithm))]
     if not rows:
-        raise ConfigError(
-            f"{type(algorithm).__name__} is no algorithm of Shoal's",
-            None,
-            f"give a system's name ({', '.join(SYSTEMS)}), or one of their algorithms or a "
-            "class derived from it",
-        )
+        plan = SyncReplay() if "replay" in algorithm.needs else SyncSamples()
+        return System(name_of(algorithm), algorithm, plan, Rollout(), "")
     line = type(algorithm).__mro__
     return min(rows, key=lambda r: line.index(type(r.algorithm)))
 
@@ -214,7 +222,7 @@ def default_config(what: str | System | Any, env: Any) -> Config:
 
     ``what`` is a system's name, "module:Name" (imported: a ``System``, an algorithm or its class),
     or such an object. The configuration of a user's own has the name of Shoal's system that its
-    algorithm derives from.
+    algorithm derives from, or the name of its class.
     """
     what = made(what, "system")
     if isinstance(what, str):

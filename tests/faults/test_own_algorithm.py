@@ -29,8 +29,8 @@ def test_it_takes_the_row_of_what_it_derives_from() -> None:
     assert type(config.algorithm) is Halved and config.algorithm.lr == 1.0
 
 
-def test_what_derives_from_none_is_refused() -> None:
-    with pytest.raises(ConfigError, match="object is no algorithm of Shoal's"):
+def test_what_is_no_algorithm_is_refused() -> None:
+    with pytest.raises(ConfigError, match="object is no algorithm"):
         configure(object(), "CartPole-v1")
 
 

@@ -1,0 +1,67 @@
+"""Do an algorithm and a plan of a user's own, in a file of their own, train like Shoal's?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import shoal
+from shoal.app.cli import main
+from shoal.config.trust import find
+from shoal.systems.table import PLANS
+from shoal.trainer import Trainer
+from tests.worlds import TINY
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+ALGORITHM = EXAMPLES / "own_algorithm.py"
+
+
+AWR = find(f"{ALGORITHM}:AWR", "system")
+
+
+def test_the_file_is_short() -> None:
+    assert len(ALGORITHM.read_text().splitlines()) <= 100
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan().name)
+def test_it_trains_under_each_plan_that_does_not_refuse_it(plan: Any) -> None:
+    """Weights move, and the loss is its own. Plans of replay buffers refuse it with a reason."""
+    sampled: dict[str, Any] = {"workers": 2, "in_process": True, "envs_per_worker": 2}
+    given = {**sampled, "fragment_length": 8, "report_every": 1}
+    reason = plan().refuses(AWR)
+    if reason is not None:
+        assert "replay" in plan().name and "trajector" in reason
+        return
+    with Trainer(AWR(network=TINY), "CartPole-v1", plan=plan(), **given) as trainer:
+        before = trainer.learner.weights()
+        report = trainer.train()
+        assert np.isfinite(report["learn/policy_loss"])
+        after = trainer.learner.weights()
+    assert all(np.any(after[name] != before[name]) for name in before if name.endswith("/w"))
+
+
+def test_it_learns() -> None:
+    with Trainer(
+        AWR(), "CartPole-v1", envs_per_worker=8, fragment_length=32, stop_steps=60_000
+    ) as run:
+        best = max(report["return_mean"] or 0.0 for report in run)
+    assert best > 100  # at random: 22
+
+
+def test_it_is_named_on_the_command_line_saved_and_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"{ALGORITHM}:AWR"
+    given = ["train", "CartPole-v1", "--system", name, "--algorithm.temperature", "0.5"]
+    assert main([*given, "--stop-steps", "600", "--out", str(tmp_path)]) == 0
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["algorithm"]["temperature"] == 0.5 and config["plan"]["name"] == "sync_samples"
+    assert main(["resume", str(tmp_path), "--stop-steps", "1200", "--algorithm", name]) == 0
+    assert main(["evaluate", str(tmp_path), "--episodes", "2"]) == 2
+    assert "--algorithm own_algorithm:AWR" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path), "--episodes", "2", "--algorithm", name]) == 0
+    assert isinstance(shoal.load(tmp_path, algorithm=AWR()).act(np.zeros(4, np.float32)), int)
