@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from shoal.config.config import Checkpointing, Cluster, Config, Replay, Rollout, Stop
     from shoal.config.schedule import Linear, Schedule
     from shoal.evaluation import evaluate
-    from shoal.nets import Network
+    from shoal.nets.network import Network
     from shoal.plans.allreduce import Allreduce
     from shoal.plans.async_gradients import AsyncGradients
     from shoal.plans.async_replay import AsyncReplay
@@ -59,7 +59,7 @@ _HOMES = {
     "Linear": "config.schedule",
     "Schedule": "config.schedule",
     "evaluate": "evaluation",
-    "Network": "nets",
+    "Network": "nets.network",
     "Allreduce": "plans.allreduce",
     "AsyncGradients": "plans.async_gradients",
     "AsyncReplay": "plans.async_replay",

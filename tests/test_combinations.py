@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
-from shoal.nets import Network
+from shoal.nets.network import Network
 from shoal.policy import load
 from shoal.trainer import Trainer
 from tests.worlds import difference

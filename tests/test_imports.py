@@ -23,11 +23,11 @@ ARROWS: dict[str, set[str]] = {
     "process": {"errors"},
     "ops": {"errors"},
     "checkpoint": {"errors", "__init__"},  # of the front door only the version number
-    "config": {"checkpoint", "errors"},
+    "config": {"checkpoint", "process", "errors"},
     "spaces": {"ops", "errors"},
     "trajectory": {"ops", "errors"},
-    "envs": {"config", "spaces", "errors"},
-    "nets": {"config", "ops", "spaces", "errors"},
+    "envs": {"config", "spaces", "process", "errors"},
+    "nets": {"config", "ops", "spaces", "process", "errors"},
     "algorithms": {"nets", "ops", "config", "spaces", "trajectory", "errors"},
     "learners": {"algorithms", "nets", "ops", "config", "trajectory", "process", "errors"},
     "replay": {"config", "spaces", "trajectory", "errors"},
@@ -51,6 +51,7 @@ FRAMEWORK_FILES = {
     "shoal.learners.jax",
     "shoal.learners.torch",
     "shoal.fleet.collective",  # torch.distributed's Gloo
+    "shoal.ops.convolution",
     "shoal.ops.kernels",
     "shoal.nets.factory",
     "shoal.nets.flax",

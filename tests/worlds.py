@@ -12,7 +12,7 @@ from gymnasium.spaces import Box, Discrete
 
 from shoal.config.config import Config, Rollout
 from shoal.fleet.worker import Worker
-from shoal.nets import Network
+from shoal.nets.network import Network
 from shoal.systems.table import default_config
 
 TINY = Network(hidden=(8,))

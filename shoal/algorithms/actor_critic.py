@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from shoal.algorithms.base import Algorithm, Batch, Model, Params, Records
-from shoal.nets import Head, build
+from shoal.nets.base import Head
+from shoal.nets.factory import build
 from shoal.ops import distributions
 from shoal.ops.kernels import Array, namespace
 from shoal.spaces.base import Spaces

@@ -22,7 +22,7 @@ from shoal.algorithms.ppo import clipped_surrogate, k3, minibatches, value_error
 from shoal.algorithms.vtrace import Corrected, along, without_masked
 from shoal.config.bounds import check, setting
 from shoal.config.schedule import Schedule
-from shoal.nets import Network
+from shoal.nets.network import Network
 from shoal.ops.kernels import Array, namespace
 from shoal.ops.optimisers import Optimiser
 from shoal.trajectory import ndarray

@@ -16,7 +16,7 @@ import numpy as np
 
 from shoal.config.bounds import check_bounds
 from shoal.config.schedule import Schedule, at
-from shoal.nets import Net
+from shoal.nets.base import Net
 from shoal.ops.kernels import Array
 from shoal.ops.optimisers import Optimiser
 from shoal.spaces.base import Spaces

@@ -22,8 +22,10 @@ from shoal.algorithms.base import Batch, Metrics, Model, Params, Records
 from shoal.algorithms.off_policy import FLOOR, OffPolicy, Pair, copies, follow, refused, targets_of
 from shoal.config.bounds import setting
 from shoal.config.schedule import Schedule
-from shoal.nets import Head, Network, build
-from shoal.nets.network import ArrayNet
+from shoal.nets.array_net import ArrayNet
+from shoal.nets.base import Head
+from shoal.nets.factory import build
+from shoal.nets.network import Network
 from shoal.ops.exploration import Deterministic, RandomFirst
 from shoal.ops.kernels import Array, namespace, ndarray, stop_gradient
 from shoal.ops.optimisers import Group, Optimiser

@@ -30,7 +30,9 @@ from shoal.algorithms.off_policy import (
 )
 from shoal.config.bounds import check, setting
 from shoal.config.schedule import Schedule
-from shoal.nets import Head, Network, build
+from shoal.nets.base import Head
+from shoal.nets.factory import build
+from shoal.nets.network import Network
 from shoal.ops.exploration import EpsilonGreedy
 from shoal.ops.kernels import Array, constant, namespace, ndarray, stop_gradient
 from shoal.ops.optimisers import Optimiser

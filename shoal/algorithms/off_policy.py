@@ -8,7 +8,7 @@ import numpy as np
 
 from shoal.algorithms.base import Algorithm, Model, Params
 from shoal.errors import SpaceError
-from shoal.nets import Net
+from shoal.nets.base import Net
 from shoal.ops.kernels import Array, namespace
 from shoal.spaces.base import Spaces
 from shoal.trajectory import Trajectory, ndarray

@@ -16,7 +16,7 @@ from shoal.algorithms.actor_critic import ActorCritic, masked_mean, standardise
 from shoal.algorithms.base import Batch, Metrics, Model, Params
 from shoal.config.bounds import setting
 from shoal.config.schedule import Schedule
-from shoal.nets import Network
+from shoal.nets.network import Network
 from shoal.ops.kernels import Array, namespace
 from shoal.ops.optimisers import Optimiser
 from shoal.ops.returns import discounted_returns

@@ -17,7 +17,7 @@ from shoal.algorithms.actor_critic import ActorCritic, bounded, masked_mean, sta
 from shoal.algorithms.base import Batch, Metrics, Model, Params
 from shoal.config.bounds import check, setting
 from shoal.config.schedule import Schedule
-from shoal.nets import Network
+from shoal.nets.network import Network
 from shoal.ops.kernels import Array, namespace, stop_gradient
 from shoal.ops.optimisers import Optimiser
 from shoal.ops.returns import gae

@@ -22,12 +22,14 @@ from shoal.algorithms.ddpg import Critics, held, lowest
 from shoal.algorithms.off_policy import copies, refused, targets_of
 from shoal.config.bounds import setting
 from shoal.config.schedule import Schedule
-from shoal.nets import Head, Network
-from shoal.ops.distributions import Categorical, TanhGaussian
+from shoal.nets.base import Head
+from shoal.nets.network import Network
+from shoal.ops.distributions import Categorical
 from shoal.ops.exploration import RandomFirst
 from shoal.ops.kernels import Array, namespace, ndarray, stop_gradient
 from shoal.ops.optimisers import Optimiser
 from shoal.ops.q_learning import allowed, log_softmax, pick
+from shoal.ops.squashed import TanhGaussian
 from shoal.spaces.base import ACTION_MASK, OWN, Spaces
 
 LOG_ALPHA = "log_alpha"  # the parameter that is the temperature's logarithm

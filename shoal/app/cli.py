@@ -23,15 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from shoal import __version__
 from shoal.app.options import Pairs, Parser, flag, help_wanted, settings, settings_help, unknown
-from shoal.errors import (
-    CheckpointError,
-    ConfigError,
-    ShoalError,
-    describe,
-    nearest,
-    reproducible,
-)
+from shoal.errors import CheckpointError, ConfigError, ShoalError, nearest
 from shoal.process import interrupts
+from shoal.process.tracebacks import describe, reproducible
 
 if TYPE_CHECKING:
     from shoal.app.console import Console

@@ -30,7 +30,7 @@ from shoal.config.config import Config
 from shoal.config.settings import named, to_dict
 from shoal.config.trust import asks
 from shoal.errors import cut
-from shoal.nets import inputs
+from shoal.nets.array_net import describe_inputs
 from shoal.process import interrupts
 from shoal.process.machine import cpus, system
 from shoal.replay.settings import size
@@ -314,7 +314,9 @@ def header(trainer: Trainer, folder: Path, default_stop: bool = False) -> str:
         rows = f"{config.replay.capacity:,} env steps"
         kept = "" if trainer.saves_replay else ", not saved: a resumed run fills it anew"
         memory = f"replay buffer of {rows}, {size(trainer.remembered)}{kept}\n"
-    seen = "".join(f"{line}\n" for line in inputs(config.algorithm.network, trainer.spaces))
+    seen = "".join(
+        f"{line}\n" for line in describe_inputs(config.algorithm.network, trainer.spaces)
+    )
     return (
         f"{config.system} on {config.env}: {type(config.algorithm).__name__} under "
         f"{config.plan.name}, learner {_learner(trainer)}, "

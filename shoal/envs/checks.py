@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from shoal.envs.base import NDArray, Obs
-from shoal.errors import EnvError, cut, is_user_code, place_of
+from shoal.errors import EnvError, cut
+from shoal.process.tracebacks import is_user_code, place_of
 from shoal.spaces.base import ACTION_MASK, Spaces
 from shoal.spaces.leaf import Leaf
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from shoal.config.trust import module_of
 from shoal.envs.checks import never_began
-from shoal.errors import EnvError, SpaceError, cut, place_of
+from shoal.errors import EnvError, SpaceError, cut
+from shoal.process.tracebacks import place_of
 
 _ATARI = re.compile(r"ALE/|\w+(NoFrameskip|Deterministic)-v\d+$")
 _INSTALL = {  # package that is missing -> what brings it

@@ -9,12 +9,13 @@ from typing import Any
 
 from shoal.config.config import Config
 from shoal.envs.registry import entries, register
-from shoal.errors import ConfigError, is_user_code, place_of
+from shoal.errors import ConfigError
 from shoal.fleet.base import Fleet
 from shoal.fleet.failure import sendable
 from shoal.fleet.local import LocalFleet
 from shoal.fleet.worker import Worker
 from shoal.learners.choose import preload
+from shoal.process.tracebacks import is_user_code, place_of
 
 
 def worker(registered: Any, config: Config, env: Any, index: int, restart: int) -> Worker:

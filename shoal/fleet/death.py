@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from shoal.errors import ConfigError, ShoalError, cut, here, is_user_code, spot
+from shoal.errors import ConfigError, ShoalError, cut
+from shoal.process.tracebacks import here, is_user_code, spot
 
 _FATAL = ("Fatal", "*** SIG")  # how the last words of a process begin
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+),? in (?P<name>[^\n]+)')

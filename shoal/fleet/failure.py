@@ -8,7 +8,8 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-from shoal.errors import IN_PROCESS, ConfigError, advise, carry, cut, frames_of
+from shoal.errors import ConfigError, cut
+from shoal.process.tracebacks import IN_PROCESS, advise, carry, frames_of
 
 
 @dataclass

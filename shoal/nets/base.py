@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from shoal.nets.init import ndarray
-from shoal.ops.kernels import Array
+from shoal.ops.kernels import Array, ndarray
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,3 @@ class Net(Protocol):
         Any leading axes. Each row is computed by itself. ``params`` may hold more than the net's
         own; of that, ``"norm/<path>/mean"`` and ``"norm/<path>/std"`` normalise a leaf.
         """
-
-
-def append(xp: Any, out: Array, free: Array) -> Array:
-    """``[N, size]`` and ``[free]`` to ``[N, size + free]``."""
-    return xp.concat([out, xp.broadcast_to(free, (out.shape[0], free.shape[0]))], axis=-1)

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 from shoal.nets.init import HIDDEN_GAIN, Param
 from shoal.nets.mlp import linear, relu
-from shoal.ops.kernels import Array, conv2d, matmul, max_pool2d
+from shoal.ops.convolution import conv2d, matmul, max_pool2d
+from shoal.ops.kernels import Array
 
 
 def conv(name: str, size_in: int, size_out: int, kernel: int) -> Iterator[Param]:

@@ -10,11 +10,12 @@ from typing import Any
 
 from shoal.config.trust import find
 from shoal.errors import NetworkError
+from shoal.nets.array_net import ArrayNet
 from shoal.nets.base import Head, Net
 from shoal.nets.fit import where
 from shoal.nets.flax import LinenNet, NnxNet
 from shoal.nets.modules import ModuleNet
-from shoal.nets.network import ArrayNet, Network
+from shoal.nets.network import Network
 from shoal.nets.torch import TorchNet
 from shoal.spaces.base import Spaces
 

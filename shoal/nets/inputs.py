@@ -103,3 +103,8 @@ class Image(Floats):
         if self._permuted:
             x = xp.permute_dims(x, self._axes)
         return xp.reshape(x, (x.shape[0], *self.shape)) if self._reshaped else x
+
+
+def append(xp: Any, out: Array, free: Array) -> Array:
+    """``[N, size]`` and ``[free]`` to ``[N, size + free]``."""
+    return xp.concat([out, xp.broadcast_to(free, (out.shape[0], free.shape[0]))], axis=-1)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import NetworkError
-from shoal.nets.base import Head, append
+from shoal.nets.base import Head
 from shoal.nets.fit import (
     ROWS,
     alike,
@@ -34,7 +34,7 @@ from shoal.nets.fit import (
     where,
 )
 from shoal.nets.init import ndarray
-from shoal.nets.inputs import Floats
+from shoal.nets.inputs import Floats, append
 from shoal.ops.kernels import Array, namespace
 from shoal.spaces.base import ACTION_MASK, Spaces
 

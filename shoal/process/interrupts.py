@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from shoal.errors import is_user_code, spot
+from shoal.process.tracebacks import is_user_code, spot
 
 SPEAK = 1.5  # seconds after which it is said what an interrupt waits for
 _SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]

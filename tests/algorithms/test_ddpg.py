@@ -14,7 +14,7 @@ from shoal.algorithms.ddpg import DDPG, TD3
 from shoal.algorithms.off_policy import FLOOR, TARGET
 from shoal.errors import SpaceError
 from shoal.learners.choose import create_learner
-from shoal.nets import Network
+from shoal.nets.network import Network
 from shoal.spaces.base import OWN, Spaces
 from tests.algorithms.test_dqn import arrays_of
 from tests.worlds import LINEAR, TINY, difference

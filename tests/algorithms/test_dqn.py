@@ -12,7 +12,7 @@ from shoal.algorithms import noisy
 from shoal.algorithms.dqn import DQN
 from shoal.algorithms.off_policy import FLOOR, TARGET
 from shoal.errors import SpaceError
-from shoal.nets import Network
+from shoal.nets.network import Network
 from shoal.spaces.base import Spaces
 from tests.worlds import LINEAR
 

@@ -12,7 +12,7 @@ from shoal.algorithms.off_policy import FLOOR, TARGET
 from shoal.algorithms.sac import LOG_ALPHA, SAC
 from shoal.errors import SpaceError
 from shoal.learners.choose import create_learner
-from shoal.ops.distributions import TanhGaussian
+from shoal.ops.squashed import TanhGaussian
 from shoal.spaces.base import Spaces
 from tests.algorithms.test_ddpg import ROWS, batch_of, q
 from tests.algorithms.test_dqn import arrays_of

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from shoal import errors
-from shoal.errors import ConfigError, EnvError, ShoalError, describe
+from shoal.errors import ConfigError, EnvError, ShoalError
+from shoal.process import tracebacks
+from shoal.process.tracebacks import describe
 
 FILE = __file__.rpartition("/")[2]
 
@@ -154,7 +156,7 @@ def test_odd_exceptions() -> None:
 
 
 def test_a_fault_of_shoal_is_admitted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(errors, "is_user_code", lambda filename: False)
+    monkeypatch.setattr(tracebacks, "is_user_code", lambda filename: False)
     assert "fault of Shoal" in describe(caught(errors.cut, 3)).split("\n")[2]
     told = describe(caught(_raise, ConfigError("lr is -1", "algorithm.lr", "use 1e-3")))
     assert told == "ConfigError: lr is -1\n  where: algorithm.lr\n  to do: use 1e-3"
@@ -165,16 +167,16 @@ def _raise(error: BaseException) -> None:
 
 
 def test_what_counts_as_the_users_code() -> None:
-    assert errors.is_user_code(__file__) and errors.is_user_code("<stdin>")
-    assert not errors.is_user_code(errors.__file__)
-    assert not errors.is_user_code(inspect.__file__)
-    assert not errors.is_user_code(pytest.__file__)
-    assert not errors.is_user_code("<frozen importlib._bootstrap>")
+    assert tracebacks.is_user_code(__file__) and tracebacks.is_user_code("<stdin>")
+    assert not tracebacks.is_user_code(errors.__file__)
+    assert not tracebacks.is_user_code(inspect.__file__)
+    assert not tracebacks.is_user_code(pytest.__file__)
+    assert not tracebacks.is_user_code("<frozen importlib._bootstrap>")
 
 
 def test_a_fault_inside_of_shoal_is_not_the_fault_of_the_line_that_called_it() -> None:
     def user():
-        return errors.here(3)  # no text
+        return tracebacks.here(3)  # no text
 
     lines = describe(caught(user)).split("\n")
     assert "this looks like a fault of Shoal" in lines[2]
@@ -194,5 +196,7 @@ def test_extension_modules_are_not_the_users_code() -> None:
     """Their frames have the path that they were compiled at: numpy/random/_common.pyx."""
     script = "import numpy; rng = numpy.random.default_rng(0); n = 2**60\nrng.standard_normal(n)"
     error = caught(exec, compile(script, errors.__file__, "exec"))  # as if Shoal had called it
-    assert any(name.endswith(".pyx") for name, *_ in errors.frames_of(error))
-    assert not any(errors.is_user_code(f) for f, *_ in errors.frames_of(error) if f.endswith("pyx"))
+    assert any(name.endswith(".pyx") for name, *_ in tracebacks.frames_of(error))
+    assert not any(
+        tracebacks.is_user_code(f) for f, *_ in tracebacks.frames_of(error) if f.endswith("pyx")
+    )

@@ -12,7 +12,8 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from shoal.envs import make
-from shoal.errors import EnvError, NetworkError, SpaceError, describe
+from shoal.errors import EnvError, NetworkError, SpaceError
+from shoal.process.tracebacks import describe
 
 FILE = __file__.rpartition("/")[2]
 OBS = np.zeros(3, np.float32)

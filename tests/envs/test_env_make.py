@@ -15,7 +15,8 @@ from shoal.envs import BEST_RETURN, best_return, make, make_for_evaluation, rend
 from shoal.envs.make import FEW
 from shoal.envs.native import NativeVector
 from shoal.envs.serial import SerialEnv
-from shoal.errors import EnvError, describe
+from shoal.errors import EnvError
+from shoal.process.tracebacks import describe
 from tests.envs.micro import Bandit, Constant, Delayed, Memory, OppositeSigns
 
 MODULE = """

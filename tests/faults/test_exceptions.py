@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from shoal.errors import IN_PROCESS, EnvError, describe
+from shoal.errors import EnvError
 from shoal.plans.allreduce import Allreduce
 from shoal.plans.async_gradients import AsyncGradients
 from shoal.plans.async_replay import AsyncReplay
 from shoal.plans.async_samples import AsyncSamples
 from shoal.plans.sync_replay import SyncReplay
 from shoal.plans.sync_samples import SyncSamples
+from shoal.process.tracebacks import IN_PROCESS, describe
 from shoal.systems.table import PLANS
 from shoal.trainer import Trainer
 from tests.faults.broken import Broken, Engine, LostA2C, LostDQN, LostVTrace

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from shoal.errors import ConfigError, EnvError, describe
+from shoal.errors import ConfigError, EnvError
 from shoal.fleet.failure import Failure, sendable
+from shoal.process.tracebacks import describe
 from shoal.trainer import Trainer
 from tests.faults.broken import Engine, Opened
 

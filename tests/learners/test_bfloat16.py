@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from shoal.learners.bfloat16 import rounded
-from shoal.nets import Head, build
+from shoal.nets.base import Head
+from shoal.nets.factory import build
 from shoal.spaces.base import Spaces
 
 

@@ -21,7 +21,7 @@ from shoal.errors import ConfigError, ShoalError
 from shoal.fleet.collective import Broken, Reduce, ThreadGroup
 from shoal.learners.choose import choose_framework, create_learner, threads
 from shoal.learners.state import minibatch
-from shoal.nets import Network
+from shoal.nets.network import Network
 from shoal.ops import kernels
 from shoal.spaces.base import Spaces
 from shoal.trajectory import concatenate, select

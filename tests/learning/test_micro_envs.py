@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shoal.nets import Network
+from shoal.nets.network import Network
 from shoal.trainer import Trainer
 from tests.envs.micro import Bandit, Constant, Delayed, OppositeSigns, Reach
 

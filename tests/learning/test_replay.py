@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
 
-from shoal.nets import Network
+from shoal.nets.network import Network
 from shoal.trainer import Trainer
 from tests.worlds import LINEAR
 

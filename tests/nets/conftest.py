@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from shoal.nets import Net
+from shoal.nets.base import Net
 from shoal.spaces.base import Spaces
 
 LIBRARIES = "numpy", "jax", "torch"

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shoal.nets import Head, Network, build
+from shoal.nets.base import Head
+from shoal.nets.factory import build
 from shoal.nets.init import orthogonal
+from shoal.nets.network import Network
 
 HEADS = {"pi": Head(3, gain=0.01), "v": Head(1)}
 

@@ -10,7 +10,10 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 import shoal
-from shoal.nets import Head, Network, build, inputs
+from shoal.nets.array_net import describe_inputs
+from shoal.nets.base import Head
+from shoal.nets.factory import build
+from shoal.nets.network import Network
 from shoal.spaces.base import Spaces
 from shoal.spaces.leaf import Leaf
 
@@ -134,13 +137,13 @@ def test_what_is_done_to_observations_is_said() -> None:
             "lidar": Box(0, 100, (8,)),
         }
     )
-    lines = inputs(Network(), Spaces(space, Discrete(2)))
+    lines = describe_inputs(Network(), Spaces(space, Discrete(2)))
     assert lines == [
         "observation 'camera' (uint8 84x84x3): an image for the Nature network, 0..255 scaled to "
         "[0, 1]",
         "observation 'lidar' (float32 8): 0..100 scaled to [0, 1]",
     ]
-    assert inputs(object(), Spaces(space, Discrete(2))) == []  # a user's own network
+    assert describe_inputs(object(), Spaces(space, Discrete(2))) == []  # a user's own network
 
 
 class Board(gym.Env):

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from shoal.errors import NetworkError
-from shoal.nets import Head, build
+from shoal.nets.base import Head
+from shoal.nets.factory import build
 
 HEADS = {"pi": Head(3), "v": Head(1)}
 

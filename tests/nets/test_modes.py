@@ -15,7 +15,8 @@ from torch.nn import functional
 
 import shoal
 from shoal.errors import NetworkError
-from shoal.nets import Head, build
+from shoal.nets.base import Head
+from shoal.nets.factory import build
 from shoal.spaces.base import Spaces
 
 SPACES = Spaces(gym.spaces.Box(-2, 2, (4,), np.float32), gym.spaces.Discrete(3))

@@ -15,7 +15,8 @@ import torch
 from flax import nnx
 from torch import nn
 
-from shoal.nets import Head, build
+from shoal.nets.base import Head
+from shoal.nets.factory import build
 from shoal.spaces.base import Spaces
 
 HEADS = {"pi": Head(3), "v": Head(1)}

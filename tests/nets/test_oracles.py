@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from shoal.nets import Head, Network, build
+from shoal.nets.base import Head
+from shoal.nets.factory import build
+from shoal.nets.network import Network
 from shoal.spaces.base import Spaces
 
 HEADS = {"pi": Head(3), "v": Head(1)}

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from shoal.errors import ConfigError, NetworkError
-from shoal.nets import Head, Network, build
-from shoal.nets.network import Trunk
+from shoal.nets.array_net import Trunk
+from shoal.nets.base import Head
+from shoal.nets.factory import build
+from shoal.nets.network import Network
 from shoal.spaces.base import Spaces
 
 HEADS = {"pi": Head(3), "v": Head(1)}
@@ -262,7 +264,9 @@ def test_impossible_settings_are_refused(settings: Any, words: str) -> None:
 def test_acting_needs_neither_jax_nor_torch() -> None:
     code = """
 import sys, numpy as np, gymnasium as gym
-from shoal.nets import Head, Network, build
+from shoal.nets.base import Head
+from shoal.nets.network import Network
+from shoal.nets.factory import build
 from shoal.spaces.base import Spaces
 box = gym.spaces.Box(0, 255, (44, 40, 3), np.uint8)
 net = build(Network(), Spaces(box, gym.spaces.Discrete(3)), {"pi": Head(3)})

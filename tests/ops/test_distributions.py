@@ -10,13 +10,8 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from shoal.ops.distributions import (
-    Categorical,
-    DiagonalGaussian,
-    MultiCategorical,
-    TanhGaussian,
-    for_space,
-)
+from shoal.ops.distributions import Categorical, DiagonalGaussian, MultiCategorical, for_space
+from shoal.ops.squashed import TanhGaussian
 
 ROWS = 7
 CATEGORICALS = [Categorical(5), MultiCategorical((2, 4, 3))]
@@ -363,6 +358,5 @@ def test_for_space() -> None:
     assert for_space("discrete", (4,), 1) == Categorical(4)
     assert for_space("multidiscrete", (2, 3), 2) == MultiCategorical((2, 3))
     assert for_space("box", (), 3) == DiagonalGaussian(3)
-    assert for_space("box", (), 3, squash=True) == TanhGaussian(3)
     with pytest.raises(ValueError, match="'graph'"):
         for_space("graph", (), 1)

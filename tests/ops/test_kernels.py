@@ -9,16 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shoal.ops.kernels import (
-    arange,
-    constant,
-    conv2d,
-    matmul,
-    max_pool2d,
-    namespace,
-    scan,
-    stop_gradient,
-)
+from shoal.ops.convolution import conv2d, matmul, max_pool2d
+from shoal.ops.kernels import arange, constant, namespace, scan, stop_gradient
 
 
 def images(n: int, c: int, h: int, w: int, channels_last: bool, seed: int = 0) -> np.ndarray:
@@ -196,13 +188,13 @@ def test_acting_in_numpy_imports_no_framework() -> None:
     code = """
 import sys
 import numpy as np
-from shoal.ops import distributions, kernels, moments, optimisers, returns
+from shoal.ops import convolution, distributions, moments, optimisers, returns
 x = np.zeros((4, 6), np.float32)
 dist = distributions.Categorical(6)
 dist.log_prob(x, dist.sample(x, dist.noise(np.random.default_rng(0), (4,))))
 returns.gae(x, x, x, x, x > 1, 0.95)
 image = np.zeros((1, 3, 8, 8), np.float32)
-kernels.max_pool2d(kernels.conv2d(image, np.zeros((2, 3, 3, 3)), np.zeros(2), 1), 2, 2)
+convolution.max_pool2d(convolution.conv2d(image, np.zeros((2, 3, 3, 3)), np.zeros(2), 1), 2, 2)
 moments.Moments.of(x)
 optimisers.Optimiser().update({"x": x}, {"x": x}, optimisers.Optimiser().init({"x": x}), 0.1)
 print(sorted({"jax", "torch", "ray"} & set(sys.modules)))
