@@ -29,6 +29,7 @@ from shoal.config.config import Config
 from shoal.fleet.cluster import connect
 from shoal.fleet.ray import RayFleet
 from shoal.fleet.worker import Worker
+from shoal.nets.factory import build
 from shoal.systems.configure import configure
 
 MB = 1e6
@@ -64,7 +65,7 @@ def main() -> None:
     config = configure("impala", args.env, fields={"workers": args.workers})
     connection = connect(config.cluster, args.workers, False, False)
     fleet = RayFleet(partial(make, config, args.env), args.workers, config.cluster, 0.0)
-    model = config.algorithm.model(fleet.map("get_spaces")[0][1])
+    model = config.algorithm.model(fleet.map("get_spaces")[0][1], build)
     fleet.broadcast(config.algorithm.init(model, np.random.default_rng(0)), 0)
     fragments, begin = 0, perf_counter()
     for _ in fleet.stream("sample", in_flight=config.plan.in_flight):

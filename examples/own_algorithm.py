@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from shoal import Algorithm, Metrics, Model, Network, Schedule, setting
-from shoal.nets import Head, build
+from shoal.nets.base import Head
 from shoal.ops import distributions
 from shoal.ops.kernels import namespace, stop_gradient
 from shoal.ops.optimisers import Optimiser
@@ -36,7 +36,7 @@ class AWR(Algorithm):
     most: float = setting(20.0, above=0)  # bound of the weights
     network: Any = field(default_factory=Network)
 
-    def model(self, spaces: Any) -> Model:
+    def model(self, spaces: Any, build: Any) -> Model:
         """A policy head and a value head on one of Shoal's networks."""
         dist = distributions.for_space(spaces.action_kind, spaces.action_n, spaces.action_dim)
         free = spaces.action_dim if spaces.action_kind == "box" else 0  # log standard deviations

@@ -12,6 +12,7 @@ from shoal.algorithms.base import Algorithm, Model
 from shoal.algorithms.memory import Memory
 from shoal.checkpoint import files as checkpoint
 from shoal.errors import CheckpointError
+from shoal.nets.factory import build
 from shoal.spaces.base import Spaces
 from shoal.systems.saved import Saved
 from shoal.trajectory import Obs, ndarray
@@ -27,7 +28,7 @@ class Policy:
         self, algorithm: Algorithm, spaces: Spaces, weights: Mapping[str, ndarray], seed: int = 0
     ) -> None:
         self.algorithm, self.spaces = algorithm, spaces
-        self.model: Model = algorithm.model(spaces)
+        self.model: Model = algorithm.model(spaces, build)
         self._memory = Memory(algorithm, self.model)
         self._remembered: Obs = {}  # since the last reset
         # If each environment explores in its own way, the policy explores as the first does.

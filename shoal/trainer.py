@@ -24,6 +24,7 @@ from shoal.fleet.base import results
 from shoal.fleet.create import create_fleet
 from shoal.learners.choose import choose_framework, create_learner, threads
 from shoal.metrics import Recorder, Report
+from shoal.nets.factory import build
 from shoal.plans.base import Run, Update
 from shoal.policy import Policy
 from shoal.process import interrupts
@@ -92,7 +93,7 @@ class Trainer:
         config = self.config
         spaces: Spaces = results(self.fleet.map("get_spaces"))[0]
         algorithm = config.algorithm
-        self.spaces, self.model = spaces, algorithm.model(spaces)
+        self.spaces, self.model = spaces, algorithm.model(spaces, build)
         self.run = Run(algorithm, np.random.default_rng([config.seed, 0]), config.stop.env_steps)
         self.run.model, self.run.replay = self.model, config.replay
         slots = max(config.rollout.workers, 1) * config.rollout.envs_per_worker

@@ -14,6 +14,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from shoal import PPO, evaluate
 from shoal.errors import EnvError, ShoalError, SpaceError
+from shoal.nets.factory import build
 from shoal.policy import Policy
 from shoal.spaces.base import Spaces
 from tests.envs.test_env_faults import NAN, Masked, Sound, spoiled
@@ -39,7 +40,7 @@ class Steps(gym.Env):
 def policy(env: Any = Sound, masked: bool = False) -> Policy:
     spaces = Spaces(env.observation_space, env.action_space, masked)
     algorithm = PPO()
-    weights = algorithm.init(algorithm.model(spaces), np.random.default_rng(0))
+    weights = algorithm.init(algorithm.model(spaces, build), np.random.default_rng(0))
     return Policy(algorithm, spaces, weights)
 
 

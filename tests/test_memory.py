@@ -14,7 +14,8 @@ from gymnasium.spaces import Box, Dict, Discrete
 from shoal import Algorithm, Metrics, Model, Policy, Trainer
 from shoal.evaluation import evaluate
 from shoal.fleet.worker import Worker
-from shoal.nets import Head, build
+from shoal.nets.base import Build, Head
+from shoal.nets.factory import build
 from shoal.ops.distributions import for_space
 from shoal.ops.kernels import namespace
 from shoal.ops.optimisers import Optimiser
@@ -33,7 +34,7 @@ class Counting(Algorithm):
     gamma: float = 0.9
     network: Any = TINY
 
-    def model(self, spaces: Spaces) -> Model:
+    def model(self, spaces: Spaces, build: Build) -> Model:
         dist = for_space(spaces.action_kind, spaces.action_n, spaces.action_dim)
         return Model(spaces, build(self.network, spaces, {"pi": Head(dist.n_out)}), dist)
 
@@ -143,7 +144,7 @@ def test_a_run_that_is_resumed_remembers(tmp_path: Path) -> None:
 def policy() -> Policy:
     spaces = Spaces(Script.observation_space, Script.action_space)
     algorithm = Counting()
-    params = algorithm.init(algorithm.model(spaces), np.random.default_rng(0))
+    params = algorithm.init(algorithm.model(spaces, build), np.random.default_rng(0))
     return Policy(algorithm, spaces, params)
 
 
@@ -204,6 +205,8 @@ def test_a_memory_of_another_shape_is_refused() -> None:
             return action, {**records, COUNT: records[COUNT][..., 0]}
 
     spaces = Spaces(Script.observation_space, Script.action_space)
-    acting = Policy(Wrong(), spaces, Wrong().init(Wrong().model(spaces), np.random.default_rng(0)))
+    acting = Policy(
+        Wrong(), spaces, Wrong().init(Wrong().model(spaces, build), np.random.default_rng(0))
+    )
     with pytest.raises(ValueError, match="act must record '~memory/count' as float32"):
         acting.act(np.zeros(3, np.float32))

@@ -15,6 +15,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 
 from shoal.algorithms.ppo import PPO
 from shoal.errors import CheckpointError, SpaceError
+from shoal.nets.factory import build
 from shoal.policy import Policy, load
 from shoal.spaces.base import Spaces
 from shoal.trainer import Trainer
@@ -31,7 +32,7 @@ VECTOR = Box(-np.inf, np.inf, (3,), np.float32)
 def policy(observation: Any, action: Any, masked: bool = False, **weights: Any) -> Policy:
     """With initial weights, but for those given."""
     spaces, ppo = Spaces(observation, action, masked), PPO(network=TINY)
-    made = ppo.init(ppo.model(spaces), np.random.default_rng(0))
+    made = ppo.init(ppo.model(spaces, build), np.random.default_rng(0))
     return Policy(ppo, spaces, {**made, **weights})
 
 

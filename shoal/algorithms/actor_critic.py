@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from shoal.algorithms.base import Algorithm, Batch, Model, Params, Records
-from shoal.nets.base import Head
-from shoal.nets.factory import build
+from shoal.nets.base import Build, Head
 from shoal.ops import distributions
 from shoal.ops.kernels import Array, namespace
 from shoal.spaces.base import Spaces
@@ -21,7 +20,7 @@ _FURTHEST = 20.0  # |log pi - log mu|: e**20 is far beyond any clip, and far fro
 class ActorCritic(Algorithm):
     """How all of them act; what they learn from it is their own."""
 
-    def model(self, spaces: Spaces) -> Model:
+    def model(self, spaces: Spaces, build: Build) -> Model:
         """Policy and value heads for these spaces; initial gains .01 and 1 (PPO detail 2).
 
         A Gaussian's log standard deviation does not depend on the observation (PPO detail 24): the

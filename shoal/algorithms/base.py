@@ -16,7 +16,7 @@ import numpy as np
 
 from shoal.config.bounds import check_bounds
 from shoal.config.schedule import Schedule, at
-from shoal.nets.base import Net
+from shoal.nets.base import Build, Net
 from shoal.ops.kernels import Array
 from shoal.ops.optimisers import Optimiser
 from shoal.spaces.base import Spaces
@@ -70,8 +70,12 @@ class Algorithm(ABC):
     # -------------------------------------------------------------- the policy
 
     @abstractmethod
-    def model(self, spaces: Spaces) -> Model:
-        """Build the network's structure. Raises NetworkError or SpaceError when it cannot fit."""
+    def model(self, spaces: Spaces, build: Build) -> Model:
+        """The network and the distribution of actions for these spaces.
+
+        ``build(self.network, spaces, heads)`` makes a network of the user's settings, with these
+        heads. Raises NetworkError or SpaceError if it cannot fit.
+        """
 
     def init(self, model: Model, rng: np.random.Generator) -> dict[str, ndarray]:
         """Initial parameters, float32, the same bits for every array library."""

@@ -23,8 +23,7 @@ from shoal.algorithms.off_policy import FLOOR, OffPolicy, Pair, copies, follow, 
 from shoal.config.bounds import setting
 from shoal.config.schedule import Schedule
 from shoal.nets.array_net import ArrayNet
-from shoal.nets.base import Head
-from shoal.nets.factory import build
+from shoal.nets.base import Build, Head
 from shoal.nets.network import Network
 from shoal.ops.exploration import Deterministic, RandomFirst
 from shoal.ops.kernels import Array, namespace, ndarray, stop_gradient
@@ -48,7 +47,7 @@ class Critics(OffPolicy):
     network: Any
     critic: Network | None
 
-    def pair(self, spaces: Spaces, policy: Head, size: int, of_actions: bool) -> Pair:
+    def pair(self, spaces: Spaces, build: Build, policy: Head, size: int, of_actions: bool) -> Pair:
         """A policy of that head, and critics with ``size`` outputs each, of actions or of none."""
         settings = self.critic or self.network
         if not isinstance(settings, Network):
@@ -119,12 +118,12 @@ class DDPG(Critics):
     network: Any = field(default_factory=lambda: Network(hidden=(256, 256), activation="relu"))
     critic: Network | None = None  # network of the critics; none: as the policy's
 
-    def model(self, spaces: Spaces) -> Model:
+    def model(self, spaces: Spaces, build: Build) -> Model:
         """Raises SpaceError where actions are not floats."""
         if spaces.action_kind != "box":
             raise refused(f"{type(self).__name__} needs actions that are floats", spaces)
         dim = spaces.action_dim
-        net = self.pair(spaces, Head(dim, gain=0.01), 1, of_actions=True)
+        net = self.pair(spaces, build, Head(dim, gain=0.01), 1, of_actions=True)
         return Model(spaces, net, RandomFirst(Deterministic(dim), dim))
 
     def init(self, model: Model, rng: np.random.Generator) -> dict[str, ndarray]:

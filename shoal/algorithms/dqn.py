@@ -30,8 +30,7 @@ from shoal.algorithms.off_policy import (
 )
 from shoal.config.bounds import check, setting
 from shoal.config.schedule import Schedule
-from shoal.nets.base import Head
-from shoal.nets.factory import build
+from shoal.nets.base import Build, Head
 from shoal.nets.network import Network
 from shoal.ops.exploration import EpsilonGreedy
 from shoal.ops.kernels import Array, constant, namespace, ndarray, stop_gradient
@@ -71,7 +70,7 @@ class DQN(OffPolicy):
 
     # -------------------------------------------------------------- the network
 
-    def model(self, spaces: Spaces) -> Model:
+    def model(self, spaces: Spaces, build: Build) -> Model:
         """Raises SpaceError where actions are not one choice of several."""
         if spaces.action_kind != "discrete":
             raise refused("DQN needs actions that are one choice of several", spaces)

@@ -22,7 +22,7 @@ from shoal.algorithms.ddpg import Critics, held, lowest
 from shoal.algorithms.off_policy import copies, refused, targets_of
 from shoal.config.bounds import setting
 from shoal.config.schedule import Schedule
-from shoal.nets.base import Head
+from shoal.nets.base import Build, Head
 from shoal.nets.network import Network
 from shoal.ops.distributions import Categorical
 from shoal.ops.exploration import RandomFirst
@@ -53,16 +53,16 @@ class SAC(Critics):
     network: Any = field(default_factory=lambda: Network(hidden=(256, 256), activation="relu"))
     critic: Network | None = None  # network of the critics; none: as the policy's
 
-    def model(self, spaces: Spaces) -> Model:
+    def model(self, spaces: Spaces, build: Build) -> Model:
         """Raises SpaceError where actions are several choices at once."""
         if spaces.action_kind == "box":
             dim = spaces.action_dim
-            net = self.pair(spaces, Head(2 * dim, gain=0.01), 1, of_actions=True)
+            net = self.pair(spaces, build, Head(2 * dim, gain=0.01), 1, of_actions=True)
             return Model(spaces, net, RandomFirst(TanhGaussian(dim), dim))
         if spaces.action_kind != "discrete":
             raise refused("SAC needs actions that are floats or one choice of several", spaces)
         n = spaces.action_n[0]
-        net = self.pair(spaces, Head(n, gain=0.01), n, of_actions=False)
+        net = self.pair(spaces, build, Head(n, gain=0.01), n, of_actions=False)
         return Model(spaces, net, RandomFirst(Categorical(n), 0))
 
     def init(self, model: Model, rng: np.random.Generator) -> dict[str, ndarray]:

@@ -21,6 +21,7 @@ from shoal.envs.base import ENDLESS
 from shoal.envs.checks import Bounds
 from shoal.errors import EnvError
 from shoal.fleet.base import Parcel
+from shoal.nets.factory import build
 from shoal.ops.moments import Moments
 from shoal.process import interrupts
 from shoal.process.machine import cpus
@@ -127,7 +128,7 @@ class Worker:
         if clip == "auto":
             clip = None if rollout.scale_reward else self.env.reward_clip
         self.reward_clip: float | None = clip
-        self.model: Model = config.algorithm.model(self.env.spaces)
+        self.model: Model = config.algorithm.model(self.env.spaces, build)
         self._policy_memory = Memory(config.algorithm, self.model)
         self.weights: dict[str, ndarray] = {}
         self.version = 0

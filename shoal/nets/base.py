@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from shoal.ops.kernels import Array, ndarray
+from shoal.spaces.base import Spaces
 
 
 @dataclass(frozen=True)
@@ -57,3 +58,6 @@ class Net(Protocol):
         Any leading axes. Each row is computed by itself. ``params`` may hold more than the net's
         own; of that, ``"norm/<path>/mean"`` and ``"norm/<path>/std"`` normalise a leaf.
         """
+
+
+Build = Callable[[Any, Spaces, Mapping[str, Head]], Net]  # (settings or module, spaces, heads)

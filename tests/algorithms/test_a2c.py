@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from shoal.algorithms.a2c import A2C
+from shoal.nets.factory import build
 from shoal.trajectory import Trajectory, concatenate, select
 from tests.worlds import LINEAR, Scripts, settings, worker
 
@@ -105,7 +106,7 @@ def test_gradient_is_the_slope_on_a_two_state_mdp(differentiable: Any) -> None:
     from shoal.spaces.base import Spaces
 
     a2c = A2C(value_coef=0.0, network=LINEAR)
-    model = a2c.model(Spaces(Discrete(2), Discrete(2)))
+    model = a2c.model(Spaces(Discrete(2), Discrete(2)), build)
     rng = np.random.default_rng(0)
     params = {k: rng.normal(0, 1, s).astype(np.float32) for k, s in model.net.shapes().items()}
     state, action = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 1, 0, 1])

@@ -13,6 +13,7 @@ from shoal.algorithms.ddpg import DDPG, TD3
 from shoal.algorithms.dqn import DQN
 from shoal.algorithms.sac import SAC
 from shoal.errors import SpaceError
+from shoal.nets.factory import build
 from shoal.spaces.base import Spaces
 from shoal.systems.table import SYSTEMS
 
@@ -24,12 +25,12 @@ ACTIONS = Box(-1, 1, (2,), np.float32), Discrete(3), MultiDiscrete([2, 3]), Mult
 def test_every_system_that_a_refusal_names_takes_the_actions(algorithm: Any, action: Any) -> None:
     spaces = Spaces(Box(-1, 1, (2,), np.float32), action)
     try:
-        algorithm.model(spaces)
+        algorithm.model(spaces, build)
     except SpaceError as error:
         assert str(action) in error.where
         named = [name for name in re.findall(r"[\w-]+", error.fix) if name in SYSTEMS]
         assert named
         for name in named:
-            SYSTEMS[name].algorithm.model(spaces)
+            SYSTEMS[name].algorithm.model(spaces, build)
     else:
         assert type(action) in (Box, Discrete)

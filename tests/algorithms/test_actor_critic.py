@@ -12,6 +12,7 @@ from gymnasium.spaces import Box, Discrete
 from shoal.algorithms import actor_critic
 from shoal.algorithms.a2c import A2C
 from shoal.algorithms.base import Model
+from shoal.nets.factory import build
 from shoal.spaces.base import Spaces
 from tests.worlds import Script, Scripts, settings, worker
 
@@ -50,7 +51,7 @@ def test_same_noise_same_actions_in_every_library(lib: Any, model: Model, params
 
 def test_a_new_policy_is_nearly_uniform() -> None:
     """The policy head's gain is .01 (PPO detail 2), the value head's is 1."""
-    made = A2C().model(Spaces(Box(-1, 1, (5,), np.float32), Discrete(7)))
+    made = A2C().model(Spaces(Box(-1, 1, (5,), np.float32), Discrete(7)), build)
     params = made.net.init(np.random.default_rng(0))
     obs = {"obs": np.random.default_rng(1).uniform(-1, 1, (100, 5)).astype(np.float32)}
     out, v = made.net(params, obs, ("pi", "v"))
@@ -60,7 +61,7 @@ def test_a_new_policy_is_nearly_uniform() -> None:
 
 def test_a_new_gaussian_has_standard_deviation_one_wherever_it_looks() -> None:
     """log_std is a parameter by itself (PPO detail 24)."""
-    made = A2C().model(continuous_spaces())
+    made = A2C().model(continuous_spaces(), build)
     params = made.net.init(np.random.default_rng(0))
     params["pi/free"] = np.array([0.5, -1.0], np.float32)
     obs = {"obs": np.random.default_rng(1).standard_normal((9, 3), dtype=np.float32)}

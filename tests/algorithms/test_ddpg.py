@@ -14,6 +14,7 @@ from shoal.algorithms.ddpg import DDPG, TD3
 from shoal.algorithms.off_policy import FLOOR, TARGET
 from shoal.errors import SpaceError
 from shoal.learners.choose import create_learner
+from shoal.nets.factory import build
 from shoal.nets.network import Network
 from shoal.spaces.base import OWN, Spaces
 from tests.algorithms.test_dqn import arrays_of
@@ -40,7 +41,7 @@ def batch_of(seed: int, rows: int = ROWS) -> dict[str, Any]:
 def setup(algorithm: Any, seed: int = 0) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Model, parameters, and targets that differ from them."""
     rng = np.random.default_rng(seed)
-    model = algorithm.model(SPACES)
+    model = algorithm.model(SPACES, build)
     start = algorithm.init(model, rng)
     params = {k: rng.standard_normal(x.shape, np.float32) for k, x in start.items()}
     other = {k: rng.standard_normal(x.shape, np.float32) for k, x in params.items()}
@@ -101,7 +102,7 @@ def test_the_lower_critic_counts() -> None:
 
 def stepped(algorithm: Any, steps: int, kind: str = "torch") -> list[dict[str, Any]]:
     """Parameters and targets after each gradient step of a learner."""
-    model = algorithm.model(SPACES)
+    model = algorithm.model(SPACES, build)
     params = algorithm.init(model, np.random.default_rng(0))
     learner = create_learner(kind, algorithm, model, params, 1)
     found = [learner.get_state()]
@@ -156,7 +157,7 @@ def test_what_is_delayed_steps_as_if_the_others_had_not_been() -> None:
 def test_no_gradient_of_the_policys_loss_reaches_the_critics() -> None:
     """With TD errors of zero weight the critics stand still, and the policy moves."""
     algorithm = DDPG(network=TINY)
-    model = algorithm.model(SPACES)
+    model = algorithm.model(SPACES, build)
     params = algorithm.init(model, np.random.default_rng(0))
     learner = create_learner("torch", algorithm, model, params, 1)
     batch = batch_of(0) | {"weight": np.zeros(ROWS, np.float32)}
@@ -168,7 +169,9 @@ def test_no_gradient_of_the_policys_loss_reaches_the_critics() -> None:
 def test_a_policy_climbs_a_known_critic() -> None:
     """Q(s, a) = -(a - 2 s)^2 has mu(s) = 2 s at its top; here tanh of a line, near 0."""
     algorithm = DDPG(network=LINEAR, tau=1.0)
-    model = algorithm.model(Spaces(Box(-1, 1, (1,), np.float32), Box(-1, 1, (1,), np.float32)))
+    model = algorithm.model(
+        Spaces(Box(-1, 1, (1,), np.float32), Box(-1, 1, (1,), np.float32)), build
+    )
 
     class Known:
         critic_names = ("q0/out/w",)
@@ -230,13 +233,13 @@ def test_actions_are_random_first_and_then_noisy_ones_of_the_policy() -> None:
 def test_choices_are_refused_with_what_takes_them() -> None:
     spaces = Spaces(Box(-1, 1, (2,), np.float32), Discrete(3))
     with pytest.raises(SpaceError, match="dqn, rainbow, sac or ppo"):
-        TD3().model(spaces)
+        TD3().model(spaces, build)
 
 
 def test_images_go_through_one_encoder_for_the_policy_and_one_for_the_critics() -> None:
     image = Spaces(Box(0, 255, (3, 40, 40), np.uint8), Box(-1, 1, (2,), np.float32))
     algorithm = TD3(network=Network(hidden=(8,), activation="relu"))
-    model = algorithm.model(image)
+    model = algorithm.model(image, build)
     shapes = model.net.shapes()
     kernels = [name for name, shape in shapes.items() if len(shape) == 4]
     assert {name.split("/")[0] for name in kernels} == {"trunk", "critic"}

@@ -12,6 +12,7 @@ from shoal.algorithms import noisy
 from shoal.algorithms.dqn import DQN
 from shoal.algorithms.off_policy import FLOOR, TARGET
 from shoal.errors import SpaceError
+from shoal.nets.factory import build
 from shoal.nets.network import Network
 from shoal.spaces.base import Spaces
 from tests.worlds import LINEAR
@@ -50,7 +51,7 @@ def arrays_of(library: str, tree: Any) -> Any:
 def setup(dqn: DQN, seed: int = 0) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Model, parameters, and targets that differ from them."""
     rng = np.random.default_rng(seed)
-    model = dqn.model(SPACES)
+    model = dqn.model(SPACES, build)
     params = {k: rng.standard_normal(x.shape, np.float32) for k, x in dqn.init(model, rng).items()}
     other = {k: rng.standard_normal(x.shape, np.float32) for k, x in params.items()}
     return model, params, dqn.targets(other)
@@ -85,7 +86,7 @@ def test_loss_is_the_formula(double: bool, library: str) -> None:
 def test_golden_double(double: bool, y: float) -> None:
     """Q(s') = [1, 5, 2], Q'(s') = [10, 3, 7], r = 1, gamma = .9."""
     dqn = DQN(double=double, network=LINEAR)
-    model = dqn.model(SPACES)
+    model = dqn.model(SPACES, build)
     w = np.zeros((2, 3), np.float32)
     params = {"q/out/w": w, "q/out/b": np.array([1, 5, 2], np.float32)}
     targets = dqn.targets({"q/out/w": w, "q/out/b": np.array([10, 3, 7], np.float32)})
@@ -158,7 +159,7 @@ def test_c51_is_the_cross_entropy_of_the_projected_target() -> None:
 
 def test_dueling_streams_have_a_last_hidden_layer_each() -> None:
     dqn = DQN(dueling=True, network=Network(hidden=(8, 4)))
-    shapes = dqn.model(SPACES).net.shapes()
+    shapes = dqn.model(SPACES, build).net.shapes()
     assert shapes["trunk/0/w"] == (2, 8)
     hidden = [name for name, shape in shapes.items() if shape == (8, 4)]
     assert len(hidden) == 2 and shapes["a/out/w"] == (4, 3) and shapes["v/out/w"] == (4, 1)
@@ -195,7 +196,7 @@ class TestNoisy:
         np.testing.assert_allclose(draws.var(0), variance, rtol=0.1)
 
     def test_initial_values_are_the_papers(self) -> None:
-        model = self.dqn.model(SPACES)
+        model = self.dqn.model(SPACES, build)
         params = self.dqn.init(model, np.random.default_rng(0))
         np.testing.assert_allclose(params["q/out/sigma_w"], 0.5 / np.sqrt(2), rtol=1e-6)
         assert np.abs(params["q/out/w"]).max() <= 1 / np.sqrt(2)
@@ -273,4 +274,4 @@ def test_targets_are_copied_every_so_many_gradient_steps() -> None:
 
 def test_a_continuous_action_space_is_refused_with_what_takes_it() -> None:
     with pytest.raises(SpaceError, match="sac, td3, ddpg or ppo"):
-        DQN().model(Spaces(Box(-1, 1, (2,), np.float32), Box(-1, 1, (1,), np.float32)))
+        DQN().model(Spaces(Box(-1, 1, (2,), np.float32), Box(-1, 1, (1,), np.float32)), build)

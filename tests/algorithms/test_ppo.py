@@ -14,6 +14,7 @@ from gymnasium.spaces import Box, Discrete
 
 from shoal.algorithms.a2c import A2C
 from shoal.algorithms.ppo import PPO, clipped_surrogate, k3, minibatches, value_error
+from shoal.nets.factory import build
 from shoal.spaces.base import Spaces
 from shoal.trajectory import concatenate, pad, select
 from tests.algorithms.conftest import Library
@@ -277,7 +278,7 @@ def test_a_policy_that_moved_beyond_all_bounds_has_a_finite_loss(lib: Library) -
     rng = np.random.default_rng(0)
     spaces = Spaces(Box(-1, 1, (3,), np.float32), Discrete(4))
     ppo = PPO(network=LINEAR, normalise_advantage=False)
-    model = ppo.model(spaces)
+    model = ppo.model(spaces, build)
     params = {k: 0 * x for k, x in ppo.init(model, rng).items()}
     ones = np.ones(2, np.float32)
     batch = {"obs": {"obs": np.ones((2, 3), np.float32)}, "action": np.array([0, 1]), "mask": ones}

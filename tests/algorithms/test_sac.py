@@ -12,6 +12,7 @@ from shoal.algorithms.off_policy import FLOOR, TARGET
 from shoal.algorithms.sac import LOG_ALPHA, SAC
 from shoal.errors import SpaceError
 from shoal.learners.choose import create_learner
+from shoal.nets.factory import build
 from shoal.ops.squashed import TanhGaussian
 from shoal.spaces.base import Spaces
 from tests.algorithms.test_ddpg import ROWS, batch_of, q
@@ -25,7 +26,7 @@ CHOICES = Spaces(Box(-1, 1, (2,), np.float32), Discrete(3))
 
 def setup(sac: SAC, spaces: Spaces) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     rng = np.random.default_rng(0)
-    model = sac.model(spaces)
+    model = sac.model(spaces, build)
     start = sac.init(model, rng)
     params = {k: 0.5 * rng.standard_normal(x.shape).astype(np.float32) for k, x in start.items()}
     other = {k: rng.standard_normal(x.shape, np.float32) for k, x in params.items()}
@@ -112,7 +113,7 @@ def test_the_soft_backup_is_the_golden_one() -> None:
     """Q = (1, 0), alpha = 1 and the policy softmax(Q): V = 1.313262."""
     sac = SAC(network=LINEAR, alpha=1.0)
     spaces = Spaces(Box(-1, 1, (1,), np.float32), Discrete(2))
-    model = sac.model(spaces)
+    model = sac.model(spaces, build)
     params = {k: np.zeros_like(x) for k, x in sac.init(model, np.random.default_rng(0)).items()}
     params["pi/out/b"] = np.array([1, 0], np.float32)
     targets = sac.targets({**params, **{f"q{k}/out/b": params["pi/out/b"] for k in range(2)}})
@@ -128,7 +129,7 @@ def test_the_soft_backup_is_the_golden_one() -> None:
 def test_no_part_of_the_loss_moves_what_is_not_its_own(spaces: Spaces) -> None:
     """Without weight on TD errors critics stand still; the temperature moves no policy."""
     sac = SAC(network=TINY)
-    model = sac.model(spaces)
+    model = sac.model(spaces, build)
     params = sac.init(model, np.random.default_rng(0))
     learner = create_learner("torch", sac, model, params, 1)
     rng = np.random.default_rng(1)
@@ -152,7 +153,7 @@ def test_the_temperature_finds_the_wanted_entropy() -> None:
     """In a bandit whose rewards pull at the policy: within .1 of -dim A."""
     sac = SAC(network=LINEAR, lr=1e-2)
     spaces = Spaces(Box(-1, 1, (1,), np.float32), Box(-1, 1, (1,), np.float32))
-    model = sac.model(spaces)
+    model = sac.model(spaces, build)
     rng = np.random.default_rng(0)
     params = sac.init(model, rng)
     learner = create_learner("jax", sac, model, params, 1)
@@ -178,7 +179,7 @@ def test_the_temperature_finds_the_wanted_entropy() -> None:
 
 def test_several_choices_at_once_are_refused() -> None:
     with pytest.raises(SpaceError, match="one choice of several"):
-        SAC().model(Spaces(Box(-1, 1, (2,), np.float32), MultiDiscrete([2, 3])))
+        SAC().model(Spaces(Box(-1, 1, (2,), np.float32), MultiDiscrete([2, 3])), build)
 
 
 def test_the_wanted_entropy_is_within_reach_where_few_choices_are_allowed() -> None:

@@ -15,6 +15,7 @@ from shoal.algorithms.base import Model
 from shoal.algorithms.vtrace import VTrace
 from shoal.config.config import Rollout
 from shoal.errors import ConfigError
+from shoal.nets.factory import build
 from shoal.spaces.base import Spaces
 from shoal.systems.configure import configure
 from shoal.trajectory import Trajectory, concatenate, pad, select
@@ -148,7 +149,7 @@ def test_on_policy_targets_are_the_n_step_returns(shared: bool) -> None:
     """Eq. 2 of the paper; the returns are A2C's, of the same trajectory, with its own ends."""
     made, trajectory = recorded(Scripts())
     network = replace(TINY, shared=shared)
-    model = VTrace(network=network).model(made.model.spaces)
+    model = VTrace(network=network).model(made.model.spaces, build)
     weights = model.net.init(np.random.default_rng(0))
     trajectory.records = {}  # of the worker's own network
     n_step = A2C(network=network).postprocess(model, weights, trajectory)
@@ -247,7 +248,7 @@ def test_what_stands_in_masked_rows_changes_nothing(
 
 def test_a_masked_action_that_is_no_number_has_no_gradient(differentiable: Any) -> None:
     """A Gaussian's gradient is the action itself, so that a weight of 0 would not stop it."""
-    model = PLAIN.model(Spaces(Box(-1, 1, (3,), np.float32), Box(-1, 1, (2,), np.float32)))
+    model = PLAIN.model(Spaces(Box(-1, 1, (3,), np.float32), Box(-1, 1, (2,), np.float32)), build)
     rng = np.random.default_rng(0)
     params = {k: rng.normal(0, 1, s).astype(np.float32) for k, s in model.net.shapes().items()}
     flags = np.zeros((1, 4), bool)

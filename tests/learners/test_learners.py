@@ -21,6 +21,7 @@ from shoal.errors import ConfigError, ShoalError
 from shoal.fleet.collective import Broken, Reduce, ThreadGroup
 from shoal.learners.choose import choose_framework, create_learner, threads
 from shoal.learners.state import minibatch
+from shoal.nets.factory import build
 from shoal.nets.network import Network
 from shoal.ops import kernels
 from shoal.spaces.base import Spaces
@@ -517,9 +518,11 @@ def test_updates_in_old_memory_leave_the_update_before_whole(batch: Any) -> None
     """PyTorch's long vectors are written over those of two updates ago, not those of the last."""
     made, _ = sampled()
     algorithm = PPO(network=Network(hidden=(600, 500)))
-    weights = algorithm.init(algorithm.model(made.model.spaces), np.random.default_rng(0))
+    weights = algorithm.init(algorithm.model(made.model.spaces, build), np.random.default_rng(0))
     assert sum(x.size for x in weights.values()) > kernels.BLOCK
-    learner = create_learner("torch", algorithm, algorithm.model(made.model.spaces), weights, 1)
+    learner = create_learner(
+        "torch", algorithm, algorithm.model(made.model.spaces, build), weights, 1
+    )
     states = []
     for seed in range(4):
         learner.update(batch, indices(seed=seed)[:4], HYPER)
@@ -666,7 +669,7 @@ def test_normalisation_is_seen_by_the_loss_and_never_trained(kind: str, batch: A
 
 
 def model_of(space: Any) -> Any:
-    return PPO().model(Spaces(space, Discrete(2)))
+    return PPO().model(Spaces(space, Discrete(2)), build)
 
 
 VECTOR, IMAGE = Box(-1, 1, (3,), np.float32), Box(0, 255, (36, 36, 1), np.uint8)
@@ -681,7 +684,7 @@ VECTOR, IMAGE = Box(-1, 1, (3,), np.float32), Box(0, 255, (36, 36, 1), np.uint8)
     ],
 )
 def test_auto_takes_torch_for_convolutions_only(space: Any, network: Any, kind: str) -> None:
-    model = PPO(network=network).model(Spaces(space, Discrete(2)))
+    model = PPO(network=network).model(Spaces(space, Discrete(2)), build)
     assert choose_framework("auto", model, network) == kind
 
 
@@ -702,7 +705,7 @@ def test_a_users_module_learns_in_its_own_framework_only() -> None:
             return self.body(x).split((2, 1), -1)
 
     network = Body()
-    model = PPO(network=network).model(Spaces(VECTOR, Discrete(2)))
+    model = PPO(network=network).model(Spaces(VECTOR, Discrete(2)), build)
     assert choose_framework("auto", model, network) == "torch"
     with pytest.raises(ConfigError, match="torch"):
         choose_framework("jax", model, network)
