@@ -41,7 +41,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "systems": {"plans", "algorithms", "envs", "checkpoint", "config", "errors"},
     "metrics": {"plans", "fleet"},
-    "policy": {"systems", "checkpoint", "algorithms", "spaces", "trajectory", "errors"},
+    "policy": {"systems", "checkpoint", "algorithms", "nets", "spaces", "trajectory", "errors"},
     "evaluation": {"policy", "envs", "config", "process", "errors"},
 }
 FRONT = {"trainer", "app", "__init__", "__main__"}  # the only rooms that know all the others
