@@ -15,11 +15,23 @@ pytestmark = pytest.mark.ray
 ROOT = str(Path(__file__).parents[2])
 
 SCRIPT = """
-import json, sys
+import json, os, sys
 import shoal.trainer
+from ray._private import services
 from shoal.fleet.head import Head
 from shoal.plans.parameter_server import ParameterServer
 shoal.trainer.REPORT_STEPS = 1
+begin = services.start_ray_process
+
+def sound(*args, **kwargs):
+    "Of the messages of Ray's own processes none is lost: their second try comes after half a minute"
+    failures = os.environ.pop("RAY_testing_rpc_failure")
+    try:
+        return begin(*args, **kwargs)
+    finally:
+        os.environ["RAY_testing_rpc_failure"] = failures
+
+services.start_ray_process = sound
 head = Head(3, 100 * 2**20, 2, lambda *_: None)  # one Ray for all plans
 small = dict(envs_per_worker=1, fragment_length=16, network={"hidden": [4]}, learner="torch")
 replay = dict(capacity=1000, warmup=32, batch_size=8, replay_ratio=0.5)
@@ -36,7 +48,8 @@ for plan, system in json.loads(sys.argv[1]).items():
             assert all(report[name] >= x for name, x in before.items()), (before, report)
             before = {name: report[name] for name in ("env_steps", "gradient_steps", "episodes")}
             lost = report["lost_calls"] + sum(f.health.lost_calls for f in made.fleet._spawned)
-            if lost >= 2 and report["gradient_steps"] >= 20:
+            enough = 1 if plan == "allreduce" else 2  # there, each costs the others' 15 s of waiting
+            if lost >= enough and report["gradient_steps"] >= 20:
                 break
         assert len(made.fleet.map("get_spaces")) == 2
     print(plan, flush=True)
