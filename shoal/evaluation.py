@@ -61,7 +61,7 @@ def evaluate(
     env = absolute(env)
     filmed = min(video_episodes, episodes) if video is not None else 0
     played: list[tuple[float, int]] = []  # return and length
-    rng = np.random.default_rng(seed) if explore else None
+    stream = seed if explore else None
 
     def play(first: int, last: int, film: Film | None) -> None:
         """Episodes ``first`` to ``last - 1``, in copies of their own."""
@@ -75,7 +75,7 @@ def evaluate(
         )
         try:
             _check_spaces(policy, world)
-            played.extend(_play(policy, world, last - first, rng, film, progress, played))
+            played.extend(_play(policy, world, last - first, stream, film, progress, played))
         finally:
             world.close()
 
@@ -107,12 +107,16 @@ def _play(
     policy: Policy,
     world: VectorEnv,
     episodes: int,
-    rng: np.random.Generator | None,
+    seed: int | None,
     film: Film | None,
     progress: Progress | None,
     before: list[tuple[float, int]],
 ) -> list[tuple[float, int]]:
-    """Return and length of the first ``episodes`` episodes, in the order in which they began."""
+    """Return and length of the first ``episodes`` episodes, in the order in which they began.
+
+    With ``seed`` actions are samples. Each episode has a stream of random numbers of its own, so
+    that it does not depend on the number of copies; ``before`` are those that were played already.
+    """
     obs = world.reset()
     policy.reset()
     slots = world.slots
@@ -121,16 +125,24 @@ def _play(
     returns, lengths = np.zeros(slots), np.zeros(slots, np.int64)
     found: dict[int, tuple[float, int]] = {}
     done, steps = len(before), sum(length for _, length in before)
+
+    def generator(slot: int) -> np.random.Generator:
+        return np.random.default_rng([seed or 0, done + int(number[slot])])
+
+    rngs = None if seed is None else [generator(slot) for slot in range(slots)]
     while ended < episodes:
         if film is not None:
             film.add(world)
-        step = world.step(policy.choose(obs, rng))
+        step = world.step(policy.choose(obs, rngs))
         obs = step.obs
         happened = np.ones(slots, bool) if step.valid is None else step.valid
         begins = ~happened  # an environment that resets itself in a step of its own
         if step.final is not None:
             begins[step.final[0]] = True
         policy.reset(begins)
+        if rngs is not None:
+            for slot in np.flatnonzero(~happened).tolist():  # its draws here were for nothing
+                rngs[slot] = generator(slot)
         counted = happened & (number < episodes)
         returns += np.where(happened, step.reward, 0.0)
         lengths += happened
@@ -141,6 +153,8 @@ def _play(
                 ended += 1
             number[slot], begun = begun, begun + 1
             returns[slot], lengths[slot] = 0.0, 0
+            if rngs is not None:
+                rngs[slot] = generator(slot)
         if lengths.max() >= ENDLESS and (lengths[number < episodes] >= ENDLESS).any():
             raise EnvError(
                 f"an episode of {world.id!r} has not ended within {ENDLESS:,} env steps",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +55,24 @@ class Policy:
         action = self.spaces.to_env(self.choose(flat, self.rng if explore else None))
         return int(action) if self.spaces.action_kind == "discrete" and not action.ndim else action
 
-    def choose(self, obs: Mapping[str, ndarray], rng: np.random.Generator | None = None) -> ndarray:
+    def choose(
+        self,
+        obs: Mapping[str, ndarray],
+        rng: np.random.Generator | Sequence[np.random.Generator] | None = None,
+    ) -> ndarray:
         """Actions in policy form (see ``shoal.spaces.base``) for ``{leaf: [..., *shape]}``.
 
-        The most likely ones; with ``rng``, samples.
+        The most likely ones; with ``rng``, samples. If each of a batch has a generator of its own,
+        its samples do not depend on the others.
         """
         first = self.spaces.leaves[0]
         x = obs[first.path]
         axes = x.shape[: x.ndim - len(first.shape)]
-        noise = None if rng is None else self.model.dist.noise(rng, axes)
+        dist, noise = self.model.dist, None
+        if isinstance(rng, np.random.Generator):
+            noise = dist.noise(rng, axes)
+        elif rng is not None:
+            noise = np.stack([dist.noise(each, ()) for each in rng])
         if self._memory:
             kept = self._remembered
             if any(x.shape[: len(axes)] != axes for x in kept.values()) or not kept:

@@ -195,6 +195,25 @@ def test_only_the_first_episodes_are_filmed_and_all_count(tmp_path: Path) -> Non
     assert film.is_file()
 
 
+class Guess(Shown):
+    """Pays the action."""
+
+    lengths = (5, 7)
+
+    def step(self, action: Any) -> Any:
+        obs, _, *ends = super().step(action)
+        return obs, float(action), *ends
+
+
+def test_a_film_does_not_change_what_exploring_finds(tmp_path: Path) -> None:
+    """Each episode draws its own numbers, whoever plays beside it."""
+    made, film = policy(Guess), tmp_path / "film.gif"
+    filmed = evaluate(made, Guess, 20, explore=True, video=film, video_episodes=3)["returns"]
+    assert filmed == evaluate(made, Guess, 20, explore=True)["returns"]
+    assert evaluate(made, Guess, 4, explore=True)["returns"] == filmed[:4]
+    assert len(set(filmed)) > 2
+
+
 def test_no_folder_is_made_for_a_film_that_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(EnvError, match="does not render"):
         evaluate(policy(), Sound, 1, video=tmp_path / "new" / "film.gif")

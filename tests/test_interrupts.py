@@ -24,7 +24,7 @@ from shoal.process import interrupts
 from shoal.replay.buffer import Buffer
 from shoal.replay.layout import Column, Layout
 from shoal.trainer import Trainer
-from tests.worlds import Scripts, difference
+from tests.worlds import Script, Scripts, difference
 
 PACKAGE = str(Path(shoal.__file__).parent)
 
@@ -170,9 +170,25 @@ SMALL: dict[str, Any] = {"envs_per_worker": 2, "fragment_length": 8, "hidden": (
 REPLAY: dict[str, Any] = {"capacity": 200, "batch_size": 4, "warmup": 16, "replay_ratio": 4.0}
 
 
-def trainer(system: str) -> Trainer:
+def trainer(system: str, env: Any = None) -> Trainer:
     replay = REPLAY if "dqn" in system else {"epochs": 1, "minibatch_size": 8}
-    return Trainer(system, Scripts(length=6), learner="jax", **SMALL, **replay)
+    return Trainer(system, env or Scripts(length=6), learner="jax", **SMALL, **replay)
+
+
+class Scene(Script):
+    """In a step, something may happen."""
+
+    happens: Callable[[], None] | None = None
+
+    def step(self, action: Any) -> Any:
+        if self.happens is not None:
+            now, type(self).happens = self.happens, None
+            now()
+        return super().step(action)
+
+
+def scene() -> Scene:
+    return Scene(length=6)
 
 
 def everything(made: Trainer) -> dict[str, Any]:
@@ -222,15 +238,15 @@ def test_a_run_with_interrupts_is_the_run_without(
 
 def test_an_error_that_an_interrupt_became_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled code turns it into SystemError, an environment into what it likes."""
-    made = trainer("ppo")
+    made = trainer("ppo", scene)
 
-    def step(action: Any) -> Any:
+    def swallow() -> None:
         try:
             raise KeyboardInterrupt
         except KeyboardInterrupt as error:
             raise SystemError("returned a result with an exception set") from error
 
-    monkeypatch.setattr(made.fleet._members[0].env, "step", step)  # type: ignore[attr-defined]
+    monkeypatch.setattr(Scene, "happens", staticmethod(swallow))
     with pytest.raises(KeyboardInterrupt):
         made.train()
 
@@ -297,10 +313,9 @@ def test_an_environment_that_does_not_come_back_ends_by_the_second_signal(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(interrupts, "SPEAK", 0.0)
-    made, waits = trainer("ppo"), 0
-    env = made.fleet._members[0].env  # type: ignore[attr-defined]
+    made, waits = trainer("ppo", scene), 0
 
-    def blocked(*_: Any) -> Any:
+    def blocked() -> None:
         nonlocal waits
         ctrl_c()
         while "Ctrl-C again stops it there" not in capfd.readouterr().err:
@@ -311,7 +326,7 @@ def test_an_environment_that_does_not_come_back_ends_by_the_second_signal(
 
     made.train()
     before = everything(made)
-    monkeypatch.setattr(env, "_step", [blocked])
+    monkeypatch.setattr(Scene, "happens", staticmethod(blocked))
     with pytest.raises(KeyboardInterrupt):
         made.train()
     assert waits < 500

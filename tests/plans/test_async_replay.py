@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
-import ray
 
 from shoal.algorithms.dqn import DQN
 from shoal.errors import ConfigError
@@ -17,6 +18,7 @@ from shoal.learners.choose import create_learner
 from shoal.plans.async_replay import AsyncReplay
 from shoal.trainer import Trainer
 from shoal.trajectory import flat
+from tests.fleet.test_ray_fleet import pid_of
 from tests.plans.test_sync_replay import SMALL
 from tests.worlds import difference, settings, worker
 
@@ -231,7 +233,7 @@ def test_a_shard_that_is_killed_is_said_counted_and_replaced(
             accounts(trainer.train())
         (shards,) = trainer.fleet._spawned  # type: ignore[attr-defined]
         held = trainer.run.counters.trained_steps
-        ray.kill(shards._members[0].actor)
+        os.kill(pid_of(shards, 0), signal.SIGKILL)
         for _ in range(200):
             report = trainer.train()
             accounts(report)
@@ -247,8 +249,7 @@ def test_a_worker_killed_in_mid_transfer_costs_whole_fragments(one_ray: None) ->
     with make(capacity=5000, cpus_per_worker=0.0) as trainer:
         for _ in range(8):
             accounts(trainer.train())
-        victim = trainer.fleet._members[0].actor  # type: ignore[attr-defined]
-        ray.kill(victim)
+        os.kill(pid_of(trainer.fleet, 0), signal.SIGKILL)
         for _ in range(30):
             report = trainer.train()
             accounts(report)
