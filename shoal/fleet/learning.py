@@ -16,8 +16,9 @@ import numpy as np
 from shoal.config.config import Config
 from shoal.fleet.base import Parcel
 from shoal.fleet.collective import Broken, Reduce, open_store, own_address
+from shoal.fleet.sample import Sample
 from shoal.fleet.shard import Piece, slices, whole
-from shoal.fleet.worker import Sample, Worker
+from shoal.fleet.worker import Worker
 from shoal.learners.choose import choose_framework, create_learner
 from shoal.ops.optimisers import global_norm
 from shoal.ops.packing import Packing

@@ -7,7 +7,7 @@ set_state. It acts in NumPy and imports no learning framework, unless the networ
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -21,6 +21,7 @@ from shoal.envs.base import ENDLESS
 from shoal.envs.checks import Bounds
 from shoal.errors import EnvError
 from shoal.fleet.base import Parcel
+from shoal.fleet.sample import Sample
 from shoal.nets.factory import build
 from shoal.ops.moments import Moments
 from shoal.process import interrupts
@@ -30,20 +31,6 @@ from shoal.spaces.base import ACTION_MASK, OWN, Spaces
 from shoal.trajectory import Batch, Obs, Trajectory, ndarray
 
 REWARD_CLIP = 10.0  # of scaled rewards, in standard deviations (PPO detail 31)
-
-
-@dataclass
-class Sample:
-    """One fragment, postprocessed, with what the run needs to know about it."""
-
-    batch: Any  # a Batch, or a Parcel of one
-    env_steps: int  # transitions sampled
-    trained_steps: int  # of them, rows that the batch holds; the others were dropped
-    version: int  # of the weights that acted
-    episodes: list[tuple[float, int]]  # (return, length in env steps) of those that ended here
-    moments: dict[str, Moments]  # of observations and returns, where the run normalises them
-    times: dict[str, float] = field(default_factory=dict)  # seconds: env, act, postprocess, idle
-    outside: dict[str, int] = field(default_factory=dict)  # env steps, by leaf: see envs.Bounds
 
 
 class Recording:

@@ -22,8 +22,8 @@ from shoal.algorithms.base import Algorithm
 from shoal.config.bounds import check_bounds, setting
 from shoal.config.schedule import at
 from shoal.fleet.base import Fleet, results
+from shoal.fleet.sample import Sample
 from shoal.fleet.store import Served, Store
-from shoal.fleet.worker import Sample
 from shoal.learners.base import STEP, Learner
 from shoal.plans.base import Clock, Run, Update, Work, metrics_of, work
 from shoal.plans.sync_replay import FUSED, trajectories

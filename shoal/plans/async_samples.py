@@ -13,7 +13,7 @@ from typing import Literal
 from shoal.algorithms.base import Algorithm
 from shoal.config.bounds import check_bounds, setting
 from shoal.fleet.base import Fleet
-from shoal.fleet.worker import Sample
+from shoal.fleet.sample import Sample
 from shoal.learners.base import Learner
 from shoal.plans.base import Clock, Run, Update, Work, metrics_of, replays, work
 from shoal.trajectory import concatenate

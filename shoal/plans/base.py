@@ -13,7 +13,7 @@ from shoal.algorithms.base import Algorithm
 from shoal.config.config import Replay
 from shoal.config.schedule import at
 from shoal.fleet.base import Fleet
-from shoal.fleet.worker import Sample
+from shoal.fleet.sample import Sample
 from shoal.learners.base import Learner
 from shoal.ops.moments import Moments
 from shoal.spaces.base import OWN

@@ -17,7 +17,7 @@ from shoal.algorithms.base import Algorithm, Model
 from shoal.config.config import Replay
 from shoal.config.schedule import at
 from shoal.fleet.base import Fleet, results
-from shoal.fleet.worker import Sample
+from shoal.fleet.sample import Sample
 from shoal.learners.base import STEP, Learner
 from shoal.plans.base import Clock, Run, Update, metrics_of, work
 from shoal.replay import settings

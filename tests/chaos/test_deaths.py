@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from shoal.fleet import ray as module
-from shoal.fleet.worker import Sample
+from shoal.fleet.sample import Sample
 from shoal.plans.base import Run
 from shoal.plans.parameter_server import ParameterServer
 from shoal.trainer import Trainer

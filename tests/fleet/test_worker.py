@@ -11,7 +11,8 @@ import pytest
 from shoal.errors import EnvError
 from shoal.fleet.base import results
 from shoal.fleet.local import LocalFleet
-from shoal.fleet.worker import Sample, Worker
+from shoal.fleet.sample import Sample
+from shoal.fleet.worker import Worker
 from shoal.spaces.base import OWN
 from tests.worlds import Script, Scripts, difference, episodes, settings, worker
 

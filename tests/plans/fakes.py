@@ -16,7 +16,7 @@ from shoal.algorithms.base import Algorithm
 from shoal.fleet.base import Fleet, Health, Make, no_args
 from shoal.fleet.learning import Gradient
 from shoal.fleet.local import LocalFleet
-from shoal.fleet.worker import Sample
+from shoal.fleet.sample import Sample
 from shoal.ops.moments import Moments
 from shoal.ops.optimisers import Optimiser
 from shoal.plans.base import Run, Update

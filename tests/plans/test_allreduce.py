@@ -11,7 +11,7 @@ import pytest
 from shoal.fleet.collective import Broken
 from shoal.fleet.learning import Trained
 from shoal.fleet.local import LocalFleet
-from shoal.fleet.worker import Sample
+from shoal.fleet.sample import Sample
 from shoal.plans.allreduce import Allreduce
 from tests.plans.fakes import DROPPED, ROWS, SAMPLED, FakeLearner, FakeWorker, World, lags
 

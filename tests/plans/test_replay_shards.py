@@ -11,8 +11,8 @@ from gymnasium.spaces import Box, Discrete
 
 from shoal.algorithms.dqn import DQN
 from shoal.config.config import Replay
+from shoal.fleet.sample import Sample
 from shoal.fleet.store import Served
-from shoal.fleet.worker import Sample
 from shoal.nets.factory import build
 from shoal.plans.async_replay import AsyncReplay, Memory
 from shoal.plans.base import Run

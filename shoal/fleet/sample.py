@@ -1,0 +1,22 @@
+"""What a worker returns: one fragment, and what the run counts of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from shoal.ops.moments import Moments
+
+
+@dataclass
+class Sample:
+    """One fragment, postprocessed, with what the run needs to know about it."""
+
+    batch: Any  # a Batch, or a Parcel of one
+    env_steps: int  # transitions sampled
+    trained_steps: int  # of them, rows that the batch holds; the others were dropped
+    version: int  # of the weights that acted
+    episodes: list[tuple[float, int]]  # (return, length in env steps) of those that ended here
+    moments: dict[str, Moments]  # of observations and returns, where the run normalises them
+    times: dict[str, float] = field(default_factory=dict)  # seconds: env, act, postprocess, idle
+    outside: dict[str, int] = field(default_factory=dict)  # env steps, by leaf: see envs.Bounds
