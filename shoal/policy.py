@@ -14,6 +14,7 @@ from shoal.checkpoint import files as checkpoint
 from shoal.errors import CheckpointError
 from shoal.nets.factory import build
 from shoal.spaces.base import Spaces
+from shoal.spaces.gym import GymSpaces
 from shoal.systems.saved import Saved
 from shoal.trajectory import Obs, ndarray
 
@@ -120,7 +121,7 @@ def policy_of(
     """
     found = saved.policy_algorithm(algorithm, network)
     with checkpoint.blame(saved.path):
-        spaces, seed = Spaces.from_json(saved.meta["spaces"]), saved.meta["config"]["seed"]
+        spaces, seed = GymSpaces.from_json(saved.meta["spaces"]), saved.meta["config"]["seed"]
         weights = {**state["learner"]["aux"], **state["learner"]["params"]}
         policy = Policy(found, spaces, weights, seed)
     expected = policy.model.net.shapes()

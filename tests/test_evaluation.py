@@ -16,7 +16,7 @@ from shoal import PPO, evaluate
 from shoal.errors import EnvError, ShoalError, SpaceError
 from shoal.nets.factory import build
 from shoal.policy import Policy
-from shoal.spaces.base import Spaces
+from shoal.spaces.gym import GymSpaces
 from tests.envs.test_env_faults import NAN, Masked, Sound, spoiled
 
 
@@ -38,7 +38,7 @@ class Steps(gym.Env):
 
 
 def policy(env: Any = Sound, masked: bool = False) -> Policy:
-    spaces = Spaces(env.observation_space, env.action_space, masked)
+    spaces = GymSpaces(env.observation_space, env.action_space, masked)
     algorithm = PPO()
     weights = algorithm.init(algorithm.model(spaces, build), np.random.default_rng(0))
     return Policy(algorithm, spaces, weights)

@@ -14,7 +14,7 @@ import shoal
 from shoal.errors import EnvError
 from shoal.nets.factory import build
 from shoal.ops.moments import Moments
-from shoal.spaces.base import Spaces
+from shoal.spaces.gym import GymSpaces
 from tests.envs.micro import Bandit
 
 
@@ -64,7 +64,7 @@ def test_origins_are_of_far_components_only() -> None:
     x = np.array([[1.7e9, 5.0], [1.7e9 + 2, 7.0]])
     run = Run(shoal.PPO(), np.random.default_rng(0), None)
     for dtype, origin in ((np.float64, {"obs": [1.7e9, 0.0]}), (np.float32, {})):
-        spaces = Spaces(Box(-np.inf, np.inf, (2,), dtype), Discrete(2))
+        spaces = GymSpaces(Box(-np.inf, np.inf, (2,), dtype), Discrete(2))
         run.model, run.origins = shoal.PPO().model(spaces, build), {}
         run.moments = {"obs": Moments.of(x)}
         run.set_origins()

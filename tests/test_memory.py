@@ -21,7 +21,8 @@ from shoal.ops.kernels import namespace
 from shoal.ops.optimisers import Optimiser
 from shoal.replay.buffer import Buffer
 from shoal.replay.layout import layout
-from shoal.spaces.base import MEMORY, Spaces
+from shoal.spaces.base import MEMORY
+from shoal.spaces.gym import GymSpaces
 from tests.worlds import TINY, Script, Scripts, difference, settings
 
 COUNT = f"{MEMORY}count"
@@ -34,7 +35,7 @@ class Counting(Algorithm):
     gamma: float = 0.9
     network: Any = TINY
 
-    def model(self, spaces: Spaces, build: Build) -> Model:
+    def model(self, spaces: GymSpaces, build: Build) -> Model:
         dist = for_space(spaces.action_kind, spaces.action_n, spaces.action_dim)
         return Model(spaces, build(self.network, spaces, {"pi": Head(dist.n_out)}), dist)
 
@@ -142,7 +143,7 @@ def test_a_run_that_is_resumed_remembers(tmp_path: Path) -> None:
 
 
 def policy() -> Policy:
-    spaces = Spaces(Script.observation_space, Script.action_space)
+    spaces = GymSpaces(Script.observation_space, Script.action_space)
     algorithm = Counting()
     params = algorithm.init(algorithm.model(spaces, build), np.random.default_rng(0))
     return Policy(algorithm, spaces, params)
@@ -194,7 +195,7 @@ def test_a_replay_buffer_keeps_memory_and_records_beside_observations() -> None:
 def test_a_key_of_an_environment_is_no_memory() -> None:
     """Whatever it is called."""
     space = Dict({COUNT: Box(-1, 1, (2,)), "~0memory": Dict({"count": Box(-1, 1, (2,))})})
-    paths = {leaf.path for leaf in Spaces(space, Discrete(2)).leaves}
+    paths = {leaf.path for leaf in GymSpaces(space, Discrete(2)).leaves}
     assert len(paths) == 2 and COUNT not in paths
 
 
@@ -204,7 +205,7 @@ def test_a_memory_of_another_shape_is_refused() -> None:
             action, records = super().act(model, params, obs, noise)
             return action, {**records, COUNT: records[COUNT][..., 0]}
 
-    spaces = Spaces(Script.observation_space, Script.action_space)
+    spaces = GymSpaces(Script.observation_space, Script.action_space)
     acting = Policy(
         Wrong(), spaces, Wrong().init(Wrong().model(spaces, build), np.random.default_rng(0))
     )

@@ -11,7 +11,7 @@ from gymnasium.spaces import Box, Discrete
 
 from shoal.algorithms.dqn import DQN
 from shoal.nets.factory import build
-from shoal.spaces.base import Spaces
+from shoal.spaces.gym import GymSpaces
 from shoal.trainer import Trainer
 from tests.worlds import LINEAR, TINY, difference
 
@@ -80,7 +80,7 @@ def test_what_keys_are_called_changes_nothing_that_is_learned(
 
 def test_an_observation_called_values_is_not_taken_for_values_of_actions() -> None:
     dqn = DQN(network=LINEAR)
-    model = dqn.model(Spaces(gym.spaces.Dict({"values": Box(-1, 1, (2,))}), Discrete(2)), build)
+    model = dqn.model(GymSpaces(gym.spaces.Dict({"values": Box(-1, 1, (2,))}), Discrete(2)), build)
     params = {"q/out/w": np.array([[0, 1], [1, 0]], np.float32), "q/out/b": np.zeros(2, np.float32)}
     obs = {"values": np.array([[0.9, 0.1]], np.float32)}
     assert dqn.act(model, params, obs, None)[0].tolist() == [1]

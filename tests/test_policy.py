@@ -17,7 +17,7 @@ from shoal.algorithms.ppo import PPO
 from shoal.errors import CheckpointError, SpaceError
 from shoal.nets.factory import build
 from shoal.policy import Policy, load
-from shoal.spaces.base import Spaces
+from shoal.spaces.gym import GymSpaces
 from shoal.trainer import Trainer
 from tests.worlds import TINY, Script
 
@@ -31,7 +31,7 @@ VECTOR = Box(-np.inf, np.inf, (3,), np.float32)
 
 def policy(observation: Any, action: Any, masked: bool = False, **weights: Any) -> Policy:
     """With initial weights, but for those given."""
-    spaces, ppo = Spaces(observation, action, masked), PPO(network=TINY)
+    spaces, ppo = GymSpaces(observation, action, masked), PPO(network=TINY)
     made = ppo.init(ppo.model(spaces, build), np.random.default_rng(0))
     return Policy(ppo, spaces, {**made, **weights})
 

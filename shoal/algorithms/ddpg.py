@@ -28,8 +28,7 @@ from shoal.nets.network import Network
 from shoal.ops.exploration import Deterministic, RandomFirst
 from shoal.ops.kernels import Array, namespace, ndarray, stop_gradient
 from shoal.ops.optimisers import Group, Optimiser
-from shoal.spaces.base import OWN, Spaces
-from shoal.spaces.leaf import Leaf
+from shoal.spaces.base import OWN, Leaf, Spaces
 
 POLICY = "trunk/", "pi/", "module/"  # what names of the policy's parameters begin with
 

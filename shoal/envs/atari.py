@@ -19,6 +19,7 @@ from shoal.envs.base import NDArray, Obs, Step
 from shoal.envs.native import NativeVector
 from shoal.errors import EnvError, cut, nearest
 from shoal.spaces.base import Spaces
+from shoal.spaces.gym import GymSpaces
 
 ENTRY = "ale_py.env:AtariEnv"  # what Gymnasium's ids of Atari games stand for
 _SKIP = 4  # raw frames of one env step, where the id says 1 and leaves them to the preprocessing
@@ -157,7 +158,7 @@ class Atari(NativeVector):
 
     def _find_spaces(self) -> Spaces:
         # No mask is to be looked for, and a reset with a seed takes 0.1 s of each copy.
-        return Spaces(self.env.single_observation_space, self.env.single_action_space)
+        return GymSpaces(self.env.single_observation_space, self.env.single_action_space)
 
     def _resume(self, state: dict[str, Any]) -> str | None:
         return "ale-py's vector environment cannot save the games that it plays"

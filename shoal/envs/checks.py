@@ -16,8 +16,7 @@ import numpy as np
 from shoal.envs.base import NDArray, Obs
 from shoal.errors import EnvError, cut
 from shoal.process.tracebacks import is_user_code, place_of
-from shoal.spaces.base import ACTION_MASK, Spaces
-from shoal.spaces.leaf import Leaf
+from shoal.spaces.base import ACTION_MASK, Leaf, Spaces
 
 LIMIT = float(np.finfo(np.float32).max)
 REWARDS = frozenset((float, int, np.float64, np.float32, np.int64, np.int32))

@@ -14,6 +14,7 @@ from shoal.envs.copies import claim, release
 from shoal.envs.state import capture, restore, set_generator
 from shoal.errors import CheckpointError, EnvError, ShoalError
 from shoal.spaces.base import ACTION_MASK, Spaces
+from shoal.spaces.gym import GymSpaces
 
 _FINAL_OBS = ("final_obs", "final_observation")  # the second until Gymnasium 1.0
 
@@ -172,7 +173,7 @@ class NativeVector:
             release(self.env)
 
     def _find_spaces(self) -> Spaces:
-        spaces = Spaces(self.env.single_observation_space, self.env.single_action_space)
+        spaces = GymSpaces(self.env.single_observation_space, self.env.single_action_space)
         if spaces.action_kind == "box" or spaces.masked:
             return spaces
         try:  # whether info holds an action mask shows only in a reset
@@ -180,7 +181,7 @@ class NativeVector:
             check_reset(result)
         except (Exception, SystemExit) as error:
             self._blame(error, "reset")
-        return Spaces(spaces.observation, spaces.action, masked=ACTION_MASK in result[1])
+        return GymSpaces(spaces.observation, spaces.action, masked=ACTION_MASK in result[1])
 
     def _read(self, obs: Any, info: Any, ended: NDArray) -> Obs:
         """A batch in Gymnasium's form as `{path: [B, ...]}`, checked."""

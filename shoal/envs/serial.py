@@ -27,6 +27,7 @@ from shoal.envs.copies import claim, release
 from shoal.envs.state import MAX_REPLAY, ActionLog, set_generator
 from shoal.errors import CheckpointError, EnvError, NetworkError, ShoalError
 from shoal.spaces.base import ACTION_MASK, Spaces
+from shoal.spaces.gym import GymSpaces
 
 
 class SerialEnv:
@@ -227,7 +228,7 @@ class SerialEnv:
                     where=where_is(env, "__init__"),
                     fix="make every copy with the same spaces",
                 )
-        spaces = Spaces(first.observation_space, first.action_space)
+        spaces = GymSpaces(first.observation_space, first.action_space)
         if spaces.action_kind == "box" or spaces.masked:
             return spaces
         # Whether info holds an action mask shows only in a reset.
@@ -237,7 +238,7 @@ class SerialEnv:
             check_reset(result)
         except (Exception, SystemExit) as error:
             self._blame(error, "reset", 0, env_steps=0)
-        return Spaces(spaces.observation, spaces.action, masked=ACTION_MASK in result[1])
+        return GymSpaces(spaces.observation, spaces.action, masked=ACTION_MASK in result[1])
 
     def _to_env(self, action: NDArray) -> Any:
         """What each copy's `step` takes: Python ints for Discrete, else an array of its own."""

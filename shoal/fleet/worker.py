@@ -27,6 +27,7 @@ from shoal.ops.moments import Moments
 from shoal.process import interrupts
 from shoal.process.machine import cpus
 from shoal.replay.layout import column, layout
+from shoal.spaces import axes
 from shoal.spaces.base import ACTION_MASK, OWN, Spaces
 from shoal.trajectory import Batch, Obs, Trajectory, ndarray
 
@@ -355,7 +356,7 @@ class Worker:
         rollout, moments = self.config.rollout, {}
         if rollout.normalise_obs:
             for leaf in self.model.spaces.leaves:
-                if leaf.kind == "box" and not leaf.image:
+                if leaf.kind == "box" and not axes.image(leaf):
                     seen = trajectory.obs[leaf.path][:-1][trajectory.valid]
                     moments[leaf.path] = Moments.of(seen)
         if rollout.scale_reward:

@@ -16,8 +16,8 @@ from shoal.nets.inputs import Image, append, vector
 from shoal.nets.mlp import MLP, linear
 from shoal.nets.network import Network
 from shoal.ops.kernels import Array, namespace
-from shoal.spaces.base import Spaces
-from shoal.spaces.leaf import Leaf
+from shoal.spaces import axes
+from shoal.spaces.base import Leaf, Spaces
 
 _CHUNK = 64  # images that NumPy convolves at once: 2048 Atari frames would take a gigabyte
 
@@ -183,16 +183,16 @@ def _join(xp: Any, parts: list[Array]) -> Array:
 
 def _encoder(network: Network, leaf: Leaf) -> Encoder | None:
     """What encodes this leaf; None: it is a vector. Raises NetworkError if it is too small."""
-    grid, wanted = leaf.grid, network.encoder
+    found, wanted = axes.grid(leaf), network.encoder
     asked = wanted in ENCODERS  # for an encoder asked for by name, a board is an image too
     board = asked and len(leaf.shape) > 2
-    if grid is None or wanted == "mlp" or not (leaf.image or board):
+    if found is None or wanted == "mlp" or not (axes.image(leaf) or board):
         return None
-    side = min(leaf.shape[axis] for axis in grid)
+    side = min(leaf.shape[axis] for axis in found)
     fitting = {name: encoder for name, encoder in ENCODERS.items() if side >= encoder.least}
     if not asked:
         return next(iter(fitting.values()), None)
-    if wanted not in fitting and leaf.image:
+    if wanted not in fitting and axes.image(leaf):
         least = ENCODERS[wanted].least
         others = [f'encoder="{name}"' for name in (*fitting, "mlp")]
         raise NetworkError(
@@ -219,7 +219,7 @@ def describe_inputs(network: Any, spaces: Spaces) -> list[str]:
     """One line for each leaf that a built-in network scales or convolves, for the user."""
     lines = []
     for leaf in spaces.leaves if isinstance(network, Network) else ():
-        encoder, scale = _encoder(network, leaf), leaf.scale
+        encoder, scale = _encoder(network, leaf), axes.scale(leaf)
         done = [] if encoder is None else [f"an image for the {encoder.__name__} network"]
         if scale is not None:
             low, high = (np.unique(x) for x in (leaf.low, leaf.high))

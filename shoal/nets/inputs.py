@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from shoal.ops.kernels import Array, constant, stop_gradient
-from shoal.spaces.leaf import Leaf
+from shoal.spaces import axes
+from shoal.spaces.base import Leaf
 
 _CLIP = 10.0  # of normalised observations (PPO detail 29)
 
@@ -21,7 +22,7 @@ class Floats:
     """A leaf of numbers as float32 ``[N, *shape]``, normalised where ``params`` say how.
 
     That is ``clip((x - mean) / std, -10, 10)`` with the float32 arrays ``"norm/<path>/mean"`` and
-    ``"norm/<path>/std"``, to which no gradient flows; else, if ``scaled``, `Leaf.scale` maps the
+    ``"norm/<path>/std"``, to which no gradient flows; else, if ``scaled``, `axes.scale` maps the
     bounds of the space to [0, 1] or [-1, 1].
     """
 
@@ -29,7 +30,7 @@ class Floats:
         self.path, self.size = leaf.path, math.prod(leaf.shape)
         self._leaf = leaf
         self._cast, self._narrow = leaf.dtype != np.float32, leaf.wide
-        self._scale = leaf.scale if scaled else None
+        self._scale = axes.scale(leaf) if scaled else None
         self._mean, self._std = f"norm/{leaf.path}/mean", f"norm/{leaf.path}/std"
 
     def __call__(self, xp: Any, params: Any, x: Array) -> Array:
@@ -82,20 +83,21 @@ class Image(Floats):
     """An image as ``[N, C, H, W]``: float32, or uint8 pixels, which the first convolution scales
     (PPO detail 22).
 
-    Rows and columns are `Leaf.grid`; all other axes together are the channels.
+    Rows and columns are `axes.grid`; all other axes together are the channels.
     """
 
     def __init__(self, leaf: Leaf) -> None:
         super().__init__(leaf)
-        assert leaf.grid is not None
-        row, column = leaf.grid
-        others = [axis for axis in range(len(leaf.shape)) if axis not in leaf.grid]
+        grid = axes.grid(leaf)
+        assert grid is not None
+        row, column = grid
+        others = [axis for axis in range(len(leaf.shape)) if axis not in grid]
         height, width = leaf.shape[row], leaf.shape[column]
         self.shape = (math.prod(leaf.shape[axis] for axis in others), height, width)
         self._axes = (0, *(axis + 1 for axis in (*others, row, column)))
         self._permuted = self._axes != tuple(range(len(self._axes)))
         self._reshaped = len(others) != 1
-        self._pixels = leaf.dtype == np.uint8 and leaf.pixels
+        self._pixels = leaf.dtype == np.uint8 and axes.pixels(leaf)
 
     def __call__(self, xp: Any, params: Any, x: Array) -> Array:
         if not self._pixels:

@@ -15,10 +15,10 @@ Activation = Literal["tanh", "relu", "silu", "gelu"]
 class Network:
     """Settings of the built-in networks.
 
-    Images (`Leaf.image`) go through ``encoder``: "auto" is the Nature CNN if they are large enough,
+    Images (`axes.image`) go through ``encoder``: "auto" is the Nature CNN if they are large enough,
     else IMPALA's, else they are flattened. An encoder asked for by name takes small boards too. All
     other leaves are joined to its features. ``hidden`` are the layers behind that; images alone
-    need none, the encoder's own last layer is theirs. Bounds are scaled (`Leaf.scale`).
+    need none, the encoder's own last layer is theirs. Bounds are scaled (`axes.scale`).
     """
 
     encoder: EncoderName = "auto"

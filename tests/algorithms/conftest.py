@@ -15,7 +15,7 @@ from gymnasium.spaces import Box, Discrete
 from shoal.algorithms.base import Model
 from shoal.algorithms.ppo import PPO
 from shoal.nets.factory import build
-from shoal.spaces.base import Spaces
+from shoal.spaces.gym import GymSpaces
 from tests.worlds import LINEAR
 
 ROWS = 6
@@ -102,7 +102,7 @@ def torch_lib() -> Library:
 @pytest.fixture(scope="module")
 def model() -> Model:
     """Linear policy and value of three numbers; four actions."""
-    spaces = Spaces(Box(-np.inf, np.inf, (3,), np.float32), Discrete(4))
+    spaces = GymSpaces(Box(-np.inf, np.inf, (3,), np.float32), Discrete(4))
     return PPO(network=LINEAR).model(spaces, build)
 
 

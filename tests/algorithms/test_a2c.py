@@ -103,10 +103,10 @@ def test_gradient_is_the_slope_on_a_two_state_mdp(differentiable: Any) -> None:
     """Central differences, parameter by parameter, of -sum log pi A - beta H."""
     from gymnasium.spaces import Discrete
 
-    from shoal.spaces.base import Spaces
+    from shoal.spaces.gym import GymSpaces
 
     a2c = A2C(value_coef=0.0, network=LINEAR)
-    model = a2c.model(Spaces(Discrete(2), Discrete(2)), build)
+    model = a2c.model(GymSpaces(Discrete(2), Discrete(2)), build)
     rng = np.random.default_rng(0)
     params = {k: rng.normal(0, 1, s).astype(np.float32) for k, s in model.net.shapes().items()}
     state, action = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 1, 0, 1])

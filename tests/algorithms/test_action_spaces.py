@@ -14,7 +14,7 @@ from shoal.algorithms.dqn import DQN
 from shoal.algorithms.sac import SAC
 from shoal.errors import SpaceError
 from shoal.nets.factory import build
-from shoal.spaces.base import Spaces
+from shoal.spaces.gym import GymSpaces
 from shoal.systems.table import SYSTEMS
 
 ACTIONS = Box(-1, 1, (2,), np.float32), Discrete(3), MultiDiscrete([2, 3]), MultiBinary(4)
@@ -23,7 +23,7 @@ ACTIONS = Box(-1, 1, (2,), np.float32), Discrete(3), MultiDiscrete([2, 3]), Mult
 @pytest.mark.parametrize("algorithm", [DQN(), SAC(), DDPG(), TD3()], ids=lambda x: type(x).__name__)
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda x: type(x).__name__)
 def test_every_system_that_a_refusal_names_takes_the_actions(algorithm: Any, action: Any) -> None:
-    spaces = Spaces(Box(-1, 1, (2,), np.float32), action)
+    spaces = GymSpaces(Box(-1, 1, (2,), np.float32), action)
     try:
         algorithm.model(spaces, build)
     except SpaceError as error:

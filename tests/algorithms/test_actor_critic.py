@@ -13,7 +13,7 @@ from shoal.algorithms import actor_critic
 from shoal.algorithms.a2c import A2C
 from shoal.algorithms.base import Model
 from shoal.nets.factory import build
-from shoal.spaces.base import Spaces
+from shoal.spaces.gym import GymSpaces
 from tests.worlds import Script, Scripts, settings, worker
 
 
@@ -51,7 +51,7 @@ def test_same_noise_same_actions_in_every_library(lib: Any, model: Model, params
 
 def test_a_new_policy_is_nearly_uniform() -> None:
     """The policy head's gain is .01 (PPO detail 2), the value head's is 1."""
-    made = A2C().model(Spaces(Box(-1, 1, (5,), np.float32), Discrete(7)), build)
+    made = A2C().model(GymSpaces(Box(-1, 1, (5,), np.float32), Discrete(7)), build)
     params = made.net.init(np.random.default_rng(0))
     obs = {"obs": np.random.default_rng(1).uniform(-1, 1, (100, 5)).astype(np.float32)}
     out, v = made.net(params, obs, ("pi", "v"))
@@ -69,8 +69,8 @@ def test_a_new_gaussian_has_standard_deviation_one_wherever_it_looks() -> None:
     assert made.net.init(np.random.default_rng(0))["pi/free"].tolist() == [0.0, 0.0]
 
 
-def continuous_spaces() -> Spaces:
-    return Spaces(Continuous.observation_space, Continuous.action_space)
+def continuous_spaces() -> GymSpaces:
+    return GymSpaces(Continuous.observation_space, Continuous.action_space)
 
 
 @pytest.mark.parametrize("scripts", [Scripts(), Continuous])

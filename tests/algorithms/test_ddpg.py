@@ -16,11 +16,12 @@ from shoal.errors import SpaceError
 from shoal.learners.choose import create_learner
 from shoal.nets.factory import build
 from shoal.nets.network import Network
-from shoal.spaces.base import OWN, Spaces
+from shoal.spaces.base import OWN
+from shoal.spaces.gym import GymSpaces
 from tests.algorithms.test_dqn import arrays_of
 from tests.worlds import LINEAR, TINY, difference
 
-SPACES = Spaces(Box(-1, 1, (2,), np.float32), Box(-3, 3, (2,), np.float32))
+SPACES = GymSpaces(Box(-1, 1, (2,), np.float32), Box(-3, 3, (2,), np.float32))
 ROWS = 6
 
 
@@ -170,7 +171,7 @@ def test_a_policy_climbs_a_known_critic() -> None:
     """Q(s, a) = -(a - 2 s)^2 has mu(s) = 2 s at its top; here tanh of a line, near 0."""
     algorithm = DDPG(network=LINEAR, tau=1.0)
     model = algorithm.model(
-        Spaces(Box(-1, 1, (1,), np.float32), Box(-1, 1, (1,), np.float32)), build
+        GymSpaces(Box(-1, 1, (1,), np.float32), Box(-1, 1, (1,), np.float32)), build
     )
 
     class Known:
@@ -231,13 +232,13 @@ def test_actions_are_random_first_and_then_noisy_ones_of_the_policy() -> None:
 
 
 def test_choices_are_refused_with_what_takes_them() -> None:
-    spaces = Spaces(Box(-1, 1, (2,), np.float32), Discrete(3))
+    spaces = GymSpaces(Box(-1, 1, (2,), np.float32), Discrete(3))
     with pytest.raises(SpaceError, match="dqn, rainbow, sac or ppo"):
         TD3().model(spaces, build)
 
 
 def test_images_go_through_one_encoder_for_the_policy_and_one_for_the_critics() -> None:
-    image = Spaces(Box(0, 255, (3, 40, 40), np.uint8), Box(-1, 1, (2,), np.float32))
+    image = GymSpaces(Box(0, 255, (3, 40, 40), np.uint8), Box(-1, 1, (2,), np.float32))
     algorithm = TD3(network=Network(hidden=(8,), activation="relu"))
     model = algorithm.model(image, build)
     shapes = model.net.shapes()

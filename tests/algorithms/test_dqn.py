@@ -14,10 +14,10 @@ from shoal.algorithms.off_policy import FLOOR, TARGET
 from shoal.errors import SpaceError
 from shoal.nets.factory import build
 from shoal.nets.network import Network
-from shoal.spaces.base import Spaces
+from shoal.spaces.gym import GymSpaces
 from tests.worlds import LINEAR
 
-SPACES = Spaces(Box(-1, 1, (2,), np.float32), Discrete(3))
+SPACES = GymSpaces(Box(-1, 1, (2,), np.float32), Discrete(3))
 ROWS = 5
 
 
@@ -274,4 +274,4 @@ def test_targets_are_copied_every_so_many_gradient_steps() -> None:
 
 def test_a_continuous_action_space_is_refused_with_what_takes_it() -> None:
     with pytest.raises(SpaceError, match="sac, td3, ddpg or ppo"):
-        DQN().model(Spaces(Box(-1, 1, (2,), np.float32), Box(-1, 1, (1,), np.float32)), build)
+        DQN().model(GymSpaces(Box(-1, 1, (2,), np.float32), Box(-1, 1, (1,), np.float32)), build)

@@ -16,7 +16,7 @@ from gymnasium.spaces import Box, Discrete
 from shoal.algorithms.base import Model
 from shoal.algorithms.pg import PG
 from shoal.nets.factory import build
-from shoal.spaces.base import Spaces
+from shoal.spaces.gym import GymSpaces
 from shoal.trajectory import Trajectory, pad
 from tests.worlds import LINEAR, Scripts, episodes, settings, worker
 
@@ -26,7 +26,7 @@ PLAIN = PG(normalise_advantage=False, baseline=False, network=LINEAR)
 @pytest.fixture(scope="module")
 def bandit() -> Model:
     """Two arms; the policy's logits are its bias."""
-    return PLAIN.model(Spaces(Box(0, 1, (1,), np.float32), Discrete(2)), build)
+    return PLAIN.model(GymSpaces(Box(0, 1, (1,), np.float32), Discrete(2)), build)
 
 
 def pulls(arms: np.ndarray, advantage: np.ndarray) -> dict[str, Any]:

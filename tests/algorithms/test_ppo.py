@@ -15,7 +15,7 @@ from gymnasium.spaces import Box, Discrete
 from shoal.algorithms.a2c import A2C
 from shoal.algorithms.ppo import PPO, clipped_surrogate, k3, minibatches, value_error
 from shoal.nets.factory import build
-from shoal.spaces.base import Spaces
+from shoal.spaces.gym import GymSpaces
 from shoal.trajectory import concatenate, pad, select
 from tests.algorithms.conftest import Library
 from tests.worlds import LINEAR, Scripts, settings, worker
@@ -276,7 +276,7 @@ def test_batches_of_workers_are_joined_row_by_row(batch: Any) -> None:
 def test_a_policy_that_moved_beyond_all_bounds_has_a_finite_loss(lib: Library) -> None:
     """An action with a probability of 0 in float32 when it was taken, and one that lost its own."""
     rng = np.random.default_rng(0)
-    spaces = Spaces(Box(-1, 1, (3,), np.float32), Discrete(4))
+    spaces = GymSpaces(Box(-1, 1, (3,), np.float32), Discrete(4))
     ppo = PPO(network=LINEAR, normalise_advantage=False)
     model = ppo.model(spaces, build)
     params = {k: 0 * x for k, x in ppo.init(model, rng).items()}

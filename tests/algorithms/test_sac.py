@@ -14,17 +14,17 @@ from shoal.errors import SpaceError
 from shoal.learners.choose import create_learner
 from shoal.nets.factory import build
 from shoal.ops.squashed import TanhGaussian
-from shoal.spaces.base import Spaces
+from shoal.spaces.gym import GymSpaces
 from tests.algorithms.test_ddpg import ROWS, batch_of, q
 from tests.algorithms.test_dqn import arrays_of
 from tests.algorithms.test_dqn import batch_of as batch_of_choices
 from tests.worlds import LINEAR, TINY
 
-FLOATS = Spaces(Box(-1, 1, (2,), np.float32), Box(-3, 3, (2,), np.float32))
-CHOICES = Spaces(Box(-1, 1, (2,), np.float32), Discrete(3))
+FLOATS = GymSpaces(Box(-1, 1, (2,), np.float32), Box(-3, 3, (2,), np.float32))
+CHOICES = GymSpaces(Box(-1, 1, (2,), np.float32), Discrete(3))
 
 
-def setup(sac: SAC, spaces: Spaces) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+def setup(sac: SAC, spaces: GymSpaces) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     rng = np.random.default_rng(0)
     model = sac.model(spaces, build)
     start = sac.init(model, rng)
@@ -112,7 +112,7 @@ def test_loss_of_choices_is_the_formula(library: str) -> None:
 def test_the_soft_backup_is_the_golden_one() -> None:
     """Q = (1, 0), alpha = 1 and the policy softmax(Q): V = 1.313262."""
     sac = SAC(network=LINEAR, alpha=1.0)
-    spaces = Spaces(Box(-1, 1, (1,), np.float32), Discrete(2))
+    spaces = GymSpaces(Box(-1, 1, (1,), np.float32), Discrete(2))
     model = sac.model(spaces, build)
     params = {k: np.zeros_like(x) for k, x in sac.init(model, np.random.default_rng(0)).items()}
     params["pi/out/b"] = np.array([1, 0], np.float32)
@@ -126,7 +126,7 @@ def test_the_soft_backup_is_the_golden_one() -> None:
 
 
 @pytest.mark.parametrize("spaces", [FLOATS, CHOICES], ids=["floats", "choices"])
-def test_no_part_of_the_loss_moves_what_is_not_its_own(spaces: Spaces) -> None:
+def test_no_part_of_the_loss_moves_what_is_not_its_own(spaces: GymSpaces) -> None:
     """Without weight on TD errors critics stand still; the temperature moves no policy."""
     sac = SAC(network=TINY)
     model = sac.model(spaces, build)
@@ -152,7 +152,7 @@ def test_no_part_of_the_loss_moves_what_is_not_its_own(spaces: Spaces) -> None:
 def test_the_temperature_finds_the_wanted_entropy() -> None:
     """In a bandit whose rewards pull at the policy: within .1 of -dim A."""
     sac = SAC(network=LINEAR, lr=1e-2)
-    spaces = Spaces(Box(-1, 1, (1,), np.float32), Box(-1, 1, (1,), np.float32))
+    spaces = GymSpaces(Box(-1, 1, (1,), np.float32), Box(-1, 1, (1,), np.float32))
     model = sac.model(spaces, build)
     rng = np.random.default_rng(0)
     params = sac.init(model, rng)
@@ -179,7 +179,7 @@ def test_the_temperature_finds_the_wanted_entropy() -> None:
 
 def test_several_choices_at_once_are_refused() -> None:
     with pytest.raises(SpaceError, match="one choice of several"):
-        SAC().model(Spaces(Box(-1, 1, (2,), np.float32), MultiDiscrete([2, 3])), build)
+        SAC().model(GymSpaces(Box(-1, 1, (2,), np.float32), MultiDiscrete([2, 3])), build)
 
 
 def test_the_wanted_entropy_is_within_reach_where_few_choices_are_allowed() -> None:

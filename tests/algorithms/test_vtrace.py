@@ -16,7 +16,7 @@ from shoal.algorithms.vtrace import VTrace
 from shoal.config.config import Rollout
 from shoal.errors import ConfigError
 from shoal.nets.factory import build
-from shoal.spaces.base import Spaces
+from shoal.spaces.gym import GymSpaces
 from shoal.systems.configure import configure
 from shoal.trajectory import Trajectory, concatenate, pad, select
 from tests.algorithms.conftest import SLOTS, Policy, VTraceOracle, garbage, linear
@@ -248,7 +248,9 @@ def test_what_stands_in_masked_rows_changes_nothing(
 
 def test_a_masked_action_that_is_no_number_has_no_gradient(differentiable: Any) -> None:
     """A Gaussian's gradient is the action itself, so that a weight of 0 would not stop it."""
-    model = PLAIN.model(Spaces(Box(-1, 1, (3,), np.float32), Box(-1, 1, (2,), np.float32)), build)
+    model = PLAIN.model(
+        GymSpaces(Box(-1, 1, (3,), np.float32), Box(-1, 1, (2,), np.float32)), build
+    )
     rng = np.random.default_rng(0)
     params = {k: rng.normal(0, 1, s).astype(np.float32) for k, s in model.net.shapes().items()}
     flags = np.zeros((1, 4), bool)

@@ -19,6 +19,7 @@ from shoal.envs import make, make_for_evaluation  # noqa: E402
 from shoal.envs.atari import Atari  # noqa: E402
 from shoal.envs.serial import SerialEnv  # noqa: E402
 from shoal.errors import CheckpointError, ConfigError, EnvError  # noqa: E402
+from shoal.spaces.axes import image  # noqa: E402
 from tests.worlds import settings, worker  # noqa: E402
 
 PLAIN = {"repeat_action_probability": 0.0, "noop_max": 0, "use_fire_reset": False}
@@ -85,7 +86,7 @@ def test_spaces_are_an_image_of_four_frames() -> None:
     world = make("ALE/Breakout-v5", 3)
     (leaf,) = world.spaces.leaves
     obs = world.reset(seed=0)["obs"]
-    assert isinstance(world, Atari) and leaf.image
+    assert isinstance(world, Atari) and image(leaf)
     assert leaf.shape == obs.shape[1:] == (4, 84, 84) and obs.dtype == np.uint8
     assert world.spaces.action_n == (4,)
 

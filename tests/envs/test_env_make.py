@@ -17,6 +17,7 @@ from shoal.envs.native import NativeVector
 from shoal.envs.serial import SerialEnv
 from shoal.errors import EnvError
 from shoal.process.tracebacks import describe
+from shoal.spaces.axes import image
 from tests.envs.micro import Bandit, Constant, Delayed, Memory, OppositeSigns
 
 MODULE = """
@@ -132,7 +133,7 @@ def test_a_vector_form_that_is_another_environment_is_not_used(
 def test_atari_is_found_without_an_import() -> None:
     pytest.importorskip("ale_py")
     world = make("ALE/Pong-v5", 1)
-    assert world.spaces.leaves[0].image and world.spaces.action_n == (6,)
+    assert image(world.spaces.leaves[0]) and world.spaces.action_n == (6,)
     world.close()
 
 

@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 
 from shoal.envs.checks import Bounds, Rows
 from shoal.errors import SpaceError
-from shoal.spaces.base import ACTION_MASK, Spaces, from_json, to_json
+from shoal.spaces.axes import image
+from shoal.spaces.base import ACTION_MASK
+from shoal.spaces.gym import GymSpaces
+from shoal.spaces.json import from_json, to_json
 
 QUICK = settings(max_examples=60, deadline=None)
 ANY_ACTION = gs.Discrete(2)
@@ -76,7 +79,7 @@ def same(left: Any, right: Any) -> None:
 @QUICK
 @given(observations, st.integers(0, 2**31 - 1))
 def test_nest_undoes_flatten_for_one_and_for_a_batch(space: gs.Space, seed: int) -> None:
-    spaces = Spaces(space, ANY_ACTION)
+    spaces = GymSpaces(space, ANY_ACTION)
     space.seed(seed)
     samples = [space.sample() for _ in range(3)]
     flats = [spaces.flatten(sample) for sample in samples]
@@ -96,7 +99,7 @@ def test_nest_undoes_flatten_for_one_and_for_a_batch(space: gs.Space, seed: int)
 @QUICK
 @given(actions, st.integers(0, 2**31 - 1))
 def test_any_policy_output_becomes_an_action_of_the_space(space: gs.Space, seed: int) -> None:
-    spaces, rng = Spaces(ANY_OBS, space), np.random.default_rng(seed)
+    spaces, rng = GymSpaces(ANY_OBS, space), np.random.default_rng(seed)
     if spaces.action_kind == "box":
         policy = rng.normal(scale=3, size=(4, spaces.action_dim)).astype(np.float32)
     else:
@@ -114,7 +117,7 @@ def test_any_policy_output_becomes_an_action_of_the_space(space: gs.Space, seed:
 def test_rescaling_stays_within_the_bounds(low: float, span: float) -> None:
     """Rounding must not carry an action over the edge."""
     box = gs.Box(np.float32([low]), np.float32([low + span]))
-    ends = Spaces(ANY_OBS, box).to_env(np.float32([[-1], [1]]))
+    ends = GymSpaces(ANY_OBS, box).to_env(np.float32([[-1], [1]]))
     assert box.contains(ends[0]) and box.contains(ends[1])
     np.testing.assert_allclose(ends, [box.low, box.high], atol=1e-6 * (abs(low) + span))
 
@@ -123,7 +126,7 @@ def test_rescaling_stays_within_the_bounds(low: float, span: float) -> None:
 @given(observations, st.integers(0, 2**31 - 1))
 def test_rows_written_one_by_one_are_what_flatten_gives(space: gs.Space, seed: int) -> None:
     """The fast path of later writes as well as the full check of the first."""
-    spaces = Spaces(space, ANY_ACTION)
+    spaces = GymSpaces(space, ANY_ACTION)
     rows = Rows(spaces, 2)
     space.seed(seed)
     for turn in range(3):
@@ -136,9 +139,9 @@ def test_rows_written_one_by_one_are_what_flatten_gives(space: gs.Space, seed: i
 @QUICK
 @given(observations, actions)
 def test_json_round_trip(observation: gs.Space, action: gs.Space) -> None:
-    spaces = Spaces(observation, action)
+    spaces = GymSpaces(observation, action)
     told = json.loads(json.dumps(spaces.to_json(), allow_nan=False))
-    back = Spaces.from_json(told)
+    back = GymSpaces.from_json(told)
     assert back == spaces and back.leaves == spaces.leaves
     assert back.to_json() == told
 
@@ -151,47 +154,47 @@ def test_leaves_of_a_nested_space() -> None:
             "pair": gs.Tuple((gs.Discrete(3, start=5), gs.MultiDiscrete([[2, 3]]))),
         }
     )
-    leaves = Spaces(space, ANY_ACTION).leaves
+    leaves = GymSpaces(space, ANY_ACTION).leaves
     assert [(leaf.path, leaf.kind, leaf.shape, leaf.dtype.name, leaf.n) for leaf in leaves] == [
         ("camera", "box", (4, 5, 3), "uint8", ()),
         ("joints/left", "box", (2,), "float64", ()),
         ("pair/0", "discrete", (), "int64", (3,)),
         ("pair/1", "multidiscrete", (2,), "int64", (2, 3)),
     ]
-    assert [leaf.image for leaf in leaves] == [True, False, False, False]
-    assert [leaf.path for leaf in Spaces(ANY_OBS, ANY_ACTION).leaves] == ["obs"]
+    assert [image(leaf) for leaf in leaves] == [True, False, False, False]
+    assert [leaf.path for leaf in GymSpaces(ANY_OBS, ANY_ACTION).leaves] == ["obs"]
 
 
 def test_rescaling_golden() -> None:
     """[-1, 1] to [low, high] where both are finite; others pass, up to a bound they have."""
     box = gs.Box(np.float32([-2, 0, -np.inf, 1]), np.float32([2, 10, np.inf, np.inf]))
-    spaces = Spaces(ANY_OBS, box)
+    spaces = GymSpaces(ANY_OBS, box)
     policy = np.float32([[-1, -1, -9, 0], [0, 0, 0, 1], [0.5, 0.5, 5, 2], [3, 3, 30, 3]])
     expected = np.float32([[-2, 0, -9, 1], [0, 5, 0, 1], [1, 7.5, 5, 2], [2, 10, 30, 3]])
     np.testing.assert_array_equal(spaces.to_env(policy), expected)
     # A bound that is as large as the dtype allows is none.
     huge = np.finfo(np.float32).max
-    free = Spaces(ANY_OBS, gs.Box(-huge, huge, (1,), np.float32))
+    free = GymSpaces(ANY_OBS, gs.Box(-huge, huge, (1,), np.float32))
     assert free.to_env(np.float32([3.5])) == 3.5
     # The policy's [-1, 1] is the space itself: nothing but the clip may touch the bits.
-    unit = Spaces(ANY_OBS, gs.Box(-1, 1, (1,), np.float32))
+    unit = GymSpaces(ANY_OBS, gs.Box(-1, 1, (1,), np.float32))
     assert unit.to_env(np.float32([0.1]))[0] == np.float32(0.1)
 
 
 def test_discrete_actions_golden() -> None:
-    assert Spaces(ANY_OBS, gs.Discrete(3, start=-1)).to_env(np.array([0, 2])).tolist() == [-1, 1]
-    one = Spaces(ANY_OBS, gs.Discrete(3)).to_env(np.array(2))
+    assert GymSpaces(ANY_OBS, gs.Discrete(3, start=-1)).to_env(np.array([0, 2])).tolist() == [-1, 1]
+    one = GymSpaces(ANY_OBS, gs.Discrete(3)).to_env(np.array(2))
     assert {one: "usable as a key"}[2]
-    grid = Spaces(ANY_OBS, gs.MultiDiscrete([[2, 3], [4, 5]], start=[[0, 1], [0, 0]]))
+    grid = GymSpaces(ANY_OBS, gs.MultiDiscrete([[2, 3], [4, 5]], start=[[0, 1], [0, 0]]))
     assert (grid.action_kind, grid.action_n, grid.action_dim) == ("multidiscrete", (2, 3, 4, 5), 4)
     assert grid.to_env(np.array([1, 1, 3, 4])).tolist() == [[1, 2], [3, 4]]
-    bits = Spaces(ANY_OBS, gs.MultiBinary(3))
+    bits = GymSpaces(ANY_OBS, gs.MultiBinary(3))
     assert (bits.action_kind, bits.action_n) == ("multidiscrete", (2, 2, 2))
     assert bits.to_env(np.array([1, 0, 1])).dtype == np.int8
 
 
-def masked(mask: gs.Space, action: gs.Space) -> Spaces:
-    return Spaces(gs.Dict({"x": ANY_OBS, ACTION_MASK: mask}), action)
+def masked(mask: gs.Space, action: gs.Space) -> GymSpaces:
+    return GymSpaces(gs.Dict({"x": ANY_OBS, ACTION_MASK: mask}), action)
 
 
 def test_masks_of_every_form_become_one_array() -> None:
@@ -215,7 +218,7 @@ def test_masks_of_every_form_become_one_array() -> None:
         out = spaces.flatten({"x": np.stack([x, x]), ACTION_MASK: batch})
         assert out[ACTION_MASK].tolist() == [expected, expected]
         assert spaces.nest(out)[ACTION_MASK] is out[ACTION_MASK]
-    told = Spaces(ANY_OBS, two, masked=True)
+    told = GymSpaces(ANY_OBS, two, masked=True)
     assert told.flatten_mask(parts).tolist() == told.flatten_mask(flat).tolist() == expected
 
 
@@ -237,7 +240,7 @@ def test_masks_of_every_form_become_one_array() -> None:
 )
 def test_what_is_not_supported_is_named(observation: Any, action: Any, words: tuple) -> None:
     with pytest.raises(SpaceError) as caught:
-        Spaces(observation, action)
+        GymSpaces(observation, action)
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
@@ -255,12 +258,12 @@ def test_masks_that_do_not_fit() -> None:
 )
 def test_flatten_refuses_what_does_not_fit(obs: Any) -> None:
     with pytest.raises(SpaceError, match="expected float32"):
-        Spaces(ANY_OBS, ANY_ACTION).flatten(obs)
+        GymSpaces(ANY_OBS, ANY_ACTION).flatten(obs)
     with pytest.raises(SpaceError, match="no entry 'a'"):
-        Spaces(gs.Dict({"a": ANY_OBS, "b": ANY_OBS}), ANY_ACTION).flatten({"b": obs})
+        GymSpaces(gs.Dict({"a": ANY_OBS, "b": ANY_OBS}), ANY_ACTION).flatten({"b": obs})
 
 
-VALID = Spaces(
+VALID = GymSpaces(
     gs.Dict({"a": gs.Tuple((gs.Box(-1, np.inf, (2, 2)), gs.Discrete(3))), "b": gs.MultiBinary(3)}),
     gs.MultiDiscrete([2, 3]),
 ).to_json()
@@ -346,10 +349,10 @@ def test_a_damaged_space_is_read_or_refused(data: st.DataObject) -> None:
         at = at[key]
     at[key] = data.draw(junk)
     try:
-        spaces = Spaces.from_json(tree)
+        spaces = GymSpaces.from_json(tree)
     except SpaceError:
         return
-    assert Spaces.from_json(spaces.to_json()) == spaces
+    assert GymSpaces.from_json(spaces.to_json()) == spaces
 
 
 # ---------------------------------------------------------------------------- bounds
@@ -368,7 +371,7 @@ def test_a_damaged_space_is_read_or_refused(data: st.DataObject) -> None:
     ],
 )
 def test_observations_out_of_bounds_are_counted(space: Any, rows: Any, outside: int) -> None:
-    bounds = Bounds(Spaces(gs.Dict({"x": space, "y": gs.Discrete(2)}), gs.Discrete(2)))
+    bounds = Bounds(GymSpaces(gs.Dict({"x": space, "y": gs.Discrete(2)}), gs.Discrete(2)))
     obs = {"x": np.array(rows, space.dtype)[:, None], "y": np.ones((len(rows), 1), np.int64)}
     valid = np.ones((len(rows), 1), bool)
     assert bounds.outside(obs, valid) == ({"x": outside} if outside else {})

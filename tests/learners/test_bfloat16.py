@@ -16,7 +16,7 @@ import pytest
 from shoal.learners.bfloat16 import rounded
 from shoal.nets.base import Head
 from shoal.nets.factory import build
-from shoal.spaces.base import Spaces
+from shoal.spaces.gym import GymSpaces
 
 
 def down(a: Any) -> Any:
@@ -128,7 +128,7 @@ def test_a_users_recurrent_module_is_rounded() -> None:
             steps = flax.linen.RNN(flax.linen.LSTMCell(8))(obs[..., None])
             return flax.linen.Dense(2)(steps[:, -1])
 
-    spaces = Spaces(gym.spaces.Box(-1, 1, (5,), np.float32), gym.spaces.Discrete(2))
+    spaces = GymSpaces(gym.spaces.Box(-1, 1, (5,), np.float32), gym.spaces.Discrete(2))
     net = build(Recurrent(), spaces, {"pi": Head(2)})
     params = net.init(np.random.default_rng(0))
 

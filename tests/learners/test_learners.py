@@ -24,7 +24,7 @@ from shoal.learners.state import minibatch
 from shoal.nets.factory import build
 from shoal.nets.network import Network
 from shoal.ops import kernels
-from shoal.spaces.base import Spaces
+from shoal.spaces.gym import GymSpaces
 from shoal.trajectory import concatenate, select
 from tests.worlds import TINY, Script, Scripts, difference, settings, worker
 
@@ -669,7 +669,7 @@ def test_normalisation_is_seen_by_the_loss_and_never_trained(kind: str, batch: A
 
 
 def model_of(space: Any) -> Any:
-    return PPO().model(Spaces(space, Discrete(2)), build)
+    return PPO().model(GymSpaces(space, Discrete(2)), build)
 
 
 VECTOR, IMAGE = Box(-1, 1, (3,), np.float32), Box(0, 255, (36, 36, 1), np.uint8)
@@ -684,7 +684,7 @@ VECTOR, IMAGE = Box(-1, 1, (3,), np.float32), Box(0, 255, (36, 36, 1), np.uint8)
     ],
 )
 def test_auto_takes_torch_for_convolutions_only(space: Any, network: Any, kind: str) -> None:
-    model = PPO(network=network).model(Spaces(space, Discrete(2)), build)
+    model = PPO(network=network).model(GymSpaces(space, Discrete(2)), build)
     assert choose_framework("auto", model, network) == kind
 
 
@@ -705,7 +705,7 @@ def test_a_users_module_learns_in_its_own_framework_only() -> None:
             return self.body(x).split((2, 1), -1)
 
     network = Body()
-    model = PPO(network=network).model(Spaces(VECTOR, Discrete(2)), build)
+    model = PPO(network=network).model(GymSpaces(VECTOR, Discrete(2)), build)
     assert choose_framework("auto", model, network) == "torch"
     with pytest.raises(ConfigError, match="torch"):
         choose_framework("jax", model, network)

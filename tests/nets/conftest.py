@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shoal.nets.base import Net
-from shoal.spaces.base import Spaces
+from shoal.spaces.gym import GymSpaces
 
 LIBRARIES = "numpy", "jax", "torch"
 
@@ -31,7 +31,7 @@ def to_library(name: str, tree: Mapping[str, Any]) -> dict[str, Any]:
 def observe() -> Callable[..., dict[str, Any]]:
     """Random observations [*lead, ...] of some spaces."""
 
-    def observations(spaces: Spaces, *lead: int, seed: int = 0) -> dict[str, Any]:
+    def observations(spaces: GymSpaces, *lead: int, seed: int = 0) -> dict[str, Any]:
         space = spaces.observation
         space.seed(seed)
         count = int(np.prod(lead))
@@ -66,17 +66,17 @@ def run() -> Callable[..., tuple[Any, ...]]:
 
 
 @pytest.fixture
-def vector() -> Spaces:
-    return Spaces(gym.spaces.Box(-2, 2, (4,), np.float32), gym.spaces.Discrete(3))
+def vector() -> GymSpaces:
+    return GymSpaces(gym.spaces.Box(-2, 2, (4,), np.float32), gym.spaces.Discrete(3))
 
 
 @pytest.fixture
-def image() -> Spaces:
-    return Spaces(gym.spaces.Box(0, 255, (44, 40, 3), np.uint8), gym.spaces.Discrete(3))
+def image() -> GymSpaces:
+    return GymSpaces(gym.spaces.Box(0, 255, (44, 40, 3), np.uint8), gym.spaces.Discrete(3))
 
 
 @pytest.fixture
-def mixed() -> Spaces:
+def mixed() -> GymSpaces:
     """Every kind of leaf, nested."""
     box = gym.spaces.Box
     observation = gym.spaces.Dict(
@@ -91,4 +91,4 @@ def mixed() -> Spaces:
             "ticks": gym.spaces.Tuple([box(0, 9, (2,), np.int64)]),
         }
     )
-    return Spaces(observation, gym.spaces.Box(-1, 1, (2,), np.float32))
+    return GymSpaces(observation, gym.spaces.Box(-1, 1, (2,), np.float32))

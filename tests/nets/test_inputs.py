@@ -14,16 +14,17 @@ from shoal.nets.array_net import describe_inputs
 from shoal.nets.base import Head
 from shoal.nets.factory import build
 from shoal.nets.network import Network
-from shoal.spaces.base import Spaces
-from shoal.spaces.leaf import Leaf
+from shoal.spaces import axes
+from shoal.spaces.base import Leaf
+from shoal.spaces.gym import GymSpaces
 
 NATURE = "trunk/obs/conv0/w"
 IMPALA = "trunk/obs/0/conv/w"
 LINEAR = "pi/0/w"
 
 
-def spaces(space: Box) -> Spaces:
-    return Spaces(space, Discrete(3))
+def spaces(space: Box) -> GymSpaces:
+    return GymSpaces(space, Discrete(3))
 
 
 def leaf(low: Any, high: Any, shape: Any = None, dtype: Any = np.float32) -> Leaf:
@@ -55,7 +56,7 @@ def leaf(low: Any, high: Any, shape: Any = None, dtype: Any = np.float32) -> Lea
     ],
 )
 def test_scaling_follows_the_bounds(low: Any, high: Any, dtype: Any, scale: Any) -> None:
-    assert leaf(low, high, (3,), dtype).scale == scale
+    assert axes.scale(leaf(low, high, (3,), dtype)) == scale
 
 
 def test_components_are_scaled_by_their_own_bounds() -> None:
@@ -74,7 +75,7 @@ def test_components_are_scaled_by_their_own_bounds() -> None:
 )
 def test_classic_control_is_seen_as_it_is(env: str) -> None:
     world = gym.make(env)
-    assert spaces(world.observation_space).leaves[0].scale is None
+    assert axes.scale(spaces(world.observation_space).leaves[0]) is None
 
 
 @pytest.mark.parametrize(
@@ -137,13 +138,13 @@ def test_what_is_done_to_observations_is_said() -> None:
             "lidar": Box(0, 100, (8,)),
         }
     )
-    lines = describe_inputs(Network(), Spaces(space, Discrete(2)))
+    lines = describe_inputs(Network(), GymSpaces(space, Discrete(2)))
     assert lines == [
         "observation 'camera' (uint8 84x84x3): an image for the Nature network, 0..255 scaled to "
         "[0, 1]",
         "observation 'lidar' (float32 8): 0..100 scaled to [0, 1]",
     ]
-    assert describe_inputs(object(), Spaces(space, Discrete(2))) == []  # a user's own network
+    assert describe_inputs(object(), GymSpaces(space, Discrete(2))) == []  # a user's own network
 
 
 class Board(gym.Env):

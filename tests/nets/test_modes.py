@@ -17,9 +17,9 @@ import shoal
 from shoal.errors import NetworkError
 from shoal.nets.base import Head
 from shoal.nets.factory import build
-from shoal.spaces.base import Spaces
+from shoal.spaces.gym import GymSpaces
 
-SPACES = Spaces(gym.spaces.Box(-2, 2, (4,), np.float32), gym.spaces.Discrete(3))
+SPACES = GymSpaces(gym.spaces.Box(-2, 2, (4,), np.float32), gym.spaces.Discrete(3))
 HEADS = {"pi": Head(3)}
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from shoal.nets.base import Head
 from shoal.nets.factory import build
-from shoal.spaces.base import Spaces
+from shoal.spaces.gym import GymSpaces
 
 HEADS = {"pi": Head(3), "v": Head(1)}
 
@@ -228,7 +228,7 @@ def test_a_mask_in_the_observation_reaches_the_module(observe: Any) -> None:
             assert obs["action_mask"].dtype == torch.bool
             return obs["action_mask"] * obs["x"][:, :1]  # type: ignore[no-any-return]
 
-    net = build(Masking(), Spaces(observation, gym.spaces.Discrete(3)), {"pi": Head(3)})
+    net = build(Masking(), GymSpaces(observation, gym.spaces.Discrete(3)), {"pi": Head(3)})
     obs = {"x": np.ones((2, 4), "f"), "action_mask": np.array([[1, 0, 1], [0, 0, 1]], bool)}
     np.testing.assert_array_equal(net({}, obs, ("pi",))[0], obs["action_mask"])
 

@@ -15,7 +15,7 @@ from torch import nn
 from shoal.nets.base import Head
 from shoal.nets.factory import build
 from shoal.nets.network import Network
-from shoal.spaces.base import Spaces
+from shoal.spaces.gym import GymSpaces
 
 HEADS = {"pi": Head(3), "v": Head(1)}
 LIBRARIES = pytest.mark.parametrize("library", ["numpy", "jax", "torch"])
@@ -154,7 +154,7 @@ def test_without_hidden_layers_it_is_linear(
 def test_both_image_layouts_are_the_same_image(layout: str) -> None:
     shape = (40, 44, 4) if layout == "HWC" else (4, 40, 44)
     space = gym.spaces.Box(0, 255, shape, np.uint8)
-    net = build(Network(), Spaces(space, gym.spaces.Discrete(2)), {"pi": Head(2)})
+    net = build(Network(), GymSpaces(space, gym.spaces.Discrete(2)), {"pi": Head(2)})
     params = random(net)
     chw = np.random.default_rng(0).integers(0, 256, (2, 4, 40, 44), np.uint8)
     obs = chw.transpose(0, 2, 3, 1) if layout == "HWC" else chw
@@ -165,7 +165,7 @@ def test_both_image_layouts_are_the_same_image(layout: str) -> None:
 def test_size_of_the_nature_cnn_on_atari() -> None:
     """Counted by the formula: out * (in * k * k + 1) per convolution, out * (in + 1) per layer."""
     space = gym.spaces.Box(0, 255, (84, 84, 4), np.uint8)
-    net = build(Network(), Spaces(space, gym.spaces.Discrete(6)), {"pi": Head(6), "v": Head(1)})
+    net = build(Network(), GymSpaces(space, gym.spaces.Discrete(6)), {"pi": Head(6), "v": Head(1)})
     sizes = {name: math.prod(shape) for name, shape in net.shapes().items()}
     layer = {name: sizes[f"{name}/w"] + sizes[f"{name}/b"] for name in {k[:-2] for k in sizes}}
     assert layer == {
@@ -182,7 +182,7 @@ def test_size_of_the_nature_cnn_on_atari() -> None:
 def test_size_of_the_impala_network_on_dmlab() -> None:
     """Three sections of five 3x3 convolutions; 72x96 pixels are halved three times to 9x12."""
     space = gym.spaces.Box(0, 255, (72, 96, 3), np.uint8)
-    net = build(Network("impala"), Spaces(space, gym.spaces.Discrete(6)), {"v": Head(1)})
+    net = build(Network("impala"), GymSpaces(space, gym.spaces.Discrete(6)), {"v": Head(1)})
     sections = [(3, 16), *4 * [(16, 16)], (16, 32), *4 * [(32, 32)], (32, 32), *4 * [(32, 32)]]
     assert sum(math.prod(s) for name, s in net.shapes().items() if name.startswith("trunk")) == (
         sum(o * (9 * i + 1) for i, o in sections) + 256 * (9 * 12 * 32 + 1)

@@ -15,14 +15,14 @@ from shoal.nets.array_net import Trunk
 from shoal.nets.base import Head
 from shoal.nets.factory import build
 from shoal.nets.network import Network
-from shoal.spaces.base import Spaces
+from shoal.spaces.gym import GymSpaces
 
 HEADS = {"pi": Head(3), "v": Head(1)}
 LIBRARIES = pytest.mark.parametrize("library", ["numpy", "jax", "torch"])
 
 
-def spaces(shape: tuple[int, ...], dtype: Any = np.uint8) -> Spaces:
-    return Spaces(gym.spaces.Box(0, 255, shape, dtype), gym.spaces.Discrete(3))
+def spaces(shape: tuple[int, ...], dtype: Any = np.uint8) -> GymSpaces:
+    return GymSpaces(gym.spaces.Box(0, 255, shape, dtype), gym.spaces.Discrete(3))
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -75,7 +75,7 @@ def test_a_shared_trunk_is_computed_once_and_separate_ones_only_when_asked(
 def test_by_default_images_share_a_trunk_and_vectors_do_not(
     vector: Any, image: Any, mixed: Any
 ) -> None:
-    def prefixes(spaces: Spaces, network: Network) -> set[str]:
+    def prefixes(spaces: GymSpaces, network: Network) -> set[str]:
         return {name.split("/")[0] for name in build(network, spaces, HEADS).shapes()}
 
     assert prefixes(vector, Network()) == {"pi", "v"}
@@ -103,7 +103,7 @@ def test_leading_axes_are_rows(
 
 
 def test_numpy_convolves_a_trajectory_in_bounded_memory(
-    image: Spaces, observe: Any, monkeypatch: pytest.MonkeyPatch
+    image: GymSpaces, observe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = build(Network("impala"), image, HEADS)
     params, rows = net.init(np.random.default_rng(0)), observe(image, 150)["obs"]
@@ -227,7 +227,7 @@ def test_hidden_layers_follow_the_encoder_only_where_vectors_join(image: Any, mi
 def test_a_small_image_is_refused_with_its_name_and_what_would_fit() -> None:
     observation = gym.spaces.Dict({"camera": gym.spaces.Box(0, 255, (24, 30, 3), np.uint8)})
     with pytest.raises(NetworkError) as error:
-        build(Network("nature"), Spaces(observation, gym.spaces.Discrete(2)), HEADS)
+        build(Network("nature"), GymSpaces(observation, gym.spaces.Discrete(2)), HEADS)
     assert str(error.value) == (
         "encoder=\"nature\" needs images of at least 36x36 pixels, but the observation 'camera' is "
         "uint8 [24, 30, 3]\n"
@@ -267,9 +267,9 @@ import sys, numpy as np, gymnasium as gym
 from shoal.nets.base import Head
 from shoal.nets.network import Network
 from shoal.nets.factory import build
-from shoal.spaces.base import Spaces
+from shoal.spaces.gym import GymSpaces
 box = gym.spaces.Box(0, 255, (44, 40, 3), np.uint8)
-net = build(Network(), Spaces(box, gym.spaces.Discrete(3)), {"pi": Head(3)})
+net = build(Network(), GymSpaces(box, gym.spaces.Discrete(3)), {"pi": Head(3)})
 net(net.init(np.random.default_rng(0)), {"obs": np.zeros((2, 44, 40, 3), np.uint8)}, ("pi",))
 assert not {"jax", "torch", "flax"} & set(sys.modules), sorted(sys.modules)
 """

@@ -16,7 +16,7 @@ from shoal.fleet.store import Served
 from shoal.nets.factory import build
 from shoal.plans.async_replay import AsyncReplay, Memory
 from shoal.plans.base import Run
-from shoal.spaces.base import Spaces
+from shoal.spaces.gym import GymSpaces
 from tests.worlds import LINEAR
 
 FRAGMENT, WORKERS = 32, 2
@@ -26,7 +26,7 @@ def memory(shards: int = 1, slack: int = 4, warmup: int = 1000) -> Memory:
     """Of two workers; batches of 64 and 8 transitions for each env step: a gradient step each 8."""
     algorithm = DQN(network=LINEAR)
     run = Run(algorithm, np.random.default_rng(0), None, replay=Replay(warmup=warmup))
-    run.model = algorithm.model(Spaces(Box(-1, 1, (2,)), Discrete(2)), build)
+    run.model = algorithm.model(GymSpaces(Box(-1, 1, (2,)), Discrete(2)), build)
     fleet: Any = SimpleNamespace(size=WORKERS, map=lambda verb: [(i, {}) for i in range(WORKERS)])
     return Memory(fleet, run, AsyncReplay(shards=shards, slack=slack))
 
