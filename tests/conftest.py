@@ -24,19 +24,19 @@ os.environ.setdefault("SHOAL_CACHE", str(ROOT / ".pytest_cache" / "xla"))
 def group(nodeid: str) -> str:
     """The tests that stay in one process with this one.
 
-    All files that need Ray are one group: its processes take more cores than one, and some tests
-    look at them. Other files share what they have compiled; each test that trains is on its own.
+    All files that share one Ray are one group, and those whose programs start their own another:
+    its processes take more cores than one. Other files share what they have compiled; each test
+    that trains is on its own.
     """
     path = nodeid.partition("::")[0]
-    if _needs_ray(path):
-        return "ray"
-    return nodeid if path.startswith("tests/learning/") else path
+    return _ray(path) or (nodeid if path.startswith("tests/learning/") else path)
 
 
 @cache
-def _needs_ray(path: str) -> bool:
+def _ray(path: str) -> str:
+    """The group of a file that needs Ray; "" if it needs none."""
     text = (ROOT / path).read_text()
-    return "one_ray" in text or "mark.ray" in text
+    return "ray" if "one_ray" in text else "own ray" if "mark.ray" in text else ""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -53,8 +53,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest: Ray, then what trains."""
-    first = {"ray": 0}
-    items.sort(key=lambda x: first.get(group(x.nodeid), 1 + ("tests/learning/" not in x.nodeid)))
+    first = {"ray": 0, "own ray": 1}
+    items.sort(key=lambda x: first.get(group(x.nodeid), 2 + ("tests/learning/" not in x.nodeid)))
 
 
 @pytest.fixture(scope="session")
