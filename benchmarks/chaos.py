@@ -156,10 +156,10 @@ def members(part: str, system: str, kills: int, seed: int) -> dict[str, Any]:
                 last = {k: report[k] for k in COUNTERS}
             print(last, file=sys.stderr, flush=True)
             fleet = trainer.fleet if part == "worker" else trainer.fleet._spawned[0]
-            if sum(fleet.health.restarts.values()) < kills:
+            if sum(fleet.stats.restarts.values()) < kills:
                 os.kill(draw.choice(processes(fleet)), signal.SIGKILL)
         family = psutil.Process().children(recursive=True)
-        health = fleet.health
+        health = fleet.stats
     _, left = psutil.wait_procs(family, timeout=5)
     refill = sorted(health.refill_s)
     return {

@@ -28,7 +28,8 @@ def main() -> None:
         "ppo", args.env, workers=args.workers, envs_per_worker=8, fragment_length=128, seed=0
     ) as trainer:
         fleet = trainer.fleet
-        fleet.broadcast(trainer.learner.weights(), trainer.learner.version)
+        fleet.publish(trainer.learner.weights(), trainer.learner.version)
+        fleet.send()
         results = fleet.stream("sample", in_flight=2)
 
         def update() -> int:

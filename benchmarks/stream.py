@@ -83,7 +83,7 @@ class Fleet:
         self.fleet.resize(size)
 
     def stream(self, size: int) -> Iterator[np.ndarray]:
-        results = self.fleet.stream("nap", lambda: (size,))
+        results = self.fleet.stream("nap", lambda _: (size,))
         try:
             for _, result in results:
                 yield result

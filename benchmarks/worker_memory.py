@@ -66,7 +66,8 @@ def main() -> None:
     connection = connect(config.cluster, args.workers, False, False)
     fleet = RayFleet(partial(make, config, args.env), args.workers, config.cluster, 0.0)
     model = config.algorithm.model(fleet.map("get_spaces")[0][1], build)
-    fleet.broadcast(config.algorithm.init(model, np.random.default_rng(0)), 0)
+    fleet.publish(config.algorithm.init(model, np.random.default_rng(0)), 0)
+    fleet.send()
     fragments, begin = 0, perf_counter()
     for _ in fleet.stream("sample", in_flight=config.plan.in_flight):
         fragments += 1

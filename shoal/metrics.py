@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from shoal.fleet.base import Health
-from shoal.plans.base import Counters, Update, Work
+from shoal.fleet.base import Stats
+from shoal.plans.base import Update, Work
+from shoal.plans.run import Counters
 
 WINDOW = 100  # episodes that return_mean, return_min, ... cover
 WORKER_PARTS = ("env", "act", "postprocess", "gradient", "idle")
@@ -54,7 +55,7 @@ class Recorder:
         n = len(self.episodes)
         return sum(r for r, _ in self.episodes) / n if n else None
 
-    def report(self, counters: Counters, env_steps: int, seconds: float, health: Health) -> Report:
+    def report(self, counters: Counters, env_steps: int, seconds: float, stats: Stats) -> Report:
         """The report on ``env_steps`` env steps and ``seconds`` since the last one.
 
         Times are shares of those seconds. For concurrent workers they are means over the workers
@@ -93,8 +94,8 @@ class Recorder:
                 "policy_lag_max": max(lags, default=0),
                 "queue_depth_mean": sum(u.queue for u in updates) / max(len(updates), 1),
                 "queue_depth_max": max((u.queue for u in updates), default=0),
-                "worker_restarts": sum(health.restarts.values()),
-                "lost_calls": health.lost_calls,
+                "worker_restarts": sum(stats.restarts.values()),
+                "lost_calls": stats.lost_calls,
                 "concurrency": concurrency,
                 "wall_s": self.wall_s,
             }
@@ -105,7 +106,7 @@ class Recorder:
         for part in PARTS:
             spent = sum(u.times.get(part, 0.0) for u in updates)
             report[f"time/{part}"] = spent / max(seconds, 1e-9)
-        report.update(_by_worker(done, seconds, health))
+        report.update(_by_worker(done, seconds, stats))
         report.update(_means([u.metrics for u in updates]))
         return report
 
@@ -136,7 +137,7 @@ def _shares(done: list[Work], seconds: float) -> dict[str, float]:
     return {part: x / max(seconds, 1e-9) for part, x in spent.items()}
 
 
-def _by_worker(done: list[Work], seconds: float, health: Health) -> dict[str, Any]:
+def _by_worker(done: list[Work], seconds: float, stats: Stats) -> dict[str, Any]:
     """Per worker: env steps per second, lag, restarts, and shares of the time."""
     report: dict[str, Any] = {}
     for worker in sorted({work.worker for work in done}):
@@ -144,7 +145,7 @@ def _by_worker(done: list[Work], seconds: float, health: Health) -> dict[str, An
         name = f"worker/{worker}"
         report[f"{name}/steps_per_s"] = sum(w.env_steps for w in own) / max(seconds, 1e-9)
         report[f"{name}/lag_max"] = max((w.lag for w in own if w.lag is not None), default=0)
-        report[f"{name}/restarts"] = health.restarts.get(worker, 0)
+        report[f"{name}/restarts"] = stats.restarts.get(worker, 0)
         report |= {f"{name}/{part}": x for part, x in _shares(own, seconds).items()}
     return report
 

@@ -21,13 +21,15 @@ from shoal.config.settings import named, to_dict
 from shoal.errors import CheckpointError, ConfigError, ShoalError
 from shoal.evaluation import evaluate
 from shoal.fleet.base import results
-from shoal.fleet.create import create_fleet
+from shoal.fleet.create import create_fleet, learns
 from shoal.learners.choose import choose_framework, create_learner, threads
 from shoal.metrics import Recorder, Report
 from shoal.nets.factory import build
-from shoal.plans.base import Run, Update
+from shoal.plans.base import Update
+from shoal.plans.run import Run
 from shoal.policy import Policy
 from shoal.process import interrupts
+from shoal.replay.local import LocalReplay
 from shoal.replay.settings import fit
 from shoal.replay.settings import saved as saves
 from shoal.spaces.base import Spaces
@@ -100,12 +102,11 @@ class Trainer:
         self.run.slots = slots
         self.remembered = 0  # bytes of what is remembered
         if self.run.remembers:
-            slots = max(config.rollout.workers, 1) * config.rollout.envs_per_worker
             stacks = results(self.fleet.map("get_stacks"))[0]
-            layout = fit(config.replay, spaces, stacks, slots, algorithm.n_step)
-            self.remembered = layout.nbytes(config.replay.capacity, slots)
-            if hasattr(config.plan, "memory"):
-                self.run.memory = config.plan.memory(self.run, self.model, stacks, slots)
+            fitted = config.replay, algorithm, self.model, stacks, slots
+            self.remembered = fit(*fitted).nbytes(config.replay.capacity, slots)
+            if config.plan.replays:
+                self.run.local_replay = LocalReplay(*fitted, self.run.counters)
         self.recorder = Recorder()
         self._warned = set[str]()
         params = algorithm.init(self.model, self.run.rng)
@@ -116,7 +117,7 @@ class Trainer:
             rows = config.replay.batch_size
         cluster = config.cluster
         alone = config.plan.exact or cluster.in_process or cluster.joined is not None
-        if self.run.remembers and not config.plan.learns_on_workers:
+        if self.run.remembers and not learns(config.plan):
             alone = True  # workers wait for the learner, as the replay ratio says
         self.learner = create_learner(
             self.framework,
@@ -181,7 +182,7 @@ class Trainer:
             if between is not None:
                 between()
         return recorder.report(
-            self.run.counters, env_steps - before, perf_counter() - start, self.fleet.health
+            self.run.counters, env_steps - before, perf_counter() - start, self.fleet.stats
         )
 
     def _next(self) -> Update:
@@ -219,11 +220,17 @@ class Trainer:
 
     def _mark(self) -> None:
         """Remember this moment between two updates, as the one to fall back to."""
-        memory = self.run.memory
-        stored = 0 if memory is None else memory.changes
-        self._boundary = self.run.get_state(), self.learner.version, stored
-        if memory is not None:
-            memory.forget(stored)
+        buffer = self._buffer
+        changes = 0 if buffer is None else buffer.changes
+        self._boundary = self.run.get_state(), self.learner.version, changes
+        if buffer is not None:
+            buffer.forget(changes)
+
+    @property
+    def _buffer(self) -> Any:
+        """The replay buffer, if it is in this process."""
+        replay = self.run.local_replay
+        return None if replay is None else replay.buffer
 
     def _rollback(self) -> None:
         """Back to the last whole update, after an interruption or an error amid the next one.
@@ -234,12 +241,12 @@ class Trainer:
         self._whole = False
         with interrupts.shielded():
             self._updates = None
-            state, version, stored = self._boundary
+            state, version, changes = self._boundary
             self.run.set_state(state)
             self.learner.rollback(version)
-            if self.run.memory is not None:
-                self.run.memory.rollback(stored)
-            if self.config.plan.exact and not self.fleet.lost:
+            if self._buffer is not None:
+                self._buffer.rollback(changes)
+            if self.config.plan.exact and not self.fleet.stats.ended:
                 self.fleet.settle()
                 self.fleet.map("rollback", self.run.fragments)
             self._whole = True
@@ -302,7 +309,7 @@ class Trainer:
             self._rollback()
         keep = self.config.checkpointing.keep if keep is None else keep
         state = {
-            "replay": self.run.memory.get_state() if self.saves_replay else {},
+            "replay": self._buffer.get_state() if self.saves_replay else {},
             "learner": self.learner.get_state(),
             "run": self.run.get_state(),
             "recorder": self.recorder.get_state(),
@@ -321,12 +328,11 @@ class Trainer:
     @property
     def saves_replay(self) -> bool:
         """Whether checkpoints hold the replay buffer."""
-        memory = self.run.memory
-        return memory is not None and saves(self.config.replay, memory)
+        return self._buffer is not None and saves(self.config.replay, self._buffer)
 
     def _workers(self) -> list[Any]:
         """The workers' own states, if a run can go on from them bit for bit and they are there."""
-        if not self.config.plan.exact or self.fleet.lost:
+        if not self.config.plan.exact or self.fleet.stats.ended:
             return []
         return results(self.fleet.map("get_state"))
 
@@ -381,13 +387,13 @@ class Trainer:
         self.run.set_state(state["run"])
         self.recorder.set_state(state["recorder"])
         if state["replay"]:
-            self.run.memory.set_state(state["replay"])
+            self._buffer.set_state(state["replay"])
         else:  # the replay buffer was not saved: as at the beginning, it is filled first
-            self.run.learning_from = None
+            self.run.counters.learning_from = None
             if self.run.remembers and self.learner.gradient_steps:
                 log.warning("the checkpoint holds no replay buffer: it is filled anew first")
         if len(state["workers"]) == self.fleet.size:
-            self.fleet.restore(state["workers"])
+            self.fleet.map("set_state", each=[(own,) for own in state["workers"]])
         else:  # other workers, which have sampled nothing yet
             self.run.fragments = 0
         self._mark()

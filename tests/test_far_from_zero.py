@@ -59,7 +59,7 @@ def test_a_bit_beside_a_timestamp_is_learned_kept_and_loaded(dtype: str, tmp_pat
 
 
 def test_origins_are_of_far_components_only() -> None:
-    from shoal.plans.base import Run
+    from shoal.plans.run import Run
 
     x = np.array([[1.7e9, 5.0], [1.7e9 + 2, 7.0]])
     run = Run(shoal.PPO(), np.random.default_rng(0), None)

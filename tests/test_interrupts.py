@@ -193,12 +193,12 @@ def scene() -> Scene:
 
 def everything(made: Trainer) -> dict[str, Any]:
     """All that the next update depends on."""
-    memory = made.run.memory
+    replay = made.run.local_replay
     state = {
         "learner": made.learner.get_state(),
         "run": made.run.get_state(),
         "workers": made.fleet.map("get_state"),
-        "replay": None if memory is None else contents(memory) | {"changes": 0},
+        "replay": None if replay is None else contents(replay.buffer) | {"changes": 0},
     }
     state["run"] |= {"rng": str(state["run"]["rng"])}
     return state

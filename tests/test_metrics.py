@@ -6,16 +6,17 @@ import json
 
 import pytest
 
-from shoal.fleet.base import Health
+from shoal.fleet.base import Stats
 from shoal.metrics import Recorder, Report
-from shoal.plans.base import Counters, Update, Work
+from shoal.plans.base import Update, Work
+from shoal.plans.run import Counters
 
 
-def made(*updates: Update, seconds: float = 10.0, health: Health | None = None) -> Report:
+def made(*updates: Update, seconds: float = 10.0, stats: Stats | None = None) -> Report:
     recorder = Recorder()
     for update in updates:
         recorder.add(update)
-    return recorder.report(Counters(), 100, seconds, health or Health())
+    return recorder.report(Counters(), 100, seconds, stats or Stats())
 
 
 def times(env: float, act: float = 0.0, idle: float = 0.0) -> dict[str, float]:
@@ -44,8 +45,8 @@ def test_times_of_workers_that_take_turns_add_up_and_nobody_is_idle() -> None:
 
 
 def test_each_worker_is_told_by_itself() -> None:
-    health = Health(restarts={1: 2, 7: 1}, lost_calls=4)
-    report = made(Update({}, [], LEARNER, TWO, concurrency=2), health=health)
+    stats = Stats(restarts={1: 2, 7: 1}, lost_calls=4)
+    report = made(Update({}, [], LEARNER, TWO, concurrency=2), stats=stats)
     of_one = {name: report[f"worker/1/{name}"] for name in ("env", "act", "idle", "steps_per_s")}
     assert of_one == pytest.approx({"env": 0.2, "act": 0.2, "idle": 0.6, "steps_per_s": 4.0})
     assert [report[f"worker/{i}/lag_max"] for i in (0, 1)] == [1, 3]

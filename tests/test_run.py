@@ -246,8 +246,8 @@ def test_the_farewell_tells_of_workers_that_were_replaced(
     replaced: dict[int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Trainer("a2c", "CartPole-v1", learner="torch", stop_steps=100) as made:
-        made.fleet.health.restarts.update(replaced)
-        made.fleet.health.lost_calls = len(replaced) // 2
+        made.fleet.stats.restarts.update(replaced)
+        made.fleet.stats.lost_calls = len(replaced) // 2
         assert run_train(made, tmp_path, Console()) == 0
     told = "\nworkers replaced: 3 (1 call lost with them)\n"
     assert (told in capsys.readouterr().out) == bool(replaced)

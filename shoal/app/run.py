@@ -274,10 +274,10 @@ def _farewell(trainer: Trainer, folder: Path, stopped_by: str, checkpoint: bool)
         f"({count(counters.env_steps / max(seconds, 1e-9))} steps/s)",
         f"run folder: {folder}",
     ]
-    health = trainer.fleet.health
-    if health.restarts:
-        lost = f"{health.lost_calls} call{'s' * (health.lost_calls != 1)} lost with them"
-        lines.insert(1, f"workers replaced: {sum(health.restarts.values())} ({lost})")
+    stats = trainer.fleet.stats
+    if stats.restarts:
+        lost = f"{stats.lost_calls} call{'s' * (stats.lost_calls != 1)} lost with them"
+        lines.insert(1, f"workers replaced: {sum(stats.restarts.values())} ({lost})")
     if not checkpoint:
         again = command(trainer.config, "train", "--config", str(folder / CONFIG))
         nothing = "nothing was learned yet, so there is no checkpoint"

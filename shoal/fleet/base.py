@@ -12,18 +12,21 @@ from shoal.trajectory import ndarray
 Make = Callable[[int, int], Any]  # (index, restart) -> a member; its randomness depends on both
 
 
-def no_args() -> tuple[Any, ...]:
+def no_args(member: int) -> tuple[Any, ...]:
     """The arguments of a verb that takes none."""
     return ()
 
 
 @dataclass
-class Health:
-    """What went wrong in a fleet so far, and was mended."""
+class Stats:
+    """How a fleet is doing: what was mended so far, and how its calls go now."""
 
     restarts: dict[int, int] = field(default_factory=dict)  # by member: how often it was replaced
     lost_calls: int = 0  # calls whose result died with a member; nothing of them was counted
     refill_s: list[float] = field(default_factory=list)  # seconds until replacements were ready
+    concurrency: int = 0  # members busy at the same time; 0: they take turns with the plan
+    queued: int = 0  # results that had come and waited when the newest of a stream was taken
+    ended: bool = False  # what the members live in has ended: no call to any comes back
 
 
 class Lost(ShoalError):
@@ -81,6 +84,39 @@ def results(answers: Sequence[tuple[int, Any]]) -> list[Any]:
     return [result for _, result in answers]
 
 
+class Stream(Iterator[tuple[int, Any]]):
+    """``(member, result)`` of calls that a fleet makes again and again.
+
+    ``come`` never waits: it gives None if no result has come yet. ``wait`` waits for one, not long.
+    """
+
+    def __init__(
+        self, come: Iterator[tuple[int, Any] | None], wait: Callable[[], None] = lambda: None
+    ) -> None:
+        self.come, self.wait = come, wait
+
+    def __next__(self) -> tuple[int, Any]:
+        while (found := next(self.come)) is None:
+            self.wait()
+        return found
+
+
+def merge(*streams: Stream) -> Iterator[tuple[int, int, Any]]:
+    """``(which stream, member, result)`` of a fleet and of those spawned from it, in turn.
+
+    The first stream is the fleet's: it waits for all of them.
+    """
+    while True:
+        waits = True
+        for which, stream in enumerate(streams):
+            found = next(stream.come)
+            if found is not None:
+                waits = False
+                yield which, *found
+        if waits:
+            streams[0].wait()
+
+
 class Fleet(Protocol):
     """N stateful members of one kind (workers, shards), wherever they live.
 
@@ -93,79 +129,52 @@ class Fleet(Protocol):
         """Members that it is meant to have now."""
 
     @property
-    def concurrency(self) -> int:
-        """Members that are busy at the same time; 0: they take turns with the plan's process."""
+    def stats(self) -> Stats:
+        """Deaths so far, and how many members are busy at once."""
 
-    @property
-    def queued(self) -> int:
-        """Results of ``stream`` that had come, and waited, when the newest was taken."""
-
-    @property
-    def health(self) -> Health:
-        """What was mended so far."""
-
-    @property
-    def lost(self) -> bool:
-        """Whether what the members live in has ended, so that no call to any comes back."""
-
-    def map(self, verb: str, *args: Any) -> list[tuple[int, Any]]:
+    def map(
+        self,
+        verb: str,
+        *args: Any,
+        each: Sequence[tuple[Any, ...]] | None = None,
+        retry: bool = True,
+    ) -> list[tuple[int, Any]]:
         """Call the verb on every member and wait for all; ``(member, result)`` in their order.
 
+        ``each`` are their own arguments: the i-th of the members that are there gets ``each[i]``.
         A member that dies meanwhile is replaced and asked again. One that cannot be replaced in
         time (its node is gone) is left out, so a result's position does not say whose it is.
-        """
-
-    def attempt(
-        self, verb: str, args: Sequence[tuple[Any, ...]] | None = None
-    ) -> list[tuple[int, Any]]:
-        """As ``map``, but without a second try: the result is None if the member died.
-
-        The i-th of the members that are there gets ``args[i]``. For verbs in which members wait for
-        each other: asking one again would not help.
+        Without ``retry`` the result is None if the member died: for verbs in which members wait for
+        each other, so that asking one again would not help.
         """
 
     def stream(
-        self, verb: str, args: Callable[[], tuple[Any, ...]] = no_args, in_flight: int = 1
-    ) -> Iterator[tuple[int, Any]]:
+        self,
+        verb: str,
+        args: Callable[[int], tuple[Any, ...] | None] = no_args,
+        in_flight: int = 1,
+    ) -> Stream:
         """Call the verb again and again; ``(member, result)`` as they finish, without an end.
 
-        A member's results come in the order of its calls.
-
-        At most ``in_flight`` calls wait at each member; the next is made, with ``args()`` of that
-        moment, when its result was taken and the caller comes back for another.
+        A member's results come in the order of its calls. At most ``in_flight`` calls wait at each
+        member; the next is made, with ``args(member)`` of that moment, when its result was taken
+        and the caller comes back for another. None: there is nothing for that member to do yet.
         """
-
-    def poll(
-        self, verb: str, args: Callable[[int], tuple[Any, ...] | None], in_flight: int = 1
-    ) -> Iterator[tuple[int, Any] | None]:
-        """As ``stream``, but it never waits: None where no result has come.
-
-        ``args(member)`` are those of its next call; None where there is nothing to be done.
-        """
-
-    def wait(self) -> None:
-        """Wait until something has come, here or in a fleet spawned from this one; not for long."""
-
-    def broadcast(self, weights: Mapping[str, ndarray], version: int) -> None:
-        """Publish these weights and give them to every member."""
 
     def publish(self, weights: Mapping[str, ndarray], version: int) -> None:
         """Put these weights, once, where members can have them; new members begin with them."""
 
-    def send(self, member: int) -> None:
-        """Give a member the weights published last, from its next call on."""
+    def send(self, member: int | None = None) -> None:
+        """Give a member (None: all) the weights published last, from its next call on."""
 
     def spawn(self, make: Make, size: int, name: str) -> Fleet:
         """Another fleet in the same place, closed with this one; its members are parts of a whole.
 
-        None of them is ever left out: ``map`` and ``attempt`` wait until all are there.
+        None of them is ever left out: ``map`` waits until all are there.
         """
 
     def collective(self) -> Any:
         """What members ``join`` to reduce arrays among themselves; of the present size."""
-
-    def restore(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Give each member its state back, in the order of ``map``."""
 
     def settle(self) -> None:
         """Let calls that nobody waits for any more come to their end; not for long.

@@ -24,11 +24,8 @@ def worker(registered: Any, config: Config, env: Any, index: int, restart: int) 
     ``registered`` are the entries of Gymnasium's registry that this process may lack.
     """
     register(registered)
-    if config.plan.learns_on_workers:
-        from shoal.fleet.learning import LearningWorker  # it brings a learning framework along
-
-        return LearningWorker(config, index, env, restart)
-    return Worker(config, index, env, restart)
+    member: Worker = config.plan.member()(config, index, env, restart)
+    return member
 
 
 def create_fleet(config: Config, env: Any) -> tuple[Fleet, Callable[[], None]]:
@@ -47,7 +44,7 @@ def create_fleet(config: Config, env: Any) -> tuple[Fleet, Callable[[], None]]:
     make = partial(worker, registered, config, env)
     preload(config.learner)
     own = _own_code(env) or any(_own_code(entry.entry_point) for entry in registered)
-    connection = connect(cluster, workers, config.plan.learns_on_workers, own)
+    connection = connect(cluster, workers, learns(config.plan), own)
     from shoal.fleet.ray import RayFleet
 
     try:
@@ -62,6 +59,13 @@ def create_fleet(config: Config, env: Any) -> tuple[Fleet, Callable[[], None]]:
         connection.close()
 
     return remote, close
+
+
+def learns(plan: Any) -> bool:
+    """Whether a plan's workers hold a learner of their own."""
+    from shoal.fleet.learning import LearningWorker
+
+    return issubclass(plan.member(), LearningWorker)
 
 
 def _registered(env: Any) -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ from shoal.config.config import Config
 from shoal.fleet.base import Parcel
 from shoal.fleet.collective import Broken, Reduce, open_store, own_address
 from shoal.fleet.sample import Sample
-from shoal.fleet.shard import Piece, slices, whole
+from shoal.fleet.weight_shard import WeightSlice, slices, whole
 from shoal.fleet.worker import Worker
 from shoal.learners.choose import choose_framework, create_learner
 from shoal.ops.optimisers import global_norm
@@ -25,14 +25,14 @@ from shoal.ops.packing import Packing
 from shoal.trajectory import Batch, ndarray
 
 if TYPE_CHECKING:
-    from shoal.fleet.bundle import Bundle
+    from shoal.replay.local import LocalReplay
 
 
 @dataclass
 class Gradient:
     """What a worker found on one fragment of its own; ``sample`` is without its batch."""
 
-    values: Any  # {name: array}, or a Piece for each shard; None: there is none yet
+    values: Any  # {name: array}, or a WeightSlice for each shard; None: there is none yet
     metrics: dict[str, float]
     sample: Sample
     replayed: int = 0  # transitions that were drawn for it
@@ -62,11 +62,13 @@ class LearningWorker(Worker):
         self._store: Any = None  # the meeting point of all ranks, if it is here
         self._reduce: Reduce | None = None
         self._batch: Batch = {}  # gathered, and not yet trained on
-        self._memory: Bundle | None = None
+        self._replay: LocalReplay | None = None  # of its own samples, if the algorithm replays
         if "replay" in algorithm.needs:
-            from shoal.fleet.bundle import Bundle  # it compiles, which nobody else need wait for
+            from shoal.replay.local import LocalReplay, Replayed
 
-            self._memory = Bundle(config, self.model, self.get_stacks(), self.env.slots)
+            share = config.replay.each(max(config.rollout.workers, 1))
+            stacks, slots = self.get_stacks(), self.env.slots
+            self._replay = LocalReplay(share, algorithm, self.model, stacks, slots, Replayed())
 
     def set_weights(self, weights: Mapping[str, ndarray], version: int) -> None:
         super().set_weights(weights, version)
@@ -74,25 +76,26 @@ class LearningWorker(Worker):
 
     def gradient(self, hyper: Mapping[str, float]) -> Gradient:
         """Sample a fragment, and differentiate the loss on it."""
-        if self._memory is not None:
-            return self._gradient_of(self._memory, hyper)
+        if self._replay is not None:
+            return self._replayed(self._replay, hyper)
         sample = self.sample()
         start = perf_counter()
         values, metrics, _ = self.learner.gradients(sample.batch, hyper)
         return Gradient(values, metrics, self._without_batch(sample, start))
 
-    def _gradient_of(self, memory: Bundle, hyper: Mapping[str, float]) -> Gradient:
-        """Sample a fragment if that is due, and differentiate the loss on what is remembered."""
+    def _replayed(self, replay: LocalReplay, hyper: Mapping[str, float]) -> Gradient:
+        """Sample a fragment if one is due, and differentiate the loss on what is drawn."""
         sample = Sample({}, 0, 0, self.version, [], {}, {})
-        if not memory.due:
+        if not replay.due():
             sample = self.sample()
-            memory.store(sample.batch)
+            replay.store(0, sample.batch)
         start = perf_counter()
-        if not memory.due:
+        if not replay.due():
             return Gradient(None, {}, self._without_batch(sample, start))
-        drawn, batch = memory.draw(self.rng, hyper.get("beta", 0.0))
-        values, metrics, rows = self.learner.gradients(batch, hyper)
-        memory.learned(drawn, rows)
+        drawn = replay.draw(self.rng, 1, hyper.get("beta", 0.0))
+        noise = {name: x[0] for name, x in drawn.batch["step"].items()}  # of the one step
+        values, metrics, rows = self.learner.gradients({**drawn.batch, "step": noise}, hyper)
+        replay.trained(drawn, rows)
         count = len(drawn.rows)
         return Gradient(values, metrics, self._without_batch(sample, start), count)
 
@@ -100,7 +103,7 @@ class LearningWorker(Worker):
         self,
         hyper: Mapping[str, float],
         normalisation: Mapping[str, ndarray],
-        pieces: Sequence[Piece],
+        pieces: Sequence[WeightSlice],
         version: int,
     ) -> Gradient:
         """The same, with the weights pulled from shards; the gradient in slices for them.

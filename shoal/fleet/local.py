@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from shoal.fleet.base import Fleet, Health, Make, no_args
+from shoal.fleet.base import Fleet, Make, Stats, Stream, no_args
 from shoal.fleet.collective import ThreadGroup
 from shoal.trajectory import ndarray
 
@@ -25,38 +25,26 @@ class LocalFleet:
         self._lives: list[int] = []  # members of each index so far: no two draw the same
         self._spawned: list[Fleet] = []
         self._weights: tuple[Mapping[str, ndarray], int] | None = None
-        self.health = Health()
+        self.stats = Stats()
         self.resize(size)
 
     @property
     def size(self) -> int:
         return len(self._members)
 
-    @property
-    def concurrency(self) -> int:
-        return 0
-
-    @property
-    def queued(self) -> int:
-        return 0
-
-    @property
-    def lost(self) -> bool:
-        return False
-
-    def map(self, verb: str, *args: Any) -> list[tuple[int, Any]]:
-        return [(index, self._call(index, verb, args)) for index in range(self.size)]
-
-    def attempt(
-        self, verb: str, args: Sequence[tuple[Any, ...]] | None = None
+    def map(
+        self,
+        verb: str,
+        *args: Any,
+        each: Sequence[tuple[Any, ...]] | None = None,
+        retry: bool = True,
     ) -> list[tuple[int, Any]]:
-        given = [()] * self.size if args is None else args
-        if self.size == 1:
-            return [(0, self._call(0, verb, given[0]))]
-        with ThreadPoolExecutor(self.size) as pool:  # they wait for each other
-            calls = enumerate(given)
-            futures = [pool.submit(self._call, index, verb, own) for index, own in calls]
-            return [(index, future.result()) for index, future in enumerate(futures)]
+        calls = list(enumerate([args] * self.size if each is None else each))
+        if retry or len(calls) == 1:
+            return [(index, self._call(index, verb, own)) for index, own in calls]
+        with ThreadPoolExecutor(len(calls)) as pool:  # they wait for each other
+            futures = [(i, pool.submit(self._call, i, verb, own)) for i, own in calls]
+            return [(index, future.result()) for index, future in futures]
 
     def _call(self, index: int, verb: str, args: tuple[Any, ...]) -> Any:
         with self._noting(index, f"during {verb!r}"):
@@ -72,38 +60,31 @@ class LocalFleet:
             raise
 
     def stream(
-        self, verb: str, args: Callable[[], tuple[Any, ...]] = no_args, in_flight: int = 1
-    ) -> Iterator[tuple[int, Any]]:
-        index = 0
-        while self.size:  # in turn; a call waits for nobody, however many may be in flight
-            index %= self.size
-            yield index, self._call(index, verb, args())
-            index += 1
+        self,
+        verb: str,
+        args: Callable[[int], tuple[Any, ...] | None] = no_args,
+        in_flight: int = 1,
+    ) -> Stream:
+        """In turn; a call waits for nobody, however many may be in flight."""
+        return Stream(self._in_turn(verb, args))
 
-    def poll(
-        self, verb: str, args: Callable[[int], tuple[Any, ...] | None], in_flight: int = 1
+    def _in_turn(
+        self, verb: str, args: Callable[[int], tuple[Any, ...] | None]
     ) -> Iterator[tuple[int, Any] | None]:
         index = 0
         while self.size:
             index %= self.size
-            given = args(index)
-            yield None if given is None else (index, self._call(index, verb, given))
+            own = args(index)
+            yield None if own is None else (index, self._call(index, verb, own))
             index += 1
-
-    def wait(self) -> None:
-        """Calls are made when they are asked for: there is nothing to wait for."""
-
-    def broadcast(self, weights: Mapping[str, ndarray], version: int) -> None:
-        self.publish(weights, version)
-        for index in range(self.size):
-            self.send(index)
 
     def publish(self, weights: Mapping[str, ndarray], version: int) -> None:
         self._weights = weights, version
 
-    def send(self, member: int) -> None:
-        if self._weights is not None and member < self.size:
-            self._members[member].set_weights(*self._weights)
+    def send(self, member: int | None = None) -> None:
+        for index in range(self.size) if member is None else (member,):
+            if self._weights is not None and index < self.size:
+                self._members[index].set_weights(*self._weights)
 
     def spawn(self, make: Make, size: int, name: str) -> Fleet:
         fleet = LocalFleet(make, size, name)
@@ -112,10 +93,6 @@ class LocalFleet:
 
     def collective(self) -> ThreadGroup:
         return ThreadGroup(self.size)
-
-    def restore(self, states: Sequence[Mapping[str, Any]]) -> None:
-        for member, state in zip(self._members, states, strict=True):
-            member.set_state(state)
 
     def settle(self) -> None:
         """Nothing goes on here that nobody waits for."""

@@ -29,7 +29,7 @@ from ray.exceptions import (
 from shoal.config.config import Cluster
 from shoal.errors import ConfigError, ShoalError, cut
 from shoal.fleet import death
-from shoal.fleet.base import INLINE, Fleet, Health, Lost, Make, nbytes, no_args
+from shoal.fleet.base import INLINE, Fleet, Lost, Make, Stats, Stream, nbytes, no_args
 from shoal.fleet.cluster import lost, node_gone
 from shoal.fleet.collective import GlooGroup
 from shoal.fleet.failure import Failure, sendable
@@ -127,8 +127,7 @@ class RayFleet:
         self._published: tuple[Any, int] | None = None  # weights, or the reference to them
         self._spawned: list[RayFleet] = []
         self._over = False  # deaths have ended the run: nobody is replaced any more
-        self.health = Health()
-        self.queued = 0
+        self._stats = Stats()
         self._pickled()
         try:
             for index in range(size):
@@ -145,24 +144,31 @@ class RayFleet:
         return sum(member.ready for member in self._members.values())
 
     @property
-    def concurrency(self) -> int:
-        return max(self.size, 1)
+    def stats(self) -> Stats:
+        self._stats.concurrency, self._stats.ended = max(self.size, 1), lost() is not None
+        return self._stats
 
-    @property
-    def lost(self) -> bool:
-        return lost() is not None
-
-    def map(self, verb: str, *args: Any) -> list[tuple[int, Any]]:
+    def map(
+        self,
+        verb: str,
+        *args: Any,
+        each: Sequence[tuple[Any, ...]] | None = None,
+        retry: bool = True,
+    ) -> list[tuple[int, Any]]:
+        if self._whole and not retry:
+            self._until(self._complete)
+        there = [m.index for m in self._members.values() if m.ready or retry]
+        given = dict(zip(there, [args] * len(there) if each is None else each, strict=False))
         done: deque[tuple[int, Any]] = deque()
         results: dict[int, Any] = {}
         asked: set[int] = set()
         try:
             while True:
-                for member in list(self._members.values()):
-                    if member.ready and member.index not in results and member.index not in asked:
-                        self._submit(member, verb, args, done)
+                waiting = [m for i, m in self._members.items() if i in given and i not in results]
+                for member in waiting:
+                    if member.ready and member.index not in asked:
+                        self._submit(member, verb, given[member.index], done)
                         asked.add(member.index)
-                waiting = [m for m in self._members.values() if m.index not in results]
                 late = all(m.index not in asked for m in waiting)  # replacements that do not come
                 if not waiting or (results and late and self._overdue(waiting)):
                     return sorted(results.items(), key=itemgetter(0))
@@ -172,41 +178,21 @@ class RayFleet:
                     asked.discard(index)
                     if result is not GONE and index in self._members:
                         results[index] = result
+                    elif not retry:
+                        results[index] = None
         finally:
             self._forget(done)
-
-    def attempt(
-        self, verb: str, args: Sequence[tuple[Any, ...]] | None = None
-    ) -> list[tuple[int, Any]]:
-        if self._whole:
-            self._until(self._complete)
-        done: deque[tuple[int, Any]] = deque()
-        members = [m for m in self._members.values() if m.ready]
-        given = [()] * len(members) if args is None else args
-        results: dict[int, Any] = {}
-        try:
-            for member, own in zip(members, given, strict=False):
-                self._submit(member, verb, own, done)
-            while len(results) < min(len(members), len(given)):
-                self._poll()
-                while done:
-                    index, result = done.popleft()
-                    results[index] = None if result is GONE else result
-        finally:
-            self._forget(done)
-        return sorted(results.items(), key=itemgetter(0))
 
     def stream(
-        self, verb: str, args: Callable[[], tuple[Any, ...]] = no_args, in_flight: int = 1
-    ) -> Iterator[tuple[int, Any]]:
-        for found in self.poll(verb, lambda _: args(), in_flight):
-            if found is None:
-                self._poll()
-            else:
-                yield found
+        self,
+        verb: str,
+        args: Callable[[int], tuple[Any, ...] | None] = no_args,
+        in_flight: int = 1,
+    ) -> Stream:
+        return Stream(self._come(verb, args, in_flight), self._wait)
 
-    def poll(
-        self, verb: str, args: Callable[[int], tuple[Any, ...] | None], in_flight: int = 1
+    def _come(
+        self, verb: str, args: Callable[[int], tuple[Any, ...] | None], in_flight: int
     ) -> Iterator[tuple[int, Any] | None]:
         done: deque[tuple[int, Any]] = deque()
         waiting: dict[int, int] = {}
@@ -214,44 +200,43 @@ class RayFleet:
             while self._members:
                 for member in list(self._members.values()):
                     while member.ready and waiting.get(member.index, 0) < in_flight:
-                        given = args(member.index)
-                        if given is None:
+                        own = args(member.index)
+                        if own is None:
                             break
-                        self._submit(member, verb, given, done)
+                        self._submit(member, verb, own, done)
                         waiting[member.index] = waiting.get(member.index, 0) + 1
                 if not done:
                     yield None
                     continue
                 index, result = done.popleft()
                 waiting[index] -= 1
-                self.queued = len(done)
+                self._stats.queued = len(done)
                 if result is not GONE and index in self._members:
                     yield index, result
         finally:
             self._forget(done)
 
-    def wait(self) -> None:
-        family = [self, *self._spawned]
-        calls = [ref for fleet in family for ref in fleet._calls]
+    def _wait(self) -> None:
+        """Wait until something has come, here or in a fleet spawned from this one; not for long."""
+        busy = [fleet for fleet in self._spawned if fleet._calls]
+        if not busy:
+            self._poll()
+            return
         self._check()
-        if calls:
-            ray.wait(calls, num_returns=1, timeout=SLICE)
+        family = [self, *busy]
+        ray.wait([ref for each in family for ref in each._calls], num_returns=1, timeout=SLICE)
         for fleet in family:
             fleet._poll(wait=False)
-
-    def broadcast(self, weights: Mapping[str, ndarray], version: int) -> None:
-        self.publish(weights, version)
-        for index in self._members:
-            self.send(index)
 
     def publish(self, weights: Mapping[str, ndarray], version: int) -> None:
         self._check()
         small = nbytes(weights) <= INLINE
         self._published = dict(weights) if small else ray.put(dict(weights)), version
 
-    def send(self, member: int) -> None:
-        if self._published is not None and member in self._members:
-            self._members[member].fresh = True
+    def send(self, member: int | None = None) -> None:
+        for index in self._members if member is None else (member,):
+            if self._published is not None and index in self._members:
+                self._members[index].fresh = True
 
     def spawn(self, make: Make, size: int, name: str) -> Fleet:
         fleet = RayFleet(make, size, self._cluster, 0.0, name, whole=True)
@@ -261,13 +246,12 @@ class RayFleet:
     def collective(self) -> GlooGroup:
         while True:  # whoever is first opens a meeting point; if it dies, the next one does
             self._until(lambda: self.size > 0)
-            ((_, met),) = self.attempt("open_meeting", [(ray.util.get_node_ip_address(),)])
+            ((_, met),) = self.map(
+                "open_meeting", each=[(ray.util.get_node_ip_address(),)], retry=False
+            )
             if met is not None:
                 host, port = met
                 return GlooGroup(self.size, host, port, str(monotonic()))
-
-    def restore(self, states: Sequence[Mapping[str, Any]]) -> None:
-        self.attempt("set_state", [(state,) for state in states])
 
     def settle(self) -> None:
         deadline = monotonic() + GRACE
@@ -301,7 +285,7 @@ class RayFleet:
             fleet.close()
         members, self._members = list(self._members.values()), {}
         self._calls.clear()
-        if self.lost or not ray.is_initialized():
+        if lost() is not None or not ray.is_initialized():
             return
         goodbyes = [m.actor.call.remote(("close", ())) for m in members if m.ready]
         if goodbyes:
@@ -374,10 +358,10 @@ class RayFleet:
         for ref, call in member.calls.items():
             self._calls.pop(ref, None)
             call.into.append((member.index, GONE))
-            self.health.lost_calls += call.wanted and call.verb != "start"
+            self._stats.lost_calls += call.wanted and call.verb != "start"
         member.calls.clear()
         member.early.clear()
-        if not self.lost:
+        if lost() is None:
             with suppress(RayError):
                 ray.kill(member.actor)
 
@@ -434,7 +418,7 @@ class RayFleet:
             lost = ActorUnavailableError | ObjectLostError | GetTimeoutError | RayTaskError
             alive = isinstance(error, lost)
             call.into.append((member.index, GONE))
-            self.health.lost_calls += call.wanted and call.verb != "start"
+            self._stats.lost_calls += call.wanted and call.verb != "start"
             member.fresh = self._published is not None  # weights may have been lost with the call
             member.lost += 1
             if not alive or call.verb == "start" or member.lost >= LOSSES:
@@ -447,14 +431,14 @@ class RayFleet:
             if not isinstance(raised, Lost):
                 told = cut(f"{type(raised).__name__}: {raised}")
                 log.warning("%s %d, when the run had ended: %s", self._name, member.index, told)
-            self.health.lost_calls += call.wanted
+            self._stats.lost_calls += call.wanted
             call.into.append((member.index, GONE))
             return
         member.beat_at, member.lost = now, 0
         if call.verb == "start":
             member.ready, member.address = True, death.address_of(member.actor)
             if member.mends:
-                self.health.refill_s.append(now - member.born)
+                self._stats.refill_s.append(now - member.born)
                 log.warning(
                     "%s %d is back after %.1f s", self._name, member.index, now - member.born
                 )
@@ -494,7 +478,7 @@ class RayFleet:
             where = where or f"{self._name} {member.index}: what is killed cannot say where it was"
             raise Died(f"{self._name} {member.index} {how}: {what}", where, fix)
         log.warning("%s %d: %s; it is replaced", self._name, member.index, cause.partition("\n")[0])
-        self.health.restarts[member.index] = self.health.restarts.get(member.index, 0) + 1
+        self._stats.restarts[member.index] = self._stats.restarts.get(member.index, 0) + 1
         self._start(member.index, mends=True)
 
     def _overdue(self, members: Sequence[Member]) -> bool:

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from shoal.config.config import Replay
 from shoal.errors import ConfigError
 from shoal.replay.layout import Layout, layout
-from shoal.spaces.base import Spaces
 
 if TYPE_CHECKING:
     from shoal.replay.buffer import Buffer
 
+FUSED = 64 * 2**20  # bytes of the transitions of one call, at most
 SAVED = 256 * 2**20  # bytes up to which a buffer goes into every checkpoint unless told otherwise
 
 
 def fit(
-    replay: Replay, spaces: Spaces, stacks: Mapping[str, int], slots: int, n_step: int
+    replay: Replay, algorithm: Any, model: Any, stacks: Mapping[str, int], slots: int
 ) -> Layout:
     """The layout of a run's rows, all of which this machine can hold.
 
-    Raises ConfigError where it cannot, or where too few rows are left for each slot.
+    Raises ConfigError if it cannot, or if too few rows are left for each slot.
     """
-    seen = layout(spaces, stacks)
+    seen, n_step = layout(model.spaces, stacks), algorithm.n_step
     rows = replay.capacity // slots
     if rows < n_step + 2 * max(stacks.values(), default=1):
         raise ConfigError(
@@ -46,18 +46,19 @@ def fit(
 
 
 def make(
-    replay: Replay,
-    spaces: Spaces,
-    stacks: Mapping[str, int],
-    slots: int,
-    n_step: int,
-    gamma: float,
+    replay: Replay, algorithm: Any, model: Any, stacks: Mapping[str, int], slots: int
 ) -> Buffer:
     """The buffer. Raises ConfigError as ``fit`` does."""
-    seen = fit(replay, spaces, stacks, slots, n_step)
+    seen = fit(replay, algorithm, model, stacks, slots)
     from shoal.replay.buffer import Buffer  # it compiles, which nobody else need wait for
 
+    n_step, gamma = algorithm.n_step, algorithm.gamma
     return Buffer(seen, slots, replay.capacity, n_step=n_step, gamma=gamma, alpha=replay.alpha)
+
+
+def most_steps(replay: Replay, seen: Layout) -> int:
+    """Gradient steps whose transitions fit into one call."""
+    return FUSED // (2 * replay.batch_size * seen.row_bytes) or 1
 
 
 def saved(replay: Replay, buffer: Buffer) -> bool:

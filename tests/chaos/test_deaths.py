@@ -15,8 +15,8 @@ import pytest
 
 from shoal.fleet import ray as module
 from shoal.fleet.sample import Sample
-from shoal.plans.base import Run
 from shoal.plans.parameter_server import ParameterServer
+from shoal.plans.run import Run
 from shoal.trainer import Trainer
 from tests.chaos.mortal import Ledger, Mortal
 from tests.fleet.test_ray_fleet import pid_of
@@ -159,7 +159,7 @@ def test_a_worker_that_is_killed_at_any_time_is_replaced(
         os.kill(pid_of(trainer.fleet, index), signal.SIGKILL)
         report = until(trainer, books, lambda report: report["worker_restarts"] == 1)
         goes_on(trainer, books, report)
-        assert trainer.fleet.health.restarts == {index: 1}
+        assert trainer.fleet.stats.restarts == {index: 1}
 
 
 def test_a_worker_that_hangs_is_replaced(
@@ -182,7 +182,7 @@ def test_all_workers_may_die_at_once(plan: str, books: Books, tmp_path: Path) ->
     with make(plan, ledger, how="SIGKILL", at=FRAGMENT + 3, times=2) as trainer:
         report = until(trainer, books, lambda report: report["worker_restarts"] == 2)
         goes_on(trainer, books, report)
-        assert trainer.fleet.health.restarts == {0: 1, 1: 1}
+        assert trainer.fleet.stats.restarts == {0: 1, 1: 1}
         if trainer.config.plan.exact:
             assert ledger.steps - trainer.run.counters.env_steps == 2 * 3
 
@@ -201,7 +201,7 @@ def test_a_shard_that_is_killed_goes_on_from_the_last_copy(
         report = trainer.train()
         books.check(report)
         goes_on(trainer, books, report)
-        assert shards.health.restarts == {index: 1} and not trainer.fleet.health.restarts
+        assert shards.stats.restarts == {index: 1} and not trainer.fleet.stats.restarts
 
 
 # ------------------------------------------------------------------------ any time
@@ -257,4 +257,4 @@ def test_workers_come_and_go_while_it_trains(
         assert {name.split("/")[1] for name in report if name.startswith("worker/")} == {"0"}
         trainer.resize(2)
         goes_on(trainer, books, report)
-        assert not trainer.fleet.health.restarts and trainer.config.rollout.workers == 2
+        assert not trainer.fleet.stats.restarts and trainer.config.rollout.workers == 2

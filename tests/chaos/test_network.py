@@ -47,7 +47,7 @@ for plan, system in json.loads(sys.argv[1]).items():
             assert report["env_steps"] == known and report["in_flight_steps"] >= 0, report
             assert all(report[name] >= x for name, x in before.items()), (before, report)
             before = {name: report[name] for name in ("env_steps", "gradient_steps", "episodes")}
-            lost = report["lost_calls"] + sum(f.health.lost_calls for f in made.fleet._spawned)
+            lost = report["lost_calls"] + sum(f.stats.lost_calls for f in made.fleet._spawned)
             few = plan == "allreduce"  # each costs 15 s there: the other rank waits for this one
             if lost >= 2 - few and report["gradient_steps"] >= (10 if few else 20):
                 break

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from shoal.errors import EnvError
+from shoal.fleet.create import learns
 from shoal.plans.allreduce import Allreduce
 from shoal.plans.async_gradients import AsyncGradients
 from shoal.plans.async_replay import AsyncReplay
@@ -150,7 +151,7 @@ def test_a_loss_that_raises(plan: Any, in_process: bool) -> None:
         trainer.train()
     lines = describe(caught.value).split("\n")
     assert place_of(f"loss of {lost.__name__.removeprefix('Lost')}") in lines[1]
-    if plan.learns_on_workers:
+    if learns(plan):
         assert re.search(r"in worker [01]\b", lines[2])
 
 

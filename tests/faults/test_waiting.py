@@ -42,7 +42,7 @@ def test_a_stuck_step_is_named_and_then_replaced(caplog: pytest.LogCaptureFixtur
         Trainer("a2c", Broken, env_kwargs=kwargs, timeout=3.0, stop_steps=16, **SMALL) as trainer,
     ):
         trainer.train()
-        assert trainer.fleet.health.restarts == {0: 1}
+        assert trainer.fleet.stats.restarts == {0: 1}
     waiting, stuck, back = (
         next((x for x in caplog.messages if x.startswith(begin)), "")
         for begin in (

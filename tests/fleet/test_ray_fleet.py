@@ -70,7 +70,7 @@ def test_no_more_calls_wait_at_a_member_than_the_cap(fleet: Made, cap: int) -> N
         most[member.index] = max(most[member.index], len(member.calls))
 
     members._submit = counted  # type: ignore[method-assign]
-    for index, _ in members.stream("nap", lambda: (0.1,), cap):
+    for index, _ in members.stream("nap", lambda _: (0.1,), cap):
         if index == 0:  # the slow one; meanwhile the other has done many
             break
     assert most == {0: cap, 1: cap}
@@ -79,7 +79,7 @@ def test_no_more_calls_wait_at_a_member_than_the_cap(fleet: Made, cap: int) -> N
 def test_a_stream_asks_for_its_arguments_when_it_makes_the_call(fleet: Made) -> None:
     members = fleet(1)
     now = iter(range(100))
-    stream = members.stream("echo", lambda: (next(now),), in_flight=2)
+    stream = members.stream("echo", lambda _: (next(now),), in_flight=2)
     assert [value for _, value in islice(stream, 3)] == [0, 1, 2]
     assert next(now) == 4  # two were in flight when the third result came
 
@@ -96,19 +96,21 @@ def test_results_keep_the_order_of_the_calls_whichever_is_here_first(
 
     monkeypatch.setattr(module.ray, "wait", newest_first)
     now = iter(range(100))
-    stream = members.stream("echo", lambda: (next(now),), in_flight=4)
+    stream = members.stream("echo", lambda _: (next(now),), in_flight=4)
     assert [value for _, value in islice(stream, 20)] == list(range(20))
 
 
 def test_weights_reach_whom_they_are_sent_to_and_never_go_back(fleet: Made) -> None:
     members = fleet(2)
-    members.broadcast(weights(1), 1)
+    members.publish(weights(1), 1)
+    members.send()
     members.map("who")
     members.publish(weights(2), 2)
     members.send(1)
     members.publish(weights(3), 3)  # what is sent is what was published last
     assert [versions for _, versions in results(members.map("seen"))] == [[1], [1, 3]]
-    members.broadcast(weights(4), 4)
+    members.publish(weights(4), 4)
+    members.send()
     assert [versions for _, versions in results(members.map("seen"))] == [[1, 4], [1, 3, 4]]
 
 
@@ -127,14 +129,14 @@ def test_an_exception_in_a_member_is_raised_as_what_it_is(fleet: Made) -> None:
     members = fleet(2)
     with pytest.raises(ValueError, match="member 1 cannot"):
         members.map("fail", 1)
-    assert results(members.map("echo", 5)) == [5, 5] and not members.health.restarts
+    assert results(members.map("echo", 5)) == [5, 5] and not members.stats.restarts
 
 
 def test_an_error_that_nobody_waits_for_any_more_does_not_hide_the_first(
     fleet: Made, caplog: pytest.LogCaptureFixture
 ) -> None:
     members = fleet(1)
-    stream = members.stream("fail", lambda: (0,), in_flight=3)
+    stream = members.stream("fail", lambda _: (0,), in_flight=3)
     with pytest.raises(ValueError, match="member 0 cannot"):
         next(stream)
     members.settle()
@@ -155,10 +157,11 @@ def test_a_member_that_dies_in_map_is_replaced_and_asked_again(
     fleet: Made, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     members = fleet(2)
-    members.broadcast(weights(7), 7)
+    members.publish(weights(7), 7)
+    members.send()
     assert results(members.map("die", how)) == [1, 0]  # the second life of member 0, the first of 1
     assert results(members.map("seen")) == [(1, [7]), (0, [7])]
-    health = members.health
+    health = members.stats
     assert (health.restarts, health.lost_calls, len(health.refill_s)) == ({0: 1}, 1, 1)
     assert caplog.messages[-1].startswith("worker 0 is back after")
 
@@ -166,12 +169,12 @@ def test_a_member_that_dies_in_map_is_replaced_and_asked_again(
 def test_a_member_that_dies_in_a_stream_is_replaced_and_goes_on(fleet: Made) -> None:
     members = fleet(2)
     lives: list[tuple[int, int]] = []
-    for index, restart in members.stream("die", lambda: ("SIGKILL", 1), in_flight=2):
+    for index, restart in members.stream("die", lambda _: ("SIGKILL", 1), in_flight=2):
         lives.append((index, restart))
         if (1, 1) in lives:
             break
     assert (1, 0) not in lives and (0, 0) in lives
-    assert members.health.lost_calls == 2 and members.health.restarts == {1: 1}
+    assert members.stats.lost_calls == 2 and members.stats.restarts == {1: 1}
 
 
 def test_who_dies_between_two_calls_is_replaced_too(fleet: Made) -> None:
@@ -180,10 +183,10 @@ def test_who_dies_between_two_calls_is_replaced_too(fleet: Made) -> None:
     assert [restart for _, restart, _ in results(members.map("who"))] == [0, 1]
 
 
-def test_attempt_gives_none_for_whoever_died_and_does_not_ask_again(fleet: Made) -> None:
+def test_without_a_retry_the_result_of_who_died_is_none(fleet: Made) -> None:
     members = fleet(3)
     given: list[tuple[Any, ...]] = [("os._exit", 1)] * 3
-    assert results(members.attempt("die", given)) == [0, None, 0]
+    assert results(members.map("die", each=given, retry=False)) == [0, None, 0]
     assert results(members.map("seen")) == [(0, []), (1, []), (0, [])]
 
 
@@ -195,7 +198,7 @@ def test_no_two_members_are_made_alike(fleet: Made) -> None:
     members.resize(1)
     members.resize(2)
     lives.append(tuple(results(members.map("who"))[1][:2]))
-    assert lives == [(1, 1), (1, 2)] and members.health.restarts == {1: 1}
+    assert lives == [(1, 1), (1, 2)] and members.stats.restarts == {1: 1}
 
 
 def test_deaths_in_a_row_end_the_run_and_nobody_waits_for_the_dead(fleet: Made) -> None:
@@ -227,10 +230,11 @@ def test_what_was_lost_on_its_way_is_asked_again_with_its_weights(
             return result
         raise ActorUnavailableError("lost", b"0" * 16)
 
-    members.broadcast(weights(1), 1)
+    members.publish(weights(1), 1)
+    members.send()
     monkeypatch.setattr(module.ray, "get", unreliable)
     assert results(members.map("seen")) == [(0, [1, 1])]
-    assert members.health.lost_calls == 1 and not members.health.restarts
+    assert members.stats.lost_calls == 1 and not members.stats.restarts
 
 
 def test_a_member_whose_results_never_come_is_replaced(
@@ -249,7 +253,7 @@ def test_a_member_whose_results_never_come_is_replaced(
 
     monkeypatch.setattr(module.ray, "get", unreachable)
     assert results(members.map("seen")) == [(1, [])]
-    assert members.health.lost_calls == module.LOSSES and members.health.restarts == {0: 1}
+    assert members.stats.lost_calls == module.LOSSES and members.stats.restarts == {0: 1}
 
 
 # ---------------------------------------------------------------- hanging
@@ -274,7 +278,7 @@ def test_who_is_stuck_in_map_is_replaced_and_it_is_said_where(
 @pytest.mark.usefixtures("impatient")
 def test_who_is_stuck_in_a_stream_is_replaced_though_others_deliver(fleet: Made) -> None:
     members = fleet(2, timeout=1.5)
-    came = members.stream("hang", lambda: (0,))
+    came = members.stream("hang", lambda _: (0,))
     assert next(restart for index, restart in came if index == 0) == 1
 
 
@@ -300,7 +304,7 @@ def test_a_process_that_is_stopped_is_replaced(
 @pytest.mark.usefixtures("impatient")
 def test_who_is_slow_but_goes_on_is_left_alone(fleet: Made) -> None:
     members = fleet(1, timeout=1.0)
-    assert results(members.map("work", 3.0)) == [0] and not members.health.restarts
+    assert results(members.map("work", 3.0)) == [0] and not members.stats.restarts
 
 
 @pytest.mark.usefixtures("impatient")
@@ -311,12 +315,12 @@ def test_a_pause_of_this_process_is_not_held_against_a_member(
     members = fleet(1, timeout=2.0)
     clock, ahead = module.monotonic, [0.0]
     monkeypatch.setattr(module, "monotonic", lambda: clock() + ahead[0])
-    stream = members.stream("work", lambda: (0.6,), in_flight=2)
+    stream = members.stream("work", lambda _: (0.6,), in_flight=2)
     next(stream)
     members._look_after()  # a question is on its way
     ahead[0] = 3600.0
     assert [restart for _, restart in islice(stream, 3)] == [0, 0, 0]
-    assert not members.health.restarts
+    assert not members.stats.restarts
 
 
 def gone(pid: int) -> bool:
@@ -333,12 +337,12 @@ def test_an_interruption_does_not_wait_for_a_long_call(
 ) -> None:
     monkeypatch.setattr(module, "GRACE", 0.5)
     members = fleet(2)
-    stream = members.stream("nap", lambda: (600.0,))
+    stream = members.stream("nap", lambda _: (600.0,))
     assert next(stream)[0] == 1
     stream.close()
     members.settle()
     assert [restart for _, restart, _ in results(members.map("who"))] == [1, 0]
-    assert not members.health.restarts  # it was not its fault
+    assert not members.stats.restarts  # it was not its fault
 
 
 # ---------------------------------------------------------------- growing, shrinking, closing
@@ -346,7 +350,8 @@ def test_an_interruption_does_not_wait_for_a_long_call(
 
 def test_growing_and_shrinking_amid_a_stream(fleet: Made) -> None:
     members = fleet(1)
-    members.broadcast(weights(3), 3)
+    members.publish(weights(3), 3)
+    members.send()
     stream = members.stream("who", in_flight=2)
     assert {index for index, _ in islice(stream, 3)} == {0}
     members.resize(3)
@@ -375,7 +380,7 @@ def test_a_closed_fleet_leaves_no_process(fleet: Made) -> None:
     members = fleet(2)
     shards = members.spawn(Slice, 2, "shard")
     pids = [pid for _, _, pid in results(members.map("who")) + results(shards.map("who"))]
-    stream = members.stream("nap", lambda: (600.0,))  # one is in the middle of a call
+    stream = members.stream("nap", lambda _: (600.0,))  # one is in the middle of a call
     next(stream)
     members.close()
     assert all(map(gone, pids))
@@ -385,12 +390,12 @@ def test_a_closed_fleet_leaves_no_process(fleet: Made) -> None:
 
 
 def test_parts_of_a_whole_are_never_confused(fleet: Made) -> None:
-    """The next attempt waits for the part that is missing, and gives each its own."""
+    """The next call waits for the part that is missing, and gives each its own."""
     parts = fleet(3, Slice, whole=True)
     given: list[tuple[Any, ...]] = [("a", True), ("b",), ("c",)]
-    assert results(parts.attempt("push", given)) == [None, (1, "b"), (2, "c")]
+    assert results(parts.map("push", each=given, retry=False)) == [None, (1, "b"), (2, "c")]
     given = [("d",), ("e",), ("f",)]
-    assert results(parts.attempt("push", given)) == [(0, "d"), (1, "e"), (2, "f")]
+    assert results(parts.map("push", each=given, retry=False)) == [(0, "d"), (1, "e"), (2, "f")]
 
 
 def test_parts_of_a_whole_are_never_left_out(fleet: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,7 +414,7 @@ def test_a_barrier_goes_on_without_a_worker_that_does_not_come_back(
     members = fleet(2)
     os.kill(pid_of(members, 0), signal.SIGKILL)
     assert members.map("nap", 0.0) == [(1, 1)]
-    assert members.attempt("nap", [(0.0,)]) == [(1, 1)]
+    assert members.map("nap", each=[(0.0,)], retry=False) == [(1, 1)]
     members._until(members._complete)
     assert members.map("nap", 0.0) == [(0, 0), (1, 1)]
 

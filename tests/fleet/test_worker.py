@@ -281,7 +281,8 @@ def weights(value: float) -> dict[str, np.ndarray]:
 
 def test_workers_of_a_fleet_see_different_episodes() -> None:
     made = fleet()
-    made.broadcast(weights(0.1), 0)
+    made.publish(weights(0.1), 0)
+    made.send()
     first, second = (s.batch["obs"]["obs"] for s in results(made.map("sample")))
     assert not set(map(bytes, first)) & set(map(bytes, second))
 
@@ -313,8 +314,10 @@ def counting(size: int) -> LocalFleet:
 
 def test_new_members_get_the_newest_weights() -> None:
     made = counting(1)
-    made.broadcast(weights(0.1), 6)
-    made.broadcast(weights(0.2), 7)
+    made.publish(weights(0.1), 6)
+    made.send()
+    made.publish(weights(0.2), 7)
+    made.send()
     made.resize(3)
     assert not difference(results(made.map("given")), [(weights(0.2), 7)] * 3)
 
@@ -336,7 +339,7 @@ def test_a_map_is_in_the_order_of_the_members_with_its_arguments() -> None:
 
 @pytest.mark.parametrize("in_flight", [1, 3])
 def test_a_stream_gives_every_worker_its_turn(in_flight: int) -> None:
-    stream = counting(2).stream("count", lambda: (1,), in_flight=in_flight)
+    stream = counting(2).stream("count", lambda _: (1,), in_flight=in_flight)
     assert list(islice(stream, 6)) == [(0, 1), (1, 101), (0, 2), (1, 102), (0, 3), (1, 103)]
 
 
@@ -344,7 +347,7 @@ def test_a_stream_makes_a_call_only_when_its_result_is_asked_for() -> None:
     """In this process, however many calls may be in flight elsewhere."""
     made = counting(2)
     asked = iter(range(1, 100))
-    stream = made.stream("count", lambda: (next(asked),), in_flight=3)
+    stream = made.stream("count", lambda _: (next(asked),), in_flight=3)
     taken = [next(stream) for _ in range(5)]
     assert taken == [(0, 1), (1, 102), (0, 4), (1, 106), (0, 9)]
     assert (next(asked), results(made.map("count", 0))) == (6, [9, 106])
@@ -352,7 +355,7 @@ def test_a_stream_makes_a_call_only_when_its_result_is_asked_for() -> None:
 
 def test_a_stream_follows_the_fleets_size() -> None:
     made = counting(1)
-    stream = made.stream("count", lambda: (1,))
+    stream = made.stream("count", lambda _: (1,))
     next(stream)
     made.resize(3)
     assert {index for index, _ in islice(stream, 3)} == {0, 1, 2}
@@ -362,11 +365,13 @@ def test_a_stream_follows_the_fleets_size() -> None:
 
 def test_restoring_gives_each_worker_its_own_state() -> None:
     made = fleet()
-    made.broadcast(weights(0.1), 0)
+    made.publish(weights(0.1), 0)
+    made.send()
     made.map("sample")
     states = results(made.map("get_state"))
     wanted = [what(s) for s in results(made.map("sample"))]
     again = fleet()
-    again.broadcast(weights(0.1), 0)
-    again.restore(states)
+    again.publish(weights(0.1), 0)
+    again.send()
+    again.map("set_state", each=[(own,) for own in states])
     assert not difference([what(s) for s in results(again.map("sample"))], wanted)

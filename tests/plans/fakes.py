@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from shoal.algorithms.base import Algorithm
-from shoal.fleet.base import Fleet, Health, Make, no_args
+from shoal.fleet.base import Fleet, Make, Stats, Stream, no_args
 from shoal.fleet.learning import Gradient
 from shoal.fleet.local import LocalFleet
 from shoal.fleet.sample import Sample
 from shoal.ops.moments import Moments
 from shoal.ops.optimisers import Optimiser
-from shoal.plans.base import Run, Update
+from shoal.plans.base import Update
+from shoal.plans.run import Run
 
 ROWS, DROPPED = 4, 1
 SAMPLED = ROWS + DROPPED  # env steps of a sample, of which a batch holds all but the last
@@ -131,8 +132,6 @@ class ScriptedFleet:
     out of order, or several at once. ``events`` gets ("call", i), ("came", i) and ("sent", i).
     """
 
-    queued = 0
-
     def __init__(
         self, make: Make, size: int, pace: Callable[[int, int], float], events: list[Any]
     ) -> None:
@@ -142,7 +141,7 @@ class ScriptedFleet:
         self._weights: Any = None
         self.now, self._free = 0.0, [0.0] * size  # when each member has done all its calls
         self.calls, self.most = [0] * size, 0  # made; and most of one member not taken yet
-        self.health = Health()
+        self.stats = Stats(concurrency=size)
         self.spawned: list[Fleet] = []
         self.closed = False  # whether the last stream's generator was
 
@@ -150,12 +149,16 @@ class ScriptedFleet:
     def size(self) -> int:
         return len(self._members)
 
-    @property
-    def concurrency(self) -> int:
-        return self.size
-
     def stream(
-        self, verb: str, args: Callable[[], tuple[Any, ...]] = no_args, in_flight: int = 1
+        self,
+        verb: str,
+        args: Callable[[int], tuple[Any, ...] | None] = no_args,
+        in_flight: int = 1,
+    ) -> Stream:
+        return Stream(self._come(verb, args, in_flight))
+
+    def _come(
+        self, verb: str, args: Callable[[int], tuple[Any, ...] | None], in_flight: int
     ) -> Iterator[tuple[int, Any]]:
         waiting = [0] * self.size
         finishing: list[tuple[float, int, int, Any]] = []
@@ -169,7 +172,7 @@ class ScriptedFleet:
                         if index in self._fresh:
                             self._fresh.remove(index)
                             member.set_weights(*self._weights)
-                        result = getattr(member, verb)(*args())
+                        result = getattr(member, verb)(*(args(index) or ()))
                         self.calls[index] += 1
                         taken = self._pace(index, self.calls[index])
                         self._free[index] = max(self._free[index], self.now) + taken
@@ -178,20 +181,19 @@ class ScriptedFleet:
                 at, index, _, result = heapq.heappop(finishing)
                 self.now = max(self.now, at)
                 waiting[index] -= 1
-                self.queued = sum(item[0] <= self.now for item in finishing)
+                self.stats.queued = sum(item[0] <= self.now for item in finishing)
                 self.events.append(("came", index))
                 yield index, result
         finally:
             self.closed = True
 
-    def broadcast(self, weights: Any, version: int) -> None:
-        self.publish(weights, version)
-        self._fresh = set(range(self.size))
-
     def publish(self, weights: Any, version: int) -> None:
         self._weights = weights, version
 
-    def send(self, member: int) -> None:
+    def send(self, member: int | None = None) -> None:
+        if member is None:
+            self._fresh = set(range(self.size))
+            return
         self.events.append(("sent", member))
         self._fresh.add(member)
 

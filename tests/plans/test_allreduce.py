@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -56,10 +55,8 @@ class Losing(LocalFleet):
         super().__init__(make, size)
         self.fates, self.calls = fates, 0
 
-    def attempt(
-        self, verb: str, args: Sequence[tuple[Any, ...]] | None = None
-    ) -> list[tuple[int, Any]]:
-        results = super().attempt(verb, args)
+    def map(self, verb: str, *args: Any, **how: Any) -> list[tuple[int, Any]]:
+        results = super().map(verb, *args, **how)
         self.calls += verb == "gather"
         for i, fate in enumerate(self.fates.get(self.calls, [])):
             if (verb, fate) in (("gather", "gone"), ("train", "died")):

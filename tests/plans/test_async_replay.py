@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 from shoal.algorithms.dqn import DQN
+from shoal.config.config import Replay
 from shoal.errors import ConfigError
 from shoal.fleet.base import Lost, Parcel
-from shoal.fleet.store import Store
+from shoal.fleet.replay_shard import ReplayShard
 from shoal.learners.choose import create_learner
 from shoal.plans.async_replay import AsyncReplay
 from shoal.trainer import Trainer
@@ -76,7 +78,7 @@ def test_the_ratio_holds_and_every_step_is_accounted_for(ratio: float, shards: i
             report = trainer.train()
             accounts(report)
         run = trainer.run
-        owed = ratio * (run.counters.trained_steps - (run.learning_from or 0))
+        owed = ratio * (run.counters.trained_steps - (run.counters.learning_from or 0))
         assert owed >= run.counters.replayed_steps
         # What may be due: the slack, and what two workers bring in the meantime.
         assert owed - run.counters.replayed_steps <= 8 * (4 + 1) + ratio * 12 * 4
@@ -138,9 +140,9 @@ def test_initial_priorities_are_what_the_learner_would_find(
         "jax", algorithm, model, algorithm.init(model, np.random.default_rng(0)), 1
     )
     learner.set_weights(weights, 1)
-    store = Store(config.replay, model.spaces, {}, 3, algorithm.n_step, algorithm.gamma)
-    store.exchange(1, [(0, Parcel(batch))], [], None, 0.0)
-    drawn = store._buffer.everything()
+    shard = ReplayShard(config.replay, algorithm, model, {}, 3)
+    shard.exchange(1, [(0, Parcel(batch))], [], None, 0.0)
+    drawn = shard._buffer.everything()
     _, _, rows = learner.gradients({**drawn.batch, "step": {}}, {"lr": 0.0})
     told = found.T[batch["mask"].T]
     np.testing.assert_allclose(rows["priority"], told, rtol=1e-5, atol=1e-6)
@@ -168,7 +170,7 @@ def test_a_worker_explores_with_the_epsilons_of_its_own_environments(
 
 
 def test_a_run_is_reported_and_ends_before_its_learning_begins() -> None:
-    """Whoever waits for a memory to fill sees it, and can stop."""
+    """The wait for the warm-up is seen, and can be stopped."""
     with Trainer("ape-x", "CartPole-v1", in_process=True, warmup=50_000, stop_steps=4_000) as run:
         reports = list(run)
     assert 4_000 <= reports[-1]["env_steps"] < 50_000
@@ -191,12 +193,12 @@ def test_a_fragment_that_died_with_its_worker_is_left_out_whole() -> None:
     config = settings("dqn", "CartPole-v1", rollout={"envs_per_worker": 1, "fragment_length": 10})
     made = worker(config)
     fragments = [made.sample().batch for _ in range(3)]
-    store = Store(config.replay, made.model.spaces, {}, 1, 1, 0.99)
+    shard = ReplayShard(config.replay, config.algorithm, made.model, {}, 1)
     gone: Any = Gone()
     parcels = [(0, Parcel(fragments[0])), (0, gone), (0, Parcel(fragments[2]))]
-    served = store.exchange(1, parcels, [], None, 0.0)
+    served = shard.exchange(1, parcels, [], None, 0.0)
     assert served.stored == 20
-    drawn = store._buffer.everything().batch
+    drawn = shard._buffer.everything().batch
     seen = np.concatenate([f["obs"]["obs"][:, 0] for f in (fragments[0], fragments[2])])
     known = {tuple(x) for x in seen.tolist()}
     finals = [f["final"]["obs"] for f in (fragments[0], fragments[2])]
@@ -208,21 +210,15 @@ def test_a_fragment_that_died_with_its_worker_is_left_out_whole() -> None:
 def test_late_priorities_never_land_on_a_row_that_took_the_place() -> None:
     config = settings("ape-x", "CartPole-v1", rollout={"envs_per_worker": 1, "fragment_length": 30})
     made = worker(config)
-    store = Store(
-        config.replay.__class__(capacity=64, batch_size=4, warmup=8, alpha=0.6),
-        made.model.spaces,
-        {},
-        1,
-        1,
-        0.99,
-    )
-    first = store.exchange(1, [(0, Parcel(made.sample().batch))], [], np.zeros((1, 4)), 0.4)
+    small = Replay(capacity=64, batch_size=4, warmup=8, alpha=0.6)
+    shard = ReplayShard(small, replace(config.algorithm, n_step=1), made.model, {}, 1)
+    first = shard.exchange(1, [(0, Parcel(made.sample().batch))], [], np.zeros((1, 4)), 0.4)
     for i in range(4):
-        store.exchange(2 + i, [(0, Parcel(made.sample().batch))], [], None, 0.4)
-    before = store._buffer.mass
+        shard.exchange(2 + i, [(0, Parcel(made.sample().batch))], [], None, 0.4)
+    before = shard._buffer.mass
     assert first.drawn is not None
-    store.exchange(9, [], [(first.drawn.rows, np.full(4, 1e6))], None, 0.4)
-    assert store._buffer.mass == before
+    shard.exchange(9, [], [(first.drawn.rows, np.full(4, 1e6))], None, 0.4)
+    assert shard._buffer.mass == before
 
 
 def test_a_shard_that_is_killed_is_said_counted_and_replaced(
@@ -253,7 +249,7 @@ def test_a_worker_killed_in_mid_transfer_costs_whole_fragments(one_ray: None) ->
         for _ in range(30):
             report = trainer.train()
             accounts(report)
-        assert trainer.fleet.health.restarts == {0: 1}
+        assert trainer.fleet.stats.restarts == {0: 1}
         assert report["lost_steps"] == 0
 
 

@@ -15,7 +15,7 @@ import pytest
 from shoal.errors import ConfigError
 from shoal.fleet.base import Parcel
 from shoal.fleet.learning import Gradient
-from shoal.fleet.shard import Outliers, Piece, Shard, cut, joined, slices, whole
+from shoal.fleet.weight_shard import Outliers, WeightShard, WeightSlice, cut, joined, slices, whole
 from shoal.ops.optimisers import ALL, Group, Optimiser
 from shoal.ops.packing import Packing
 from shoal.plans.parameter_server import ParameterServer
@@ -32,8 +32,10 @@ OPTIMISERS = {
 PARAMS = {"a": (3, 4), "b": (5,), "c": (2, 3)}
 
 
-def server(optimiser: Optimiser, state: Any, shards: int, max_lag: int = 20) -> list[Shard]:
-    return [Shard(optimiser, *cut(optimiser, state, k, shards), max_lag) for k in range(shards)]
+def server(optimiser: Optimiser, state: Any, shards: int, max_lag: int = 20) -> list[WeightShard]:
+    return [
+        WeightShard(optimiser, *cut(optimiser, state, k, shards), max_lag) for k in range(shards)
+    ]
 
 
 def fresh(optimiser: Optimiser, seed: int = 0) -> dict[str, Any]:
@@ -61,7 +63,7 @@ def test_shards_together_move_as_one_optimiser_does(kind: str, shards: int) -> N
         packed = Packing(optimiser, params).pack(gradient)
         for shard, own in zip(made, slices(packed, shards), strict=True):
             piece = shard.pull()
-            assert shard.push(Piece(Parcel(own), piece.version, 0), 0.01)
+            assert shard.push(WeightSlice(Parcel(own), piece.version, 0), 0.01)
     found = joined(optimiser, state, [shard.get_state() for shard in made], 10)
     for name, x in params.items():
         np.testing.assert_array_equal(found["params"][name], x, err_msg=name)
@@ -85,19 +87,19 @@ def test_age_is_counted_in_updates_of_the_shard() -> None:
     """However long ago that was: there is no clock in it."""
     shard = server(Optimiser("sgd"), fresh(Optimiser("sgd")), 1, max_lag=2)[0]
     ones = {name: np.ones_like(x) for name, x in shard.get_state()[0].items()}
-    old = Piece(Parcel(ones), 0, 0)
+    old = WeightSlice(Parcel(ones), 0, 0)
     assert [shard.push(old, 0.1) for _ in range(5)] == [True, True, True, False, False]
     assert shard.version == 3
-    assert shard.push(Piece(old.vector, 1, 0), 0.1)
+    assert shard.push(WeightSlice(old.vector, 1, 0), 0.1)
 
 
 def test_versions_of_a_shard_that_died_mean_nothing_to_the_next() -> None:
     state = fresh(Optimiser("sgd"))
-    shard = Shard(Optimiser("sgd"), *cut(Optimiser("sgd"), state, 0, 1), 20, restart=1)
+    shard = WeightShard(Optimiser("sgd"), *cut(Optimiser("sgd"), state, 0, 1), 20, restart=1)
     before = shard.get_state()[0][ALL].copy()
     piece = shard.pull()
     assert piece.restart == 1
-    assert not shard.push(Piece(piece.vector, piece.version, 0), 0.1)
+    assert not shard.push(WeightSlice(piece.vector, piece.version, 0), 0.1)
     np.testing.assert_array_equal(shard.get_state()[0][ALL], before)
     assert shard.push(piece, 0.1)
 
@@ -110,12 +112,14 @@ def pushed(max_lag: int, seed: int) -> tuple[float, float]:
     """
     rng = np.random.default_rng(seed)
     theta = rng.standard_normal(10).astype(np.float32)
-    shard = Shard(Optimiser("sgd"), {ALL: theta}, Optimiser("sgd").init({ALL: theta}), max_lag)
+    shard = WeightShard(
+        Optimiser("sgd"), {ALL: theta}, Optimiser("sgd").init({ALL: theta}), max_lag
+    )
     seen, refused = [theta] * 101, 0  # seen[-1] is now
     for _ in range(3000):
         age = 100 if rng.random() < 0.8 else int(rng.integers(5))
         gradient = seen[-1 - age] + 0.01 * rng.standard_normal(10)
-        piece = Piece(Parcel({ALL: gradient.astype(np.float32)}), shard.version - age, 0)
+        piece = WeightSlice(Parcel({ALL: gradient.astype(np.float32)}), shard.version - age, 0)
         if shard.push(piece, 0.05):
             seen = [*seen[1:], shard.get_state()[0][ALL]]
         else:
@@ -175,14 +179,18 @@ class Puller(FakeWorker):
     odd = frozenset[int]()
 
     def gradient_of(
-        self, hyper: Mapping[str, float], normalisation: Any, pieces: Sequence[Piece], version: int
+        self,
+        hyper: Mapping[str, float],
+        normalisation: Any,
+        pieces: Sequence[WeightSlice],
+        version: int,
     ) -> Gradient:
         self.pulled = [piece.version for piece in pieces]
         self.set_weights({"x": pieces[0].vector.open()[ALL]}, version)
         found = self.gradient(hyper)
         found.metrics["loss"] = 1e6 if self.fragments in self.odd else 1.0 + self.fragments % 2
         found.values = [
-            Piece(
+            WeightSlice(
                 Parcel({ALL: np.ones_like(piece.vector.open()[ALL])}), piece.version, piece.restart
             )
             for piece in pieces

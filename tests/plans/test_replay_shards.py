@@ -1,4 +1,4 @@
-"""Does the memory of `async_replay` keep the declared ratio while its shards are slow or empty?"""
+"""Does the ledger of `async_replay` keep the declared ratio while its shards are slow or empty?"""
 
 from __future__ import annotations
 
@@ -11,67 +11,67 @@ from gymnasium.spaces import Box, Discrete
 
 from shoal.algorithms.dqn import DQN
 from shoal.config.config import Replay
+from shoal.fleet.replay_shard import Exchanged
 from shoal.fleet.sample import Sample
-from shoal.fleet.store import Served
 from shoal.nets.factory import build
-from shoal.plans.async_replay import AsyncReplay, Memory
-from shoal.plans.base import Run
+from shoal.plans.run import Run
+from shoal.plans.shard_ledger import ShardLedger
 from shoal.spaces.gym import GymSpaces
 from tests.worlds import LINEAR
 
 FRAGMENT, WORKERS = 32, 2
 
 
-def memory(shards: int = 1, slack: int = 4, warmup: int = 1000) -> Memory:
+def ledger(shards: int = 1, slack: int = 4, warmup: int = 1000) -> ShardLedger:
     """Of two workers; batches of 64 and 8 transitions for each env step: a gradient step each 8."""
     algorithm = DQN(network=LINEAR)
     run = Run(algorithm, np.random.default_rng(0), None, replay=Replay(warmup=warmup))
     run.model = algorithm.model(GymSpaces(Box(-1, 1, (2,)), Discrete(2)), build)
     fleet: Any = SimpleNamespace(size=WORKERS, map=lambda verb: [(i, {}) for i in range(WORKERS)])
-    return Memory(fleet, run, AsyncReplay(shards=shards, slack=slack))
+    return ShardLedger(fleet, run, shards, slack, fused=16)
 
 
-def sampled(memory: Memory, workers: tuple[int, ...] = (0, 1)) -> int:
+def sampled(ledger: ShardLedger, workers: tuple[int, ...] = (0, 1)) -> int:
     """Env steps that these workers bring until they have to wait, 100,000 at most."""
     steps = 0
-    while memory.may_sample() and steps < 100_000:
+    while ledger.may_sample() and steps < 100_000:
         for worker in workers:
-            memory.hand_on(worker, Sample({}, FRAGMENT, FRAGMENT, 0, [], {}))
+            ledger.add(worker, Sample({}, FRAGMENT, FRAGMENT, 0, [], {}))
             steps += FRAGMENT
     return steps
 
 
-def answered(memory: Memory, index: int, restart: int = 0) -> int:
-    """A shard answers for all that it was given; returns the gradient steps drawn for."""
-    side, steps = memory.sides[index], 0
-    while side.given:
-        given = side.given[0]
-        held = sum(given.steps) + side.size
+def answered(ledger: ShardLedger, index: int, restart: int = 0) -> int:
+    """A shard answers for all that it was exchange; returns the gradient steps drawn for."""
+    account, steps = ledger.accounts[index], 0
+    while account.pending:
+        exchange = account.pending[0]
+        held = sum(exchange.steps) + account.size
         drawn: Any = None
-        if given.draws:
-            drawn = SimpleNamespace(rows=np.zeros(64 * given.draws))
-            steps += given.draws
-        served = Served(given.number, restart, sum(given.steps), held, float(held), drawn)
-        memory.take(index, served)
+        if exchange.draws:
+            drawn = SimpleNamespace(rows=np.zeros(64 * exchange.draws))
+            steps += exchange.draws
+        answer = Exchanged(exchange.number, restart, sum(exchange.steps), held, float(held), drawn)
+        ledger.take(index, answer)
     return steps
 
 
 def test_workers_wait_for_a_shard_that_has_not_answered_yet() -> None:
     """At the warm-up and the slack: 1000 env steps, and 8 for each of 5 gradient steps."""
-    made = memory()
+    made = ledger()
     assert 1000 + 8 * 5 <= sampled(made) < 1000 + 8 * 5 + WORKERS * FRAGMENT
-    made.ask(0)  # handed over, and still not answered
+    made.exchange(0)  # handed over, and still not answered
     assert sampled(made) == 0
 
 
 def test_what_was_stored_beyond_the_warm_up_is_trained_on() -> None:
-    made = memory()
+    made = ledger()
     stored = sampled(made)
-    made.ask(0)
+    made.exchange(0)
     answered(made, 0)
     learned = 0
     for _ in range(300):
-        made.ask(0)
+        made.exchange(0)
         steps = answered(made, 0)
         learned += steps
         made._run.counters.replayed_steps += 64 * steps
@@ -82,10 +82,10 @@ def test_what_was_stored_beyond_the_warm_up_is_trained_on() -> None:
 
 @pytest.mark.parametrize("empty", [0, 1])
 def test_a_shard_that_holds_nothing_holds_up_nobody(empty: int) -> None:
-    made, other = memory(shards=2), 1 - empty
+    made, other = ledger(shards=2), 1 - empty
     sampled(made, (other,))
-    made.ask(other)
+    made.exchange(other)
     answered(made, other)
-    made.ask(empty)
-    made.ask(other)
+    made.exchange(empty)
+    made.exchange(other)
     assert answered(made, other) > 0

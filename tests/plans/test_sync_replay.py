@@ -39,28 +39,28 @@ def test_what_is_trained_on_keeps_the_declared_ratio(ratio: float) -> None:
     with make("dqn", replay_ratio=ratio) as trainer:
         for _ in range(25):
             report = trainer.train()
-            begun, run = trainer.run.learning_from, trainer.run
+            begun, run = trainer.run.counters.learning_from, trainer.run
             if begun is None:
-                assert report["gradient_steps"] == 0 and run.memory.stored < 40
+                assert report["gradient_steps"] == 0 and run.local_replay.buffer.stored < 40
                 continue
             # The next call learns first, so what this one sampled is not yet due.
-            owed = ratio * (run.memory.stored - begun)
+            owed = ratio * (run.local_replay.buffer.stored - begun)
             assert run.counters.replayed_steps <= owed
             assert owed - run.counters.replayed_steps < 8 + ratio * 12
             assert run.counters.replayed_steps == 8 * report["gradient_steps"]
-            assert report["env_steps"] == report["trained_steps"] == run.memory.stored
+            assert report["env_steps"] == report["trained_steps"] == run.local_replay.buffer.stored
 
 
 def test_a_ratio_that_no_single_call_can_keep_samples_less(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """At most two gradient steps fit into a call: then it learns until nothing is due."""
-    monkeypatch.setattr("shoal.plans.sync_replay.FUSED", 2 * 2 * 8 * 16)
+    monkeypatch.setattr("shoal.replay.settings.FUSED", 2 * 2 * 8 * 16)
     with make("dqn", replay_ratio=8.0) as trainer:
         for _ in range(40):
             report = trainer.train()
     run = trainer.run
-    owed = 8.0 * (run.memory.stored - run.learning_from)
+    owed = 8.0 * (run.local_replay.buffer.stored - run.counters.learning_from)
     assert 0 <= owed - report["replayed_steps"] < 8 + 8.0 * 12
 
 
@@ -79,7 +79,7 @@ def test_a_saved_run_goes_on_bit_for_bit(system: str, cut: int, tmp_path: Any) -
             for part in ("learner", "run"):
                 states = [getattr(t, part).get_state() for t in (whole, resumed)]
                 assert difference(*states) == ""
-            memories = [t.run.memory.get_state() for t in (whole, resumed)]
+            memories = [t.run.local_replay.buffer.get_state() for t in (whole, resumed)]
             assert difference(*memories) == ""
 
 
@@ -104,7 +104,12 @@ def test_an_interrupted_round_is_repeated_as_if_it_had_never_begun(
         for _ in range(3):
             whole.train(), cut.train()
         assert difference(whole.learner.get_state(), cut.learner.get_state()) == ""
-        assert difference(whole.run.memory.get_state(), cut.run.memory.get_state()) == ""
+        assert (
+            difference(
+                whole.run.local_replay.buffer.get_state(), cut.run.local_replay.buffer.get_state()
+            )
+            == ""
+        )
 
 
 def test_several_gradient_steps_in_one_call_are_the_same_as_one_after_the_other() -> None:
@@ -112,7 +117,7 @@ def test_several_gradient_steps_in_one_call_are_the_same_as_one_after_the_other(
     for kind in ("jax", "torch"):
         with make("double-dqn", learner=kind) as one, make("double-dqn", learner=kind) as other:
             one.train(), other.train()
-            drawn = one.run.memory.draw(np.random.default_rng(0).random((6, 8)))
+            drawn = one.run.local_replay.buffer.draw(np.random.default_rng(0).random((6, 8)))
             hyper = one.run.hyper()
             batch = {**drawn.batch, "step": {}}
             together, rows = one.learner.learn(
@@ -146,9 +151,11 @@ def test_two_workers_in_processes_fill_the_slots_of_one_buffer(one_ray: None) ->
     with make("dqn", workers=2) as trainer:
         for _ in range(6):
             report = trainer.train()
-        head = trainer.run.memory.get_state()["head"]
+        head = trainer.run.local_replay.buffer.get_state()["head"]
         assert len(head) == 6 and (head >= 20).all()
-        assert report["env_steps"] == report["trained_steps"] == trainer.run.memory.stored
+        assert (
+            report["env_steps"] == report["trained_steps"] == trainer.run.local_replay.buffer.stored
+        )
 
 
 @pytest.mark.parametrize(
@@ -176,8 +183,8 @@ def test_a_trajectory_algorithm_is_refused() -> None:
 class Headless(LocalFleet):
     """Its barrier goes on without member 0, as when that one's node is gone."""
 
-    def map(self, verb: str, *args: Any) -> list[tuple[int, Any]]:
-        return super().map(verb, *args)[1:]
+    def map(self, verb: str, *args: Any, **how: Any) -> list[tuple[int, Any]]:
+        return super().map(verb, *args, **how)[1:]
 
 
 @pytest.mark.parametrize("system", ["ppo", "dqn"])
@@ -188,8 +195,8 @@ def test_what_a_worker_sampled_is_its_own_though_another_is_missing(system: str)
         trainer.fleet = Headless(trainer.fleet._make, 2)  # type: ignore[attr-defined]
         stored: list[int] = []
         if system == "dqn":
-            store = trainer.run.memory.store
-            trainer.run.memory.store = lambda index, batch: (
+            store = trainer.run.local_replay.buffer.store
+            trainer.run.local_replay.buffer.store = lambda index, batch: (
                 stored.append(index),
                 store(index, batch),
             )

@@ -21,7 +21,7 @@ from shoal.trajectory import ndarray
 
 
 @dataclass
-class Piece:
+class WeightSlice:
     """A slice of weights, or of a gradient with respect to them."""
 
     vector: Parcel  # {group of the optimiser's: float32 [slice]}
@@ -29,7 +29,7 @@ class Piece:
     restart: int  # of the shard: versions of one that died mean nothing to the next
 
 
-class Shard:
+class WeightShard:
     """Holds a slice; ``pull`` gives it out, ``push`` moves it along a gradient."""
 
     def __init__(
@@ -44,11 +44,11 @@ class Shard:
         self._params, self._slots = dict(params), dict(slots)
         self.version = 0  # updates so far
 
-    def pull(self) -> Piece:
+    def pull(self) -> WeightSlice:
         """The slice as it is now."""
-        return Piece(Parcel(self._params), self.version, self._restart)
+        return WeightSlice(Parcel(self._params), self.version, self._restart)
 
-    def push(self, piece: Piece, lr: float) -> bool:
+    def push(self, piece: WeightSlice, lr: float) -> bool:
         """Take a gradient step, unless the gradient is too old; whether it was taken."""
         if piece.restart != self._restart or self.version - piece.version > self._max_lag:
             return False
@@ -67,7 +67,7 @@ class Shard:
 
 
 def slices(vectors: Mapping[str, ndarray], shards: int) -> list[dict[str, ndarray]]:
-    """Of every vector each shard's slice; as equal as can be. Scalars go to every shard."""
+    """Each shard's slice of every vector; as equal as can be. Scalars go to every shard."""
 
     def part(x: ndarray, k: int) -> ndarray:
         return x[len(x) * k // shards : len(x) * (k + 1) // shards] if x.ndim else x
@@ -86,7 +86,7 @@ def whole(parts: Sequence[Mapping[str, ndarray]]) -> dict[str, ndarray]:
 def cut(
     optimiser: Optimiser, state: Mapping[str, Any], index: int, shards: int
 ) -> tuple[dict[str, ndarray], dict[str, ndarray]]:
-    """A learner's parameters and optimiser state, packed, and of these a shard's slice."""
+    """A learner's parameters and optimiser state, packed: a shard's slice."""
     packing = Packing(optimiser, state["params"])
     packed = packing.pack(state["params"]), packing.pack_slots(state["optimiser"])
     params, slots = (slices(vectors, shards)[index] for vectors in packed)
@@ -99,7 +99,7 @@ def joined(
     parts: Sequence[tuple[Mapping[str, ndarray], Mapping[str, ndarray]]],
     updates: int,
 ) -> dict[str, Any]:
-    """A learner's state with what the shards hold, so many gradients later."""
+    """A learner's state with what the shards hold, ``updates`` gradients later."""
     packing = Packing(optimiser, state["params"])
     return {
         **state,
@@ -127,7 +127,7 @@ class Outliers:
     _row: int = field(default=0, init=False)  # refused, one after the other
 
     def reject(self, loss: float) -> bool:
-        """Whether this loss is an outlier; if not, it is remembered."""
+        """Whether this loss is an outlier; if not, it counts from now on."""
         size = abs(loss)
         if self.std is not None and self._count >= self.warmup:
             spread = math.sqrt(self._m2 / (self._count - 1))

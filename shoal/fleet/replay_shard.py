@@ -1,20 +1,22 @@
-"""A shard of what is remembered: a replay buffer in a process of its own."""
+"""A shard of a replay buffer: a buffer in a process of its own, for some of the workers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from shoal.config.config import Replay
 from shoal.fleet.base import Lost, Parcel
-from shoal.replay.buffer import Drawn
 from shoal.replay.settings import make
-from shoal.spaces.base import Spaces
 from shoal.trajectory import ndarray
+
+if TYPE_CHECKING:
+    from shoal.replay.buffer import Drawn
 
 
 @dataclass
-class Served:
+class Exchanged:
     """What came of one exchange with a shard."""
 
     number: int  # of the exchange
@@ -25,20 +27,19 @@ class Served:
     drawn: Drawn | None
 
 
-class Store:
+class ReplayShard:
     """Holds the transitions of some workers, each worker's in slots of its own."""
 
     def __init__(
         self,
-        replay: Replay,
-        spaces: Spaces,
+        settings: Replay,
+        algorithm: Any,
+        model: Any,
         stacks: Mapping[str, int],
         slots: int,
-        n_step: int,
-        gamma: float,
         restart: int = 0,
     ) -> None:
-        self._buffer = make(replay, spaces, stacks, slots, n_step, gamma)
+        self._buffer = make(settings, algorithm, model, stacks, slots)
         self._restart = restart
 
     def exchange(
@@ -48,8 +49,8 @@ class Store:
         priorities: Sequence[tuple[ndarray, ndarray]],
         u: ndarray | None,
         beta: float,
-    ) -> Served:
-        """Note priorities, store fragments, draw transitions; in this order.
+    ) -> Exchanged:
+        """Take priorities, store fragments, draw transitions; in this order.
 
         Args:
             number: of this exchange.
@@ -70,7 +71,7 @@ class Store:
             buffer.store(worker, batch)
         stored = buffer.stored - before
         drawn = buffer.draw(u, beta) if u is not None and buffer.mass > 0.0 else None
-        return Served(number, self._restart, stored, buffer.size, buffer.mass, drawn)
+        return Exchanged(number, self._restart, stored, buffer.size, buffer.mass, drawn)
 
     def close(self) -> None:
         """Nothing is held outside of memory."""

@@ -1,0 +1,143 @@
+"""A run: what is neither in workers nor in the learner. Counters, randomness, moments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from shoal.algorithms.base import Algorithm
+from shoal.config.config import Replay
+from shoal.config.schedule import at
+from shoal.fleet.sample import Sample
+from shoal.ops.moments import Moments
+from shoal.replay.local import Replayed
+from shoal.spaces.base import OWN
+from shoal.trajectory import ndarray
+
+FAR = 2.0**14  # standard deviations from 0 at which float32 rounds to a thousandth of one
+
+
+@dataclass
+class Counters(Replayed):
+    """What a run has done so far. Always: sampled = trained + dropped + in flight (the rest)."""
+
+    env_steps: int = 0  # sampled
+    agent_steps: int = 0  # the same, times the agents that acted in each
+    trained_steps: int = 0  # in plans that replay: stored, to be trained on again and again
+    dropped_steps: int = 0
+    gradient_steps: int = 0
+    episodes: int = 0
+    lost_steps: int = 0  # stored ones that died with a replay shard
+
+
+@dataclass
+class Run:
+    """The moving parts of a run that are neither in workers nor in the learner."""
+
+    algorithm: Algorithm
+    rng: np.random.Generator
+    total_env_steps: int | None  # of the whole run, where it is known: what annealing refers to
+    counters: Counters = field(default_factory=Counters)
+    moments: dict[str, Moments] = field(default_factory=dict)
+    origins: dict[str, ndarray] = field(
+        default_factory=dict
+    )  # of leaves far from 0; see Leaf.narrow
+    fragments: int = 0  # that each worker has sampled, in the plans that wait for all of them
+    model: Any = None  # the algorithm's
+    slots: int = 1  # environments of all workers
+    replay: Replay = field(default_factory=Replay)
+    local_replay: Any = None  # a LocalReplay, if the plan ``replays``
+
+    @property
+    def progress(self) -> float:
+        """Of the whole run, in [0, 1]; 0 where its length is not known."""
+        total = self.total_env_steps
+        return min(self.counters.env_steps / total, 1.0) if total else 0.0
+
+    def hyper(self) -> dict[str, float]:
+        """The algorithm's annealed hyperparameters, now; and replay's."""
+        hyper = self.algorithm.hyper(self.progress)
+        if self.remembers and self.replay.alpha:
+            hyper["beta"] = at(self.replay.beta, self.progress)
+        return hyper
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the algorithm learns from a replay buffer."""
+        return "replay" in self.algorithm.needs
+
+    def aux(self) -> dict[str, ndarray]:
+        """What policies act with besides the parameters, now."""
+        exploration = self.algorithm.exploration(self.counters.env_steps, self.slots)
+        return self.normalisation() | exploration
+
+    def observe(self, moments: dict[str, Moments]) -> None:
+        """Merge what a worker saw into the run's moments; exact, whatever the order."""
+        for name, new in moments.items():
+            old = self.moments.get(name)
+            self.moments[name] = new if old is None else old.merge(new)
+
+    def set_origins(self) -> None:
+        """Fix what is subtracted from observations too far from 0 for the precision of float32."""
+        for leaf in self.model.spaces.leaves if self.model is not None else ():
+            if leaf.wide and leaf.path in self.moments:
+                moments = self.moments[leaf.path]
+                far = np.abs(moments.mean) > FAR * moments.std()
+                if far.any():
+                    origin = np.where(far, moments.mean, 0.0)
+                    self.origins[leaf.path] = np.asarray(origin, np.float32)
+
+    def normalisation(self) -> dict[str, ndarray]:
+        """What a network normalises by: "norm/<leaf>/mean", "/std" and, far from 0, "/origin".
+
+        Rewards are scaled by the deviation of returns, which stands under the path of no leaf.
+        """
+        out: dict[str, ndarray] = {}
+        for name, moments in self.moments.items():
+            out[f"norm/{name}/std"] = np.asarray(moments.std(), np.float32)
+            if name != OWN:
+                mean = moments.mean - self.origins.get(name, 0.0)
+                out[f"norm/{name}/mean"] = np.asarray(mean, np.float32)
+        return out | {f"norm/{name}/origin": x for name, x in self.origins.items()}
+
+    def take(self, sample: Sample) -> None:
+        """Count what a worker sampled; from now on it is in flight."""
+        self.observe(sample.moments)
+        self.counters.env_steps += sample.env_steps
+        self.counters.agent_steps += sample.env_steps
+        self.counters.episodes += len(sample.episodes)
+
+    def trained(self, samples: Sequence[Sample], gradient_steps: int) -> None:
+        """Count what an update has trained on; rows that the batch did not hold were dropped."""
+        for sample in samples:
+            self.counters.trained_steps += sample.trained_steps
+            self.counters.dropped_steps += sample.env_steps - sample.trained_steps
+        self.counters.gradient_steps = gradient_steps
+
+    def drop(self, sample: Sample) -> None:
+        """Count what will not be trained on: it is too old, or its worker died."""
+        self.counters.dropped_steps += sample.env_steps
+
+    def abandon(self) -> None:
+        """What was in flight when the plan last ended is gone."""
+        counters = self.counters
+        counters.dropped_steps = counters.env_steps - counters.trained_steps
+
+    def get_state(self) -> dict[str, Any]:
+        return {
+            "rng": self.rng.bit_generator.state,
+            "counters": asdict(self.counters),
+            "fragments": self.fragments,
+            "moments": {name: m.arrays() for name, m in self.moments.items()},
+            "origins": dict(self.origins),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.rng.bit_generator.state = state["rng"]
+        vars(self.counters).update(state["counters"])  # others hold them too
+        self.fragments = state["fragments"]
+        self.moments = {name: Moments.from_arrays(m) for name, m in state["moments"].items()}
+        self.origins = dict(state["origins"])

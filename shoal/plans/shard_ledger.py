@@ -1,0 +1,158 @@
+"""What a plan knows of its replay shards: what they hold, what is due, and what was lost."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from shoal.config.schedule import at
+from shoal.fleet.base import Fleet, results
+from shoal.fleet.replay_shard import Exchanged, ReplayShard
+from shoal.fleet.sample import Sample
+from shoal.plans.run import Run
+from shoal.replay.layout import layout
+from shoal.replay.settings import most_steps
+from shoal.trajectory import ndarray
+
+if TYPE_CHECKING:
+    from shoal.replay.buffer import Drawn
+
+log = logging.getLogger("shoal.plans")
+
+
+@dataclass
+class Exchange:
+    """A call of a shard that has not been answered yet."""
+
+    number: int
+    steps: list[int]  # env steps of each fragment that went along
+    draws: int  # gradient steps asked for
+
+
+@dataclass
+class Account:
+    """What is known of a shard."""
+
+    fragments: list[tuple[int, Sample]] = field(default_factory=list)  # to go there, by worker
+    priorities: list[tuple[ndarray, ndarray]] = field(default_factory=list)  # likewise
+    pending: deque[Exchange] = field(default_factory=deque)
+    number: int = 0  # exchanges so far
+    restart: int = 0
+    size: int = 0
+    mass: float = 0.0
+    owed: float = 0.0  # batches that it is behind its share, which is that of its mass
+
+    @property
+    def coming(self) -> int:
+        """Env steps on their way to the shard, as far as is known."""
+        waiting = sum(sample.env_steps for _, sample in self.fragments)
+        return waiting + sum(sum(exchange.steps) for exchange in self.pending)
+
+    def exchange(self, run: Run, steps: int) -> tuple[Any, ...] | None:
+        """The arguments of the next exchange; None if there is nothing to be exchanged."""
+        if not (self.fragments or self.priorities or steps):
+            return None
+        u = run.rng.random((steps, run.replay.batch_size)) if steps else None
+        parcels = [(worker, sample.batch) for worker, sample in self.fragments]
+        lengths = [sample.env_steps for _, sample in self.fragments]
+        self.number += 1
+        self.pending.append(Exchange(self.number, lengths, steps))
+        priorities, self.fragments, self.priorities = self.priorities, [], []
+        return self.number, parcels, priorities, u, at(run.replay.beta, run.progress)
+
+
+class ShardLedger:
+    """The accounts of all shards, and the declared ratio over all of them together.
+
+    Args:
+        fleet: of the workers.
+        run: its counters are kept up to date.
+        shards: how many.
+        slack: gradient steps that may be due before workers wait.
+        fused: most gradient steps in one call.
+    """
+
+    def __init__(self, fleet: Fleet, run: Run, shards: int, slack: int, fused: int) -> None:
+        self._run, self._slack = run, slack
+        self._stacks: Mapping[str, int] = results(fleet.map("get_stacks"))[0]
+        self._most = min(fused, most_steps(run.replay, layout(run.model.spaces, self._stacks)))
+        self._workers = max(fleet.size, 1)
+        self.accounts = [Account() for _ in range(shards)]
+        self._stored = 0
+        self._asked = run.counters.replayed_steps  # transitions, those included that are to come
+
+    def make(self, index: int, restart: int) -> ReplayShard:
+        """A shard for its share of the workers."""
+        run, shards = self._run, len(self.accounts)
+        slots = -(-self._workers // shards) * (run.slots // self._workers)
+        share = run.replay.each(shards)
+        return ReplayShard(share, run.algorithm, run.model, self._stacks, slots, restart)
+
+    def may_sample(self) -> bool:
+        """Whether workers may go on: not while more gradient steps than the slack are due.
+
+        Fragments on their way to a shard count as stored. So workers wait soon after the warm-up
+        while a shard or the learner still compiles, and the declared ratio holds from there on.
+        The learner cannot catch up if nothing is held or coming, as when the only shard was
+        replaced.
+        """
+        counts, replay = self._run.counters, self._run.replay
+        coming = sum(account.coming for account in self.accounts)
+        if not coming and not any(account.mass > 0.0 for account in self.accounts):
+            return True
+        stored, begun = self._stored + coming, counts.learning_from
+        if begun is None:
+            begun = replay.begin(stored, counts.replayed_steps)
+        behind = (self._asked - counts.replayed_steps) // replay.batch_size
+        behind += replay.due(stored, begun, self._asked)
+        if self._slack == 0:
+            return not behind and not any(a.fragments or a.pending for a in self.accounts)
+        return behind <= self._slack
+
+    def add(self, worker: int, sample: Sample) -> None:
+        """A fragment is to go to its worker's shard."""
+        shards = len(self.accounts)
+        self.accounts[worker % shards].fragments.append((worker // shards, sample))
+
+    def exchange(self, index: int) -> tuple[Any, ...] | None:
+        """The arguments of a shard's next exchange; None if there is nothing to be exchanged."""
+        account, run = self.accounts[index], self._run
+        due = run.replay.due(self._stored, run.counters.learning_from, self._asked)
+        steps = run.replay.at_once(due, self._most)
+        if self._slack == 0 and any(each.fragments for each in self.accounts):
+            steps = 0  # what is on its way counts first
+        filled = [each for each in self.accounts if each.mass > 0.0]
+        if not filled or account is not max(filled, key=lambda each: each.owed):
+            steps = 0
+        if steps:
+            total = sum(each.mass for each in self.accounts)
+            for each in self.accounts:
+                each.owed += steps * each.mass / total
+            account.owed -= steps
+            self._asked += steps * run.replay.batch_size
+        return account.exchange(run, steps)
+
+    def take(self, index: int, answer: Exchanged) -> Drawn | None:
+        """Count what came of an exchange; returns what there is to learn from."""
+        account, run, counts = self.accounts[index], self._run, self._run.counters
+        if answer.restart != account.restart:
+            log.warning("replay shard %d was lost, with %s transitions", index, f"{account.size:,}")
+            counts.lost_steps += account.size
+            account.restart, account.priorities = answer.restart, []
+        while account.pending and account.pending[0].number < answer.number:
+            gone = account.pending.popleft()  # an exchange that died with its shard
+            counts.dropped_steps += sum(gone.steps)
+            self._asked -= gone.draws * run.replay.batch_size
+        exchange = account.pending.popleft()
+        self._stored += answer.stored
+        counts.trained_steps += answer.stored
+        counts.dropped_steps += sum(exchange.steps) - answer.stored
+        if answer.drawn is None:
+            self._asked -= exchange.draws * run.replay.batch_size
+        account.size, account.mass = answer.size, answer.mass
+        if counts.learning_from is None:
+            counts.learning_from = run.replay.begin(self._stored, counts.replayed_steps)
+        return answer.drawn

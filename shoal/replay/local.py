@@ -1,0 +1,92 @@
+"""A replay buffer that is trained on in the process that fills it, in the declared ratio.
+
+Of a run whose plan samples and learns in turn, and of a worker that learns: Gorila's bundle of an
+actor, a learner and a replay memory (Nair et al. 2015, arXiv:1507.04296, section 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from shoal.config.config import Replay
+from shoal.replay.settings import make, most_steps
+from shoal.trajectory import Batch, ndarray
+
+if TYPE_CHECKING:
+    from shoal.replay.buffer import Drawn
+
+
+@dataclass
+class Replayed:
+    """How far replay has come."""
+
+    replayed_steps: int = 0  # transitions of all gradient steps
+    learning_from: float | None = None  # env steps stored when learning began; the ratio counts
+    # from here, and None is before
+
+
+class LocalReplay:
+    """A buffer, the gradient steps that are due, and their batches.
+
+    ``counts`` are read and kept up to date: they are part of the state of whoever owns them.
+    """
+
+    def __init__(
+        self,
+        settings: Replay,
+        algorithm: Any,
+        model: Any,
+        stacks: Mapping[str, int],
+        slots: int,
+        counts: Replayed,
+    ) -> None:
+        self.settings, self._algorithm, self._model = settings, algorithm, model
+        self.counts = counts
+        self.buffer = make(settings, algorithm, model, stacks, slots)
+        self._most = most_steps(settings, self.buffer.layout)
+
+    def due(self) -> int:
+        """Gradient steps to take in one call before more is stored.
+
+        What was trained on follows what was stored since learning began, in the declared ratio, and
+        is never more than one batch behind when something is sampled.
+        """
+        counts = self.counts
+        due = self.settings.due(self.buffer.stored, counts.learning_from, counts.replayed_steps)
+        return self.settings.at_once(due, self._most)
+
+    def store(self, worker: int, batch: Batch) -> None:
+        """Store a worker's fragment."""
+        self.buffer.store(worker, batch)
+        if self.counts.learning_from is None:
+            counts = self.counts
+            counts.learning_from = self.settings.begin(self.buffer.stored, counts.replayed_steps)
+
+    def draw(self, rng: np.random.Generator, steps: int, beta: float) -> Drawn:
+        """Transitions for ``steps`` gradient steps, with their noise."""
+        drawn = self.buffer.draw(rng.random((steps, self.settings.batch_size)), beta)
+        return with_noise(drawn, self.settings, self._algorithm, self._model, rng)
+
+    def trained(self, drawn: Drawn, rows: Mapping[str, ndarray]) -> None:
+        """Count gradient steps on what was drawn, and take the new priorities of its rows."""
+        self.counts.replayed_steps += len(drawn.rows)
+        if self.settings.alpha:
+            self.buffer.set_priorities(drawn.rows, rows["priority"])
+
+
+def with_noise(
+    drawn: Drawn, settings: Replay, algorithm: Any, model: Any, rng: np.random.Generator
+) -> Drawn:
+    """What was drawn, with the noise of its gradient steps in the batch's entry "step"."""
+    size = settings.batch_size
+    drawn.batch["step"] = algorithm.draw(model, rng, len(drawn.rows) // size, size)
+    return drawn
+
+
+def minibatches(drawn: Drawn, settings: Replay) -> ndarray:
+    """Rows of each gradient step on what was drawn, int32 [steps, batch_size]."""
+    return np.arange(len(drawn.rows), dtype=np.int32).reshape(-1, settings.batch_size)
