@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -91,14 +91,22 @@ class Stream(Iterator[tuple[int, Any]]):
     """
 
     def __init__(
-        self, come: Iterator[tuple[int, Any] | None], wait: Callable[[], None] = lambda: None
+        self, come: Generator[tuple[int, Any] | None], wait: Callable[[], None] = lambda: None
     ) -> None:
         self.come, self.wait = come, wait
 
     def __next__(self) -> tuple[int, Any]:
-        while (found := next(self.come)) is None:
-            self.wait()
+        try:
+            while (found := next(self.come)) is None:
+                self.wait()
+        except BaseException:
+            self.close()
+            raise
         return found
+
+    def close(self) -> None:
+        """Wait for its calls no more."""
+        self.come.close()
 
 
 def merge(*streams: Stream) -> Iterator[tuple[int, int, Any]]:
@@ -106,15 +114,19 @@ def merge(*streams: Stream) -> Iterator[tuple[int, int, Any]]:
 
     The first stream is the fleet's: it waits for all of them.
     """
-    while True:
-        waits = True
-        for which, stream in enumerate(streams):
-            found = next(stream.come)
-            if found is not None:
-                waits = False
-                yield which, *found
-        if waits:
-            streams[0].wait()
+    try:
+        while True:
+            waits = True
+            for which, stream in enumerate(streams):
+                found = next(stream.come)
+                if found is not None:
+                    waits = False
+                    yield which, *found
+            if waits:
+                streams[0].wait()
+    finally:
+        for stream in streams:
+            stream.close()
 
 
 class Fleet(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -70,7 +70,7 @@ class LocalFleet:
 
     def _in_turn(
         self, verb: str, args: Callable[[int], tuple[Any, ...] | None]
-    ) -> Iterator[tuple[int, Any] | None]:
+    ) -> Generator[tuple[int, Any] | None]:
         index = 0
         while self.size:
             index %= self.size

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -193,7 +193,7 @@ class RayFleet:
 
     def _come(
         self, verb: str, args: Callable[[int], tuple[Any, ...] | None], in_flight: int
-    ) -> Iterator[tuple[int, Any] | None]:
+    ) -> Generator[tuple[int, Any] | None]:
         done: deque[tuple[int, Any]] = deque()
         waiting: dict[int, int] = {}
         try:

@@ -6,7 +6,7 @@ Each sample and each gradient has a number of its own: what became of it can be 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,7 +159,7 @@ class ScriptedFleet:
 
     def _come(
         self, verb: str, args: Callable[[int], tuple[Any, ...] | None], in_flight: int
-    ) -> Iterator[tuple[int, Any]]:
+    ) -> Generator[tuple[int, Any] | None]:
         waiting = [0] * self.size
         finishing: list[tuple[float, int, int, Any]] = []
         try:
