@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from shoal.app import console
 from shoal.app.console import (
     Console,
+    LiveConsole,
     Recent,
     bottleneck,
     count,
@@ -200,3 +203,25 @@ def test_an_evaluation_shows_how_far_it_is_where_somebody_watches(
         show(ended, steps)
     shown = [text.strip() for text in capsys.readouterr().err.split("\r") if text]
     assert shown == ["1 of 3 episodes  1.2k env steps", ""]
+
+
+def test_what_an_environment_prints_stands_above_the_live_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Screen()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    live = LiveConsole()
+    live.begin(Stop(env_steps=10), None, 0.0, 0)
+    try:
+        while "starting" not in screen.getvalue():  # the line is drawn by a thread of its own
+            time.sleep(0.01)
+        print("hello")
+    finally:
+        live.end()
+    before, after = screen.getvalue().split("hello")
+    assert before.endswith("\r\x1b[2K") and after.startswith("\n") and "starting" in after
