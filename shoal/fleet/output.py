@@ -33,7 +33,7 @@ class Output:
             self._look()
 
     def _look(self) -> None:
-        for path in self._folder.glob("session_*/logs/worker-*"):
+        for path in self._folder.glob("session_[0-9]*/logs/worker-*"):  # not session_latest, a link
             found = _FILE.fullmatch(path.name)
             if found is None or path.is_symlink():
                 continue

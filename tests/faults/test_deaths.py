@@ -67,7 +67,10 @@ def test_what_was_learned_before_is_saved(shoal: Callable[..., Any]) -> None:
     lines = keeps_the_form(text)
     assert code == 1 and "the 2th death within a minute" in lines[0]
     assert "cluster.restarts_per_minute is the bound" in lines[2]
-    assert "go on with: shoal resume run" in out and "could not be written" not in text
+    assert (
+        f"go on with: shoal resume {Path('run').absolute()} --env {ENV}\n" in out
+        and "could not be written" not in text
+    )
 
 
 @pytest.mark.ray
@@ -83,7 +86,7 @@ def test_nothing_but_what_happened_is_on_the_console(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert [line.partition(":")[0].partition(" after")[0] for line in lines] == [
         "a2c on tests.faults.broken",
-        "until 4,000 env steps; run folder run",
+        f"until 4,000 env steps; run folder {tmp_path}/run",
         *(["worker 0", "worker 0 is back"] * 2),
         "ended by an error",
         "workers replaced",
