@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from shoal.algorithms.sac import SAC
     from shoal.algorithms.vtrace import VTrace
     from shoal.config.bounds import setting
-    from shoal.config.config import Checkpointing, Cluster, Config, Replay, Rollout, Stop
+    from shoal.config.config import Checkpointing, Cluster, Config, Rollout, Stop
+    from shoal.config.replay import Replay
     from shoal.config.schedule import Linear, Schedule
     from shoal.evaluation import evaluate
     from shoal.nets.network import Network
@@ -52,7 +53,7 @@ _HOMES = {
     "Checkpointing": "config.config",
     "Cluster": "config.config",
     "Config": "config.config",
-    "Replay": "config.config",
+    "Replay": "config.replay",
     "Rollout": "config.config",
     "Stop": "config.config",
     "setting": "config.bounds",

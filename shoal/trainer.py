@@ -100,7 +100,7 @@ class Trainer:
         self.run.model, self.run.replay = self.model, config.replay
         slots = max(config.rollout.workers, 1) * config.rollout.envs_per_worker
         self.run.slots = slots
-        self.remembered = 0  # bytes of what is remembered
+        self.remembered = 0  # bytes of the replay buffer
         if self.run.remembers:
             stacks = results(self.fleet.map("get_stacks"))[0]
             fitted = config.replay, algorithm, self.model, stacks, slots
@@ -219,7 +219,7 @@ class Trainer:
                 log.warning("%s", text)
 
     def _mark(self) -> None:
-        """Remember this moment between two updates, as the one to fall back to."""
+        """Mark this moment between two updates as the one to fall back to."""
         buffer = self._buffer
         changes = 0 if buffer is None else buffer.changes
         self._boundary = self.run.get_state(), self.learner.version, changes
@@ -400,7 +400,7 @@ class Trainer:
         self._updates = None
 
     def resize(self, workers: int) -> None:
-        """Go on with so many workers: new ones join, or the last ones leave.
+        """Change the number of workers: new ones join, or the last ones leave.
 
         What those who leave had sampled and nobody had taken is not counted. Raises ConfigError
         for a trainer whose only worker is this process, and where there is no place for more.
@@ -414,7 +414,7 @@ class Trainer:
             )
         self.fleet.resize(workers)
         rollout = replace(self.config.rollout, workers=workers)
-        self.config = replace(self.config, rollout=rollout)  # what is saved goes on with so many
+        self.config = replace(self.config, rollout=rollout)  # a resumed run starts with this number
 
     def stop(self) -> None:
         """End the workers and their environments, and Ray where this trainer started it."""

@@ -10,7 +10,8 @@ import pytest
 
 import shoal
 from shoal.config.bounds import Bounds, bounds_of, check_bounds, setting
-from shoal.config.config import Checkpointing, Cluster, Config, Replay, Rollout, Stop
+from shoal.config.config import Checkpointing, Cluster, Config, Rollout, Stop
+from shoal.config.replay import Replay
 from shoal.config.schedule import Linear, Schedule
 from shoal.errors import ConfigError
 from shoal.systems.table import PLANS, SYSTEMS, default_config

@@ -10,8 +10,9 @@ import pytest
 
 from shoal.algorithms.a2c import A2C
 from shoal.algorithms.ppo import PPO
-from shoal.config.config import Config, Replay, Stop
+from shoal.config.config import Config, Stop
 from shoal.config.files import load_file
+from shoal.config.replay import Replay
 from shoal.config.schedule import Linear
 from shoal.config.settings import to_dict
 from shoal.errors import ConfigError

@@ -79,11 +79,11 @@ def _main(given: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except ShoalError as error:
-        told = describe(error)
-        if error.where is None and "\nYour code" not in told:
+        text = describe(error)
+        if error.where is None and "\nYour code" not in text:
             error.where = shlex.join(["shoal", *given])
-            told = describe(error)
-        print(f"error: {told.removeprefix(type(error).__name__ + ': ')}", file=sys.stderr)
+            text = describe(error)
+        print(f"error: {text.removeprefix(type(error).__name__ + ': ')}", file=sys.stderr)
         return error.exit_code
     except (Exception, SystemExit) as error:
         if interrupts.behind(error):

@@ -251,7 +251,7 @@ def find(
 ) -> tuple[Path, Path | None, dict[str, Any], dict[str, Any]]:
     """What was named, the run folder that it belongs to (if any), and the checkpoint there.
 
-    Of the checkpoint its meta, and these ``parts`` of its state.
+    The meta of the checkpoint, and these ``parts`` of its state.
     """
     path = Path(given).absolute()
     if (path / CONFIG).is_file() and not (path / CHECKPOINT).is_dir():

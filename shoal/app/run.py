@@ -55,7 +55,7 @@ class _Handler(logging.Handler):
 
 @contextmanager
 def warnings_on(console: Console) -> Iterator[None]:
-    """What the fleet warns of is said on this console, also above a live line."""
+    """Warnings of the fleet appear on this console, also above a live line."""
     log, handler = logging.getLogger("shoal"), _Handler(console)
     log.addHandler(handler)
     before, log.propagate = log.propagate, False

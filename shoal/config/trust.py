@@ -1,6 +1,6 @@
 """Trust: which code a file may name, and the one function that imports code by its name.
 
-A name is ``"module:Name"``, or ``"folder/file.py:Name"``. Whoever sends a checkpoint or a
+A name is ``"module:Name"``, or ``"folder/file.py:Name"``. The sender of a checkpoint or a
 configuration file could name any code in it, so a name from a file is imported only if the caller
 gives the same name, or trusts the file.
 """

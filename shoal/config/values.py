@@ -78,7 +78,7 @@ def union(value: Any, members: tuple[Any, ...]) -> Any:
 
 
 def _tuple(value: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Of a list, of "64, 64" with or without brackets, or of one value that stands alone."""
+    """Items of a list, of "64, 64" with or without brackets, or of one value alone."""
     if isinstance(value, str):
         inner = value.strip()
         if inner[:1] + inner[-1:] in ("[]", "()"):

@@ -81,7 +81,7 @@ def settings(name: str, spec: Any, kwargs: Mapping[str, Any]) -> dict[str, Any] 
 def make_vector(
     name: str, settings: Mapping[str, Any], slots: int, *, seed: int | None, threads: int
 ) -> Atari:
-    """`slots` copies, stepped by so many threads, for training. Raises EnvError for bad values."""
+    """`slots` copies stepped by `threads` threads, for training. Raises EnvError for bad values."""
     taken = dict(settings)
     # Episodes that really end with a life (`episodic_life`) need no ending besides.
     life_loss = bool(taken.pop("life_loss_info", not taken.get("episodic_life", False)))

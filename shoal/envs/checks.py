@@ -104,8 +104,8 @@ def convert(leaf: Leaf, value: Any) -> NDArray:
         hint = f"return it as np.{leaf.dtype}"
         if leaf.dtype.kind != "f" and x.dtype.kind == "f":
             hint += ", or declare the space with dtype=np.float32"
-        told = type(value).__name__ if x.dtype.kind == "O" else x.dtype
-        raise EnvError(f"{name} is {told} {list(x.shape)}; {wanted}", fix=hint)
+        got = type(value).__name__ if x.dtype.kind == "O" else x.dtype
+        raise EnvError(f"{name} is {got} {list(x.shape)}; {wanted}", fix=hint)
     if x.shape != leaf.raw:
         raise EnvError(
             f"{name} has shape {list(x.shape)}; {wanted}",
@@ -244,20 +244,20 @@ def check_step(result: Any) -> None:
     """Raises EnvError unless `env.step` gave Gymnasium's five values."""
     if isinstance(result, tuple) and len(result) == 5:
         return
-    told = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
+    got = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
     hint = "return obs, reward, terminated, truncated, info"
     if isinstance(result, tuple) and len(result) == 4:
         hint += "; the four values of old Gym mix terminated and truncated into one"
-    raise EnvError(f"step returned {told}, expected a tuple of 5", fix=hint)
+    raise EnvError(f"step returned {got}, expected a tuple of 5", fix=hint)
 
 
 def check_reset(result: Any) -> None:
     """Raises EnvError unless `env.reset` gave an observation and a dict."""
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict):
         return
-    told = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
+    got = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
     raise EnvError(
-        f"reset returned {told}, expected a tuple of an observation and a dict",
+        f"reset returned {got}, expected a tuple of an observation and a dict",
         fix="return obs, info",
     )
 
@@ -270,12 +270,12 @@ def check_reward(reward: Any) -> float:
         if not -LIMIT < value < LIMIT:
             raise bad_number("the reward", value)
         return value
-    told = (
+    got = (
         f"an array of shape {list(reward.shape)}"
         if isinstance(reward, np.ndarray)
         else (f"{type(reward).__name__} {cut(repr(reward), 60)}")
     )
-    raise EnvError(f"the reward is {told}, expected a float", fix="return float(reward)")
+    raise EnvError(f"the reward is {got}, expected a float", fix="return float(reward)")
 
 
 def check_flag(name: str, flag: Any) -> bool:

@@ -10,7 +10,9 @@ from shoal.envs.base import VectorEnv
 from shoal.envs.source import find, unavailable
 from shoal.errors import EnvError
 
-FEW = 4  # copies; so many are quicker in a loop (CartPole-v1: 19 us for one and 67 us for four,
+FEW = (
+    4  # copies; up to this number a loop is quicker (CartPole-v1: 19 us for one and 67 us for four,
+)
 # where Gymnasium's vector form takes 55 to 80 us for any number up to eight)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from shoal.envs.base import NDArray
 from shoal.errors import CheckpointError
 
-MAX_REPLAY = 2**17  # env steps of one episode that are remembered, and replayed on restoring
+MAX_REPLAY = 2**17  # env steps of one episode that are kept, and replayed to restore it
 _BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 
 
@@ -42,7 +42,7 @@ class ActionLog:
         return self._t - self._start[slot]
 
     def actions(self, slot: int) -> NDArray | None:
-        """[steps, ...]; None if the episode is too long to be remembered."""
+        """[steps, ...]; None if the episode is too long to be kept."""
         start = self._start[slot]
         return None if start < 0 else self._rows[slot, start : self._t]
 

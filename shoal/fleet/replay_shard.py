@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from shoal.config.config import Replay
+from shoal.config.replay import Replay
 from shoal.fleet.base import Lost, Parcel
 from shoal.replay.settings import make
 from shoal.trajectory import ndarray

@@ -17,7 +17,7 @@ class Learner(Protocol):
 
     @property
     def version(self) -> int:
-        """Of the weights: one more with every update."""
+        """Version of the weights; every update adds one."""
 
     @property
     def gradient_steps(self) -> int:
@@ -33,9 +33,9 @@ class Learner(Protocol):
         """Take ``len(indices)`` gradient steps, step i on the rows ``batch[indices[i]]``.
 
         ``indices`` is int32 [steps, size], -1 being no row; None is one step on the whole batch.
-        ``reduce`` sums a float32 vector over several learners that update together, each on rows of
-        its own: every step is then that of one learner on all their rows. What it raises leaves the
-        learner as it was.
+        ``reduce`` sums a float32 vector over several learners that update together, each on its own
+        rows: every step then equals that of one learner on all rows. If it raises, the learner is
+        unchanged.
 
         Returns the mean of each metric over the steps taken, ``grad_norm`` (before clipping) and
         ``gradient_steps`` taken.
@@ -44,9 +44,9 @@ class Learner(Protocol):
     def learn(
         self, batch: Batch, indices: ndarray | None, hyper: Mapping[str, float]
     ) -> tuple[dict[str, float], dict[str, ndarray]]:
-        """``update``, and the metrics of each row.
+        """``update`` that also returns the metrics of each row.
 
-        Of every gradient step, one after the other: [steps * size]. Entries of the dict
+        Those are [steps * size], in the order of the gradient steps. Entries of the dict
         ``batch["step"]`` are [steps, ...], one for each gradient step.
         """
 
@@ -68,19 +68,19 @@ class Learner(Protocol):
         """Add or replace arrays that act and loss see but that are not differentiated."""
 
     def set_weights(self, weights: Mapping[str, ndarray], version: int) -> None:
-        """Take over another learner's ``weights``; the optimiser's state stays.
+        """Replace the weights by another learner's; the optimiser's state stays.
 
         Targets follow them as if each version had been a gradient step of this learner's.
         """
 
     def adopt(self, state: Mapping[str, Any]) -> None:
-        """Take over the state of another learner as an update of this one, version included."""
+        """Replace the state by another learner's; counts as an update that can be rolled back."""
 
     def rollback(self, version: int) -> None:
-        """Undo the newest update if it is past this version: it was interrupted."""
+        """Undo the newest update if its version is above this one: it was interrupted."""
 
     def get_state(self) -> dict[str, Any]:
         """Everything that the next update depends on: a tree of NumPy arrays and numbers."""
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Continue from a state that ``get_state`` returned."""

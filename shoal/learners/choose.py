@@ -80,7 +80,7 @@ def create_learner(
 
 
 def threads(model: Model, rows: int, beside: int = 0) -> int:
-    """Threads worth using for one gradient step on so many rows.
+    """Number of threads worth using for one gradient step on ``rows`` rows.
 
     Those of this machine but for ``beside``, which sample meanwhile: a second thread of a
     convolutional network's step saves less of the wall clock than it takes of the CPU (170 ms on

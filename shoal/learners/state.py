@@ -1,4 +1,4 @@
-"""What a learner is (``LearnerState``), and what both learners do alike with it."""
+"""The state of a learner, and what the JAX and the PyTorch learner share."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from shoal.trajectory import Batch, ndarray, select
 
 @dataclass(frozen=True)
 class LearnerState:
-    """All that a learner is, in one value: replaced as a whole, so never seen half updated."""
+    """The whole state of a learner in one immutable value, so it is never half updated."""
 
     params: dict[str, Any]
     optimiser: dict[str, Any]
-    aux: dict[str, Any]  # what act and loss see but nobody differentiates
+    aux: dict[str, Any]  # inputs of act and loss that are not differentiated
     version: int = 0
     gradient_steps: int = 0
-    targets: dict[str, Any] = field(default_factory=dict)  # what follows the parameters
+    targets: dict[str, Any] = field(default_factory=dict)  # target networks
 
 
 class LearnerBase:
-    """What both learners do alike: hold the state, hand it out, take a step back.
+    """Holds the state of a learner, returns and replaces it, and rolls an update back.
 
     ``put`` turns a dict of NumPy arrays into the framework's own, ``numpy`` turns it back.
     """
@@ -75,7 +75,7 @@ class LearnerBase:
         targets = now.targets
         if targets and self._follows:
             targets = self._followed(params, range(now.version + 1, version + 1))
-        elif targets:  # the first that come: what follows them begins there, too
+        elif targets:  # the first weights: targets begin as a copy of them
             targets = self._put(self.algorithm.targets(self._numpy(params)))
         self._follows = True
         self._past = self._now = replace(
@@ -83,7 +83,7 @@ class LearnerBase:
         )
 
     def _followed(self, params: Params, steps: range) -> Params:
-        """The targets after these gradient steps, of which the parameters are the last."""
+        """The targets after these gradient steps; ``params`` are those of the last step."""
         targets = self._now.targets
         for step in steps if targets else ():
             targets = self._follow(params, targets, np.int32(step))
@@ -130,7 +130,7 @@ class LearnerBase:
         *seen: float,
         targets: Params | None = None,
     ) -> None:
-        """Take over an update, unless the loss or gradient norm ``seen`` in it is not finite."""
+        """Store the result of an update. Raises ShoalError if a value of ``seen`` is not finite."""
         if not all(map(math.isfinite, seen)):
             raise ShoalError(
                 f"training has diverged: the loss or its gradient is not finite in update "
@@ -158,5 +158,5 @@ def minibatch(batch: Batch, index: Any) -> Batch:
 
 
 def shareable(metrics: Metrics) -> Params:
-    """What learners that update together average: scalars, and whether to stop as 0 or 1."""
+    """Metrics that learners average if they update together: scalars, and ``stop`` as 0 or 1."""
     return metrics.scalars if metrics.stop is None else {**metrics.scalars, "stop": metrics.stop}

@@ -69,7 +69,7 @@ def _adapt(module: Any, spaces: Spaces, heads: Mapping[str, Head]) -> ModuleNet:
 
 def _create(cls: Callable[..., Any], spaces: Spaces, seed: int) -> Any:
     """An instance of the user's class, its random initial values drawn from ``seed``."""
-    # Of the class itself it would be that of nnx's metaclass, which tells nothing.
+    # The signature of the class would be that of nnx's metaclass, which says nothing.
     signed = inspect.getattr_static(cls, "__init__") if isinstance(cls, type) else cls
     accepted = inspect.signature(signed).parameters
     kwargs: dict[str, Any] = {"spaces": spaces} if "spaces" in accepted else {}

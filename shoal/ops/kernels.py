@@ -46,13 +46,13 @@ def in_blocks(
     arrays: Mapping[str, Array],
     out: Mapping[str, Array] | None = None,
 ) -> dict[str, Array]:
-    """``f(arrays)``, of a function that goes entry by entry; what it returns has their names.
+    """``f(arrays)`` for a function that works entry by entry and returns arrays of these names.
 
-    Operation after operation over long vectors waits for memory, so these are gone through in
-    blocks that stay in a core's cache; JAX's compiler does as much by itself. Where there is
-    ``out``, which may be ``arrays``, the results are written there: the first touch of new memory
-    costs as much as all operations (Adam on 3.3 million parameters in PyTorch: 41 ms at once, 26 ms
-    in blocks, 12 ms into old memory).
+    Operation after operation over long vectors waits for memory, so they are processed in blocks
+    that stay in a core's cache; JAX's compiler does this by itself. Results are written into
+    ``out`` if given, which may be ``arrays``: the first touch of new memory costs as much as all
+    operations (Adam on 3.3 million parameters in PyTorch: 41 ms at once, 26 ms in blocks, 12 ms
+    into old memory).
     """
     x = next(iter(arrays.values()))
     if x.ndim != 1 or x.shape[0] <= BLOCK or compat.is_jax_array(x):
@@ -68,7 +68,7 @@ def in_blocks(
 
 
 def sum_of_squares(x: Array) -> Array:
-    """Of all entries of an array."""
+    """Sum of the squares of all entries."""
     if x.ndim != 1 or x.shape[0] <= BLOCK or compat.is_jax_array(x):
         return namespace(x).sum(x * x)
     parts = (x[start : start + BLOCK] for start in range(0, x.shape[0], BLOCK))
@@ -76,7 +76,7 @@ def sum_of_squares(x: Array) -> Array:
 
 
 def stop_gradient(x: Array) -> Array:
-    """The same values, as a constant of whatever is differentiated."""
+    """The same values as a constant: no gradient flows through them."""
     xp = namespace(x)
     if xp is np:
         return x

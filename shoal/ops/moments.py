@@ -29,7 +29,7 @@ class Moments:
 
     @classmethod
     def of(cls, x: ndarray) -> Moments:
-        """Of the rows of ``x [N, ...]``, any real dtype, N >= 0."""
+        """Moments of the rows of ``x [N, ...]``, any real dtype, N >= 0."""
         if len(x) == 0:
             return cls.zero(x.shape[1:])
         mean = np.asarray(np.mean(x, axis=0, dtype=np.float64))

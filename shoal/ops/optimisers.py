@@ -23,12 +23,12 @@ ALL = "all"  # the name of the parameters that are in no group
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters whose steps are not as all others': a delayed policy, say."""
+    """Parameters with steps of their own, such as a delayed policy."""
 
     name: str
     prefixes: tuple[str, ...]  # with one of which their names begin
-    rate: float = 1.0  # times the step size
-    every: int = 1  # gradient steps of which they take the last one only
+    rate: float = 1.0  # factor of the step size
+    every: int = 1  # gradient steps; only the last of them moves these parameters
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Optimiser:
         return after, new, norm
 
     def group(self, name: str) -> str:
-        """Of a parameter, by its name (a group's own name is in it, too)."""
+        """Name of the group of a parameter; a group's own name is in that group too."""
         for group in self.groups:
             if name == group.name or name.startswith(group.prefixes):
                 return group.name
@@ -161,7 +161,7 @@ class Optimiser:
         return {name: xp.where(wait, old[name], value) for name, value in new.items()}
 
     def _step(self, xp: Any, g: Array, old: Arrays, eps: Array) -> tuple[Array, Arrays]:
-        """Of one parameter: its step for a step size of 1, and its new slots."""
+        """The step of one parameter for a step size of 1, and its new slots."""
         adam = self.kind == "adam"
         b1, b2 = (self.b1, self.b2) if adam else (self.decay, self.decay)
         step, new = g, {}

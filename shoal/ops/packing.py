@@ -31,8 +31,8 @@ def unpack(vector: Array, like: Mapping[str, Array]) -> Params:
 class Packing:
     """Parameters as one vector for each of the optimiser's groups.
 
-    So a dozen small parameters do not cost the optimiser a dozen times its calls in PyTorch, or a
-    dozen times its kernels, to compile and to run, in JAX. The numbers are the same.
+    A dozen small parameters would cost the optimiser a dozen times the calls in PyTorch, or a dozen
+    times the kernels to compile and run in JAX. The numbers are the same.
     """
 
     def __init__(self, optimiser: Optimiser, like: Mapping[str, Array]) -> None:
@@ -85,11 +85,10 @@ class Packing:
 
 
 def to_share(gradient: Array, metrics: Mapping[str, Array], mask: Array, reduction: str) -> Array:
-    """What a learner brings to a step that several take together, as one vector to be summed.
+    """A learner's contribution to a step of several learners, as one vector to be summed.
 
-    Gradient and metrics are weighted by the rows they stand for: of losses that are means over
-    rows, the weighted mean is that over all rows; losses that are sums, and their gradients, just
-    add up.
+    Gradient and metrics are weighted by their number of rows: if the loss is a mean over rows, the
+    weighted mean is the mean over all rows; sums just add up.
     """
     xp = namespace(gradient)
     rows = xp.reshape(xp.sum(mask), (1,))
@@ -102,7 +101,7 @@ def to_share(gradient: Array, metrics: Mapping[str, Array], mask: Array, reducti
 
 
 def shared(total: Array, names: list[str], reduction: str) -> tuple[Array, Params]:
-    """Gradient and metrics of the step on all rows, from the sum of what the learners brought."""
+    """Gradient and metrics of the step on all rows, from the sum of the contributions."""
     rows = namespace(total).clip(total[-1], 1.0, None)
     gradient, values = total[: -1 - len(names)], total[-1 - len(names) : -1]
     adds_up = {"loss"} if reduction == "sum" else set()

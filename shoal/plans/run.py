@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from shoal.algorithms.base import Algorithm
-from shoal.config.config import Replay
+from shoal.config.replay import Replay
 from shoal.config.schedule import at
 from shoal.fleet.sample import Sample
 from shoal.ops.moments import Moments

@@ -6,7 +6,7 @@ a Numba kernel (which turns it into SystemError), in a callback of JAX's (which 
 ``check`` raises KeyboardInterrupt at the next safe point: between two env steps, two updates, or
 two looks at workers.
 
-1. The first signal ends the run at the next safe point. What keeps it waiting is said after a
+1. The first signal ends the run at the next safe point. What keeps it waiting is printed after a
    second or two.
 2. The second is raised at once in an environment that does not come back; anywhere else it says
    what is being waited for.
@@ -29,7 +29,7 @@ from typing import Any
 
 from shoal.process.tracebacks import is_user_code, spot
 
-SPEAK = 1.5  # seconds after which it is said what an interrupt waits for
+SPEAK = 1.5  # seconds before the console says what an interrupt waits for
 _SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _ENVS = os.path.join(_PACKAGE, "envs") + os.sep
@@ -67,7 +67,7 @@ def received() -> int | None:
 
 
 def exit_code() -> int:
-    """Of a command that was interrupted."""
+    """Exit code of a command that was interrupted."""
     return 128 + (_state.received or signal.SIGINT)
 
 

@@ -24,7 +24,7 @@ IN_PROCESS = "to see it in one process: Trainer(..., in_process=True)"  # a note
 
 
 def describe(exc: BaseException, command: str | None = None) -> str:
-    """Tells an error in at most 25 lines; the first three are what is wrong, where, what to do.
+    """An error in at most 25 lines; the first three say what is wrong, where, and what to do.
 
     "Where" is the user's own line: the innermost frame outside Shoal, site-packages and the
     standard library. Notes (`exc.add_note`) follow, then `command` (or that of `reproducible`),
@@ -66,7 +66,7 @@ def frames_of(exc: BaseException) -> list[tuple[str, int, str, str]]:
 
 
 def carry(exc: BaseException, frames: list[tuple[str, int, str, str]]) -> None:
-    """Let an error of another process be told with the traceback that it had there."""
+    """Attach the traceback that an error had in another process."""
     summaries = [
         traceback.FrameSummary(here(name), line, function, line=source)
         for name, line, function, source in frames
@@ -90,7 +90,7 @@ def advise(exc: BaseException, fix: str) -> None:
 
 
 def reproducible(exc: BaseException, command: str) -> None:
-    """Let an error be told with the command that shows it in one process."""
+    """Attach the command that shows the error in one process."""
     setattr(exc, _COMMAND, command)
 
 

@@ -1,1 +1,1 @@
-"""What is remembered: transitions, and how they are drawn again."""
+"""The replay buffer: transitions, and how they are drawn."""

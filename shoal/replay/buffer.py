@@ -37,7 +37,7 @@ class Drawn:
     """Transitions drawn together."""
 
     batch: Batch  # obs, next_obs, action, reward, discount, weight, mask: [N, ...]
-    rows: ndarray  # int64 [N]: by which their priorities are told
+    rows: ndarray  # int64 [N]: row ids, for ``set_priorities``
     age: float  # env steps of its slot since one was stored, on average
 
 

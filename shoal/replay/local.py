@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shoal.config.config import Replay
+from shoal.config.replay import Replay
 from shoal.replay.settings import make, most_steps
 from shoal.trajectory import Batch, ndarray
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from shoal.config.config import Replay
+from shoal.config.replay import Replay
 from shoal.errors import ConfigError
 from shoal.replay.layout import Layout, layout
 

@@ -15,7 +15,7 @@ from shoal.trajectory import ndarray
 
 
 def sum_tree(leaves: int) -> ndarray:
-    """A tree of at least so many leaves, all zero."""
+    """A tree of at least ``leaves`` leaves, all zero."""
     return np.zeros(2 << max(leaves - 1, 0).bit_length())
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 NDArray = npt.NDArray[Any]
 ACTION_MASK = "action_mask"
-MEMORY = "~memory/"  # before the names of what a policy remembers, beside the leaves
+MEMORY = "~memory/"  # prefix of a policy's recurrent state, beside the leaves
 OWN = ""  # the path of no leaf: an entry of Shoal's beside leaves, with which no key can collide
 
 

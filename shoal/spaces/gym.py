@@ -199,9 +199,9 @@ class GymSpaces:
     def to_env(self, action: Any) -> NDArray:
         """Actions in policy form [..., *action_shape] as what `env.step` takes.
 
-        Discrete ones are shifted by the space's start. Of a Box, components with two finite bounds
-        are clipped to [-1, 1] and rescaled to [low, high], the others are clipped to the bound
-        they have. The result has the space's shape and dtype behind the leading axes.
+        Discrete ones are shifted by the space's start. Components of a Box with two finite
+        bounds are clipped to [-1, 1] and rescaled to [low, high], the others are clipped to the
+        bound they have. The result has the space's shape and dtype behind the leading axes.
         """
         action, space = np.asarray(action), self.action
         out: NDArray

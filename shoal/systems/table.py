@@ -14,7 +14,8 @@ from shoal.algorithms.pg import PG
 from shoal.algorithms.ppo import PPO
 from shoal.algorithms.sac import SAC
 from shoal.algorithms.vtrace import VTrace
-from shoal.config.config import Config, Replay, Rollout
+from shoal.config.config import Config, Rollout
+from shoal.config.replay import Replay
 from shoal.config.settings import name_of
 from shoal.config.trust import find
 from shoal.errors import ConfigError, cut, did_you_mean

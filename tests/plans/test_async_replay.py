@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from shoal.algorithms.dqn import DQN
-from shoal.config.config import Replay
+from shoal.config.replay import Replay
 from shoal.errors import ConfigError
 from shoal.fleet.base import Lost, Parcel
 from shoal.fleet.replay_shard import ReplayShard

@@ -10,7 +10,7 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 from shoal.algorithms.dqn import DQN
-from shoal.config.config import Replay
+from shoal.config.replay import Replay
 from shoal.fleet.replay_shard import Exchanged
 from shoal.fleet.sample import Sample
 from shoal.nets.factory import build

@@ -1,0 +1,66 @@
+"""Settings of the replay buffer, and the arithmetic of the replay ratio."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from shoal.config.bounds import check_bounds, setting
+from shoal.config.schedule import Schedule
+from shoal.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The replay buffer: its size, how batches are drawn from it, and how often."""
+
+    capacity: int = setting(100_000, least=2)  # env steps in the buffer, of all slots together
+    batch_size: int = setting(64, least=1)  # transitions in one gradient step
+    replay_ratio: float = setting(8.0, above=0)  # transitions replayed per env step
+    warmup: int = setting(1_000, least=1)  # env steps before the first gradient step
+    alpha: float = setting(0.0, least=0, most=1)  # priority exponent; 0: uniform (PER: 0.6)
+    beta: Schedule = setting(0.4, least=0, most=1)  # importance-weight exponent, if alpha > 0
+    save: bool | None = None  # save the buffer in checkpoints; none: if it is at most 256 MB
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "replay.")
+        if self.warmup > self.capacity:
+            raise ConfigError(
+                f"replay.warmup is {self.warmup:,}, but a buffer of {self.capacity:,} env steps "
+                "never holds so many",
+                None,
+                "lower replay.warmup, or raise replay.capacity",
+            )
+        if self.batch_size > self.warmup:
+            raise ConfigError(
+                f"replay.batch_size is {self.batch_size}, but learning begins with "
+                f"{self.warmup} env steps",
+                None,
+                "raise replay.warmup to the batch size at least",
+            )
+
+    def begin(self, stored: int, replayed: int) -> float | None:
+        """The ``learning_from`` of ``due`` once ``stored`` env steps suffice, else None.
+
+        The ratio holds from the warm-up on: what was stored beyond it is due at once.
+        """
+        return self.warmup - replayed / self.replay_ratio if stored >= self.warmup else None
+
+    def due(self, stored: int, learning_from: float | None, replayed: int) -> int:
+        """Gradient steps that the replay ratio asks for, after ``replayed`` transitions.
+
+        The ratio counts env steps from ``learning_from`` on; None: learning has not begun.
+        """
+        if learning_from is None:
+            return 0
+        owed = self.replay_ratio * (stored - learning_from) - replayed
+        return max(int(owed // self.batch_size), 0)
+
+    def at_once(self, due: int, most: int) -> int:
+        """Gradient steps of one call: a power of two, since each number is compiled separately."""
+        steps = min(due, most)
+        return 1 << (steps.bit_length() - 1) if steps > 0 else 0
+
+    def each(self, members: int) -> Replay:
+        """The share of one of several members with a buffer each."""
+        capacity, warmup = self.capacity // members, -(-self.warmup // members)
+        return replace(self, capacity=capacity, warmup=max(warmup, self.batch_size))
