@@ -165,14 +165,14 @@ class ScriptedFleet:
         try:
             while True:
                 for index, member in enumerate(self._members):
-                    while waiting[index] < in_flight:
+                    while waiting[index] < in_flight and (own := args(index)) is not None:
                         waiting[index] += 1
                         self.most = max(self.most, waiting[index])
                         self.events.append(("call", index))
                         if index in self._fresh:
                             self._fresh.remove(index)
                             member.set_weights(*self._weights)
-                        result = getattr(member, verb)(*(args(index) or ()))
+                        result = getattr(member, verb)(*own)
                         self.calls[index] += 1
                         taken = self._pace(index, self.calls[index])
                         self._free[index] = max(self._free[index], self.now) + taken
