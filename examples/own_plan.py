@@ -1,7 +1,6 @@
-"""Train under your own plan: synchronous, with backup workers (Chen et al. 2016, arXiv:1604.00981).
+"""Your own plan, synchronous with backup workers (Chen et al. 2016, arXiv:1604.00981):
 
-shoal train CartPole-v1 --system a2c --workers 4 --plan examples/own_plan.py:BackupWorkers
-"""
+shoal train CartPole-v1 --system a2c --workers 4 --plan examples/own_plan.py:BackupWorkers"""
 
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -21,20 +20,21 @@ class BackupWorkers(Plan):
     spare: int = setting(1, least=0)  # workers that an update does not wait for: the slowest
 
     def run(self, fleet: Fleet, learner: Learner, run: Run) -> Generator[Update]:
-        run.abandon()  # what was in flight
+        run.abandon()
         tally = Tally(fleet, learner, run)
         tally.publish()
         came: dict[int, Sample] = {}
-        for worker, sample in fleet.stream("sample", lambda i: None if i in came else ()):
-            came |= {worker: x for x in tally.take([(worker, sample)], max_lag=0)}
-            if worker not in came:  # too late for its update
-                run.drop(sample)
-            elif len(came) >= max(fleet.size - self.spare, 1):
-                samples, hyper = list(came.values()), run.hyper()
-                batch = concatenate([each.batch for each in samples])
+        stream = fleet.stream("sample", lambda i: None if i in came else ())
+        for worker, sample in stream:
+            if tally.take([(worker, sample)], max_lag=0):
+                came[worker] = sample
+            else:
+                run.drop(sample)  # too late for its update
+            if len(came) >= max(fleet.size - self.spare, 1):
+                batch = concatenate([each.batch for each in came.values()])
                 indices = run.algorithm.indices(run.rng, batch["mask"].size)
-                metrics = learner.update(batch, indices, hyper)
-                tally.trained(samples)
+                metrics = learner.update(batch, indices, hyper := run.hyper())
+                tally.trained(list(came.values()))
                 tally.publish()
                 came.clear()
                 yield from tally.report(metrics, hyper)
