@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
-from shoal.errors import ShoalError
 from shoal.trajectory import ndarray
 
 Make = Callable[[int, int], Any]  # (index, restart) -> a member; its randomness depends on both
@@ -27,56 +26,6 @@ class Stats:
     concurrency: int = 0  # members busy at the same time; 0: they take turns with the plan
     queued: int = 0  # results that had come and waited when the newest of a stream was taken
     ended: bool = False  # what the members live in has ended: no call to any comes back
-
-
-class Lost(ShoalError):
-    """What was to come from another member died with it."""
-
-
-INLINE = 65536  # bytes of arrays up to which they are not put into the object store (Ray's own
-# bound for arguments that travel with their call is 100 KB): an object there costs 2 ms of the CPU
-# (put, pinned, looked up, fetched, freed)
-
-
-class Parcel:
-    """A value on its way from one member to another, that the plan hands on without a look at it.
-
-    Arrays of up to ``INLINE`` bytes travel inside of the calls. What is larger lies in Ray's object
-    store, from where whoever opens it reads it, and what a plan gets is a reference. Within a
-    process it is just held.
-    """
-
-    def __init__(self, value: Any) -> None:
-        self._value, self._ref = value, cast(Any, None)
-
-    def open(self, timeout: float = 60.0) -> Any:
-        """The value. Raises Lost when it died with the process that made it."""
-        if self._ref is None:
-            return self._value
-        import ray
-
-        try:
-            return ray.get(self._ref, timeout=timeout)
-        except ray.exceptions.RayError as error:
-            what = f"a value could not be fetched from the process that made it: {error}"
-            raise Lost(what) from error
-
-    def __getstate__(self) -> tuple[Any, Any]:
-        if self._ref is None and nbytes(self._value) > INLINE:
-            import ray
-
-            self._ref, self._value = ray.put(self._value), None
-        return self._value, self._ref
-
-    def __setstate__(self, state: tuple[Any, Any]) -> None:
-        self._value, self._ref = state
-
-
-def nbytes(value: Any) -> int:
-    """Bytes of the arrays in nested dicts."""
-    if isinstance(value, Mapping):
-        return sum(map(nbytes, value.values()))
-    return getattr(value, "nbytes", 0)
 
 
 def results(answers: Sequence[tuple[int, Any]]) -> list[Any]:

@@ -24,7 +24,7 @@ def worker(registered: Any, config: Config, env: Any, index: int, restart: int) 
     ``registered`` are the entries of Gymnasium's registry that this process may lack.
     """
     register(registered)
-    member: Worker = config.plan.member()(config, index, env, restart)
+    member: Worker = (config.plan.member() or Worker)(config, index, env, restart)
     return member
 
 
@@ -65,7 +65,7 @@ def learns(plan: Any) -> bool:
     """Whether a plan's workers hold a learner of their own."""
     from shoal.fleet.learning import LearningWorker
 
-    return issubclass(plan.member(), LearningWorker)
+    return issubclass(plan.member() or Worker, LearningWorker)
 
 
 def _registered(env: Any) -> tuple[Any, ...]:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shoal.config.config import Config
-from shoal.fleet.base import Parcel
 from shoal.fleet.collective import Broken, Reduce, open_store, own_address
+from shoal.fleet.parcel import Parcel
 from shoal.fleet.sample import Sample
 from shoal.fleet.weight_shard import WeightSlice, slices, whole
 from shoal.fleet.worker import Worker
@@ -64,7 +64,8 @@ class LearningWorker(Worker):
         self._batch: Batch = {}  # gathered, and not yet trained on
         self._replay: LocalReplay | None = None  # of its own samples, if the algorithm replays
         if "replay" in algorithm.needs:
-            from shoal.replay.local import LocalReplay, Replayed
+            from shoal.replay.counts import Replayed
+            from shoal.replay.local import LocalReplay
 
             share = config.replay.each(max(config.rollout.workers, 1))
             stacks, slots = self.get_stacks(), self.env.slots

@@ -29,11 +29,12 @@ from ray.exceptions import (
 from shoal.config.config import Cluster
 from shoal.errors import ConfigError, ShoalError, cut
 from shoal.fleet import death
-from shoal.fleet.base import INLINE, Fleet, Lost, Make, Stats, Stream, nbytes, no_args
+from shoal.fleet.base import Fleet, Make, Stats, Stream, no_args
 from shoal.fleet.cluster import lost, node_gone
 from shoal.fleet.collective import GlooGroup
 from shoal.fleet.failure import Failure, sendable
 from shoal.fleet.host import Host
+from shoal.fleet.parcel import INLINE, Lost, nbytes
 from shoal.process import interrupts
 from shoal.trajectory import ndarray
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from shoal.config.replay import Replay
-from shoal.fleet.base import Lost, Parcel
+from shoal.fleet.parcel import Lost, Parcel
 from shoal.replay.settings import make
 from shoal.trajectory import ndarray
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.fleet.base import Parcel
+from shoal.fleet.parcel import Parcel
 from shoal.ops.optimisers import Optimiser
 from shoal.ops.packing import Packing
 from shoal.trajectory import ndarray

@@ -20,7 +20,7 @@ from shoal.envs import Step, VectorEnv, make
 from shoal.envs.base import ENDLESS
 from shoal.envs.checks import Bounds
 from shoal.errors import EnvError
-from shoal.fleet.base import Parcel
+from shoal.fleet.parcel import Parcel
 from shoal.fleet.sample import Sample
 from shoal.nets.factory import build
 from shoal.ops.moments import Moments

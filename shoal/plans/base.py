@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from shoal.algorithms.base import Algorithm
 from shoal.config.bounds import check_bounds
@@ -15,10 +15,6 @@ from shoal.fleet.base import Fleet
 from shoal.fleet.sample import Sample
 from shoal.learners.base import Learner
 from shoal.plans.run import Run
-
-if TYPE_CHECKING:
-    from shoal.fleet.worker import Worker
-
 
 LACKS = {
     "trajectories": "it learns from trajectories as they were sampled, not from single transitions",
@@ -44,11 +40,9 @@ class Plan(ABC):
     def __post_init__(self) -> None:
         check_bounds(self, "plan.")
 
-    def member(self) -> type[Worker]:
-        """The class of the fleet's members."""
-        from shoal.fleet.worker import Worker
-
-        return Worker
+    def member(self) -> type | None:
+        """The class of the fleet's members; None: `fleet.worker.Worker`, which only samples."""
+        return None
 
     def refuses(self, algorithm: type[Algorithm]) -> str | None:
         """Why this plan cannot run the algorithm; None when it can."""

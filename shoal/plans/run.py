@@ -13,7 +13,7 @@ from shoal.config.replay import Replay
 from shoal.config.schedule import at
 from shoal.fleet.sample import Sample
 from shoal.ops.moments import Moments
-from shoal.replay.local import Replayed
+from shoal.replay.counts import Replayed
 from shoal.spaces.base import OWN
 from shoal.trajectory import ndarray
 

@@ -1,32 +1,23 @@
 """A replay buffer that is trained on in the process that fills it, in the declared ratio.
 
-Of a run whose plan samples and learns in turn, and of a worker that learns: Gorila's bundle of an
-actor, a learner and a replay memory (Nair et al. 2015, arXiv:1507.04296, section 4).
+A run whose plan samples and learns in turn has one, and so has each worker that learns: Gorila's
+bundle of an actor, a learner and a replay memory (Nair et al. 2015, arXiv:1507.04296, section 4).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from shoal.config.replay import Replay
+from shoal.replay.counts import Replayed
 from shoal.replay.settings import make, most_steps
 from shoal.trajectory import Batch, ndarray
 
 if TYPE_CHECKING:
     from shoal.replay.buffer import Drawn
-
-
-@dataclass
-class Replayed:
-    """How far replay has come."""
-
-    replayed_steps: int = 0  # transitions of all gradient steps
-    learning_from: float | None = None  # env steps stored when learning began; the ratio counts
-    # from here, and None is before
 
 
 class LocalReplay:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.fleet.base import Parcel
+from shoal.fleet.parcel import Parcel
 
 DEATHS = {
     "SIGKILL": lambda: os.kill(os.getpid(), signal.SIGKILL),

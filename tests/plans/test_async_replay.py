@@ -14,7 +14,7 @@ import pytest
 from shoal.algorithms.dqn import DQN
 from shoal.config.replay import Replay
 from shoal.errors import ConfigError
-from shoal.fleet.base import Lost, Parcel
+from shoal.fleet.parcel import Lost, Parcel
 from shoal.fleet.replay_shard import ReplayShard
 from shoal.learners.choose import create_learner
 from shoal.plans.async_replay import AsyncReplay

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from shoal.errors import ConfigError
-from shoal.fleet.base import Parcel
 from shoal.fleet.learning import Gradient
+from shoal.fleet.parcel import Parcel
 from shoal.fleet.weight_shard import Outliers, WeightShard, WeightSlice, cut, joined, slices, whole
 from shoal.ops.optimisers import ALL, Group, Optimiser
 from shoal.ops.packing import Packing
