@@ -67,7 +67,7 @@ def rows(trajectory: Trajectory, **columns: ndarray) -> Batch:
 
 
 def evaluate(model: Model, params: Params, batch: Batch) -> tuple[Array, Array, Array]:
-    """Of each row, under ``params``: log-probability of its action, policy entropy, value; [N]."""
+    """Log-probability of each row's action, policy entropy and value under ``params``; [N]."""
     out, v = model.net(params, batch["obs"], ("pi", "v"))
     mask = batch["obs"].get("action_mask")
     log_prob = model.dist.log_prob(out, batch["action"], mask)

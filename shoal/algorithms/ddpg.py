@@ -75,7 +75,7 @@ class Critics(OffPolicy):
     def judged(
         self, batch: Batch, values: tuple[Array, ...], target: Array
     ) -> tuple[Array, Array, dict[str, Array]]:
-        """Of critics' values [N] and their target [N]: loss, priority of each row, metrics."""
+        """Loss, priority of each row and metrics, from the critics' values and their target [N]."""
         td = [value - target for value in values]
         weight, mask = batch["weight"], batch["mask"]
         loss = sum(masked_mean(weight * error * error, mask) for error in td)
@@ -85,7 +85,7 @@ class Critics(OffPolicy):
 
 
 def lowest(values: tuple[Array, ...]) -> Array:
-    """Of several critics' values the lowest, entry by entry."""
+    """The lowest of several critics' values, entry by entry."""
     low = values[0]
     for value in values[1:]:
         low = namespace(low).minimum(low, value)
@@ -144,7 +144,7 @@ class DDPG(Critics):
     def draw(
         self, model: Model, rng: np.random.Generator, steps: int, size: int
     ) -> dict[str, ndarray]:
-        """Noise of the targets' actions, of so many gradient steps on ``size`` rows each."""
+        """Noise of the targets' actions for ``steps`` gradient steps on ``size`` rows each."""
         if not self.target_noise:
             return {}
         shape = steps, size, model.spaces.action_dim

@@ -91,7 +91,7 @@ class DQN(OffPolicy):
     def values(
         self, model: Model, params: Params, obs: Mapping[str, Array], noise: Array | None = None
     ) -> Array:
-        """Of every action, [..., actions, atoms]: its value, or logits of its return's atoms."""
+        """Value of every action, or logits of its return's atoms: [..., actions, atoms]."""
         if self.noisy and noise is not None:
             net: Any = model.net  # hashable, as whatever is compared by identity
             params = noisy.perturbed(_layers(net), params, noise)
@@ -167,7 +167,7 @@ class DQN(OffPolicy):
     def draw(
         self, model: Model, rng: np.random.Generator, steps: int, size: int
     ) -> dict[str, ndarray]:
-        """Randomness of so many gradient steps: of the online network twice, of the target one."""
+        """Noise for ``steps`` gradient steps: two draws for the online network, one for targets."""
         if not self.noisy:
             return {}
         return {"noise": rng.standard_normal((steps, 3, model.dist.width), np.float32)}

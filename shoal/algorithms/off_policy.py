@@ -1,4 +1,4 @@
-"""What all algorithms share that learn from remembered transitions."""
+"""What all algorithms share that learn from a replay buffer."""
 
 from __future__ import annotations
 

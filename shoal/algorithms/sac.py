@@ -85,7 +85,7 @@ class SAC(Critics):
     def draw(
         self, model: Model, rng: np.random.Generator, steps: int, size: int
     ) -> dict[str, ndarray]:
-        """Noise of the actions of so many gradient steps on ``size`` rows: next ones, and own."""
+        """Noise for ``steps`` gradient steps on ``size`` rows: of next and of present actions."""
         if model.spaces.action_kind != "box":
             return {}
         shape = steps, 2, size, model.spaces.action_dim
@@ -126,8 +126,8 @@ class SAC(Critics):
     def wanted(self, spaces: Spaces, batch: Batch) -> float | Array:
         """The entropy that the temperature aims at, in nats: its mean over the batch.
 
-        Of choices it is half of what the allowed ones can have: one that is out of reach in a state
-        with few of them would raise the temperature without end.
+        For choices it is half the maximum over the allowed ones: a target out of reach, in a state
+        with few of them, would raise the temperature without end.
         """
         if self.target_entropy is not None:
             return self.target_entropy
@@ -149,7 +149,7 @@ class SAC(Critics):
         batch: Batch,
         alpha: Array,
     ) -> tuple[Array, tuple[Array, ...], Array, Array]:
-        """Of each row: soft value of what followed, critics' values, policy's loss, entropy."""
+        """For each row: soft value of what followed, critics' values, policy's loss, entropy."""
         dist, noise = model.dist.dist, batch["step"]["noise"]
         obs, following = batch["obs"], batch["next_obs"]
         (out,) = model.net(online, following, ("pi",))

@@ -187,8 +187,8 @@ class _Keeper:
                 else:
                     lost.setdefault(what, error)
         if lost and failure is not None:
-            told = isinstance(failure.__cause__, OSError)  # as a disk that is full
-            why = "" if told else f": {next(iter(lost.values()))}"
+            explained = isinstance(failure.__cause__, OSError)  # as a disk that is full
+            why = "" if explained else f": {next(iter(lost.values()))}"
             failure.add_note(f"the {' and the '.join(lost)} could not be written either{why}")
         return failure
 

@@ -25,8 +25,8 @@ class Replay:
         check_bounds(self, "replay.")
         if self.warmup > self.capacity:
             raise ConfigError(
-                f"replay.warmup is {self.warmup:,}, but a buffer of {self.capacity:,} env steps "
-                "never holds so many",
+                f"replay.warmup is {self.warmup:,}, but the buffer holds at most "
+                f"{self.capacity:,} env steps",
                 None,
                 "lower replay.warmup, or raise replay.capacity",
             )

@@ -278,7 +278,7 @@ class SerialEnv:
                 array[slot] = saved[path]
             return None
         if key not in state["actions"]:
-            return f"it was longer than {MAX_REPLAY} steps, which are not remembered"
+            return f"it was longer than {MAX_REPLAY} steps, which are not kept"
         obs, info = env.reset(seed=self._seeds[slot])
         for done, action in enumerate(self._to_env(actions) if len(actions) else (), start=1):
             obs, _, terminated, truncated, info = env.step(action)

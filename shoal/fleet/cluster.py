@@ -31,7 +31,7 @@ LEAST_STORE = 80 * 2**20  # of an object store; Ray itself asks for 75 MiB
 MOST_STORE = 2 * 2**30  # fragments come and go: more than this is only asked for by the user
 REACH = 2.0  # seconds to find out whether anybody listens at an address
 SILENT = 30.0  # seconds without an answer from a cluster's head that end a run; Ray's own end is 60
-REPLY = 7.0  # seconds for whoever does to say that it is Ray
+REPLY = 7.0  # seconds in which a listener must answer as Ray
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -110,7 +110,7 @@ def node_gone() -> None:
 
 
 def connect(cluster: Cluster, workers: int, learns: bool, own_code: bool) -> Connection:
-    """Be connected to a cluster that can hold so many workers.
+    """Connect to a cluster that can hold this many workers.
 
     Joins ``cluster.address`` or RAY_ADDRESS, or the cluster that this process is in already;
     otherwise starts Ray on this machine, with what it has. ``own_code``: the environment is the
@@ -231,7 +231,7 @@ def _check_reach(address: str) -> None:
         raise ConfigError(
             f"cluster.address is {address!r}, but accepts HOST:PORT of a Ray cluster, or auto",
             None,
-            "give the address that `ray start --head` said; a run starts on a node of the cluster",
+            "give the address `ray start --head` printed; a run starts on a node of the cluster",
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACH).close()
@@ -274,7 +274,7 @@ def _unreachable(address: str, why: str) -> ConfigError:
 
 @contextmanager
 def _joining(address: str) -> Iterator[None]:
-    """What Ray finds wrong with a cluster is told as a setting that is."""
+    """Report what Ray finds wrong with a cluster as a wrong setting."""
     import ray
 
     try:
@@ -298,7 +298,7 @@ def _check_cluster(cluster: Cluster, workers: int) -> None:
 
 
 def _store_bytes() -> int:
-    """Of the object store: part of what shared memory has, so that Ray need not use the disk."""
+    """Size of the object store: part of shared memory, so that Ray need not use the disk."""
     free = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else MOST_STORE
     share = min(free * 8 // 10, psutil.virtual_memory().available * 3 // 10, MOST_STORE)
     return max(share, LEAST_STORE)

@@ -133,9 +133,9 @@ def _name(part: Any) -> str:
 
 def _uninitialised(kind: Any, name: str, text: str) -> BaseException:
     """An exception of this type, or of one derived from it, that has this name and this text."""
-    told: Any = type(name, (kind,), {"__module__": kind.__module__, "__str__": lambda self: text})
+    named: Any = type(name, (kind,), {"__module__": kind.__module__, "__str__": lambda self: text})
     try:
-        error: BaseException = told.__new__(told, text)
+        error: BaseException = named.__new__(named, text)
         plain: BaseException = kind.__new__(kind, text)
     except Exception:  # its type makes none without its own arguments
         return _uninitialised(RuntimeError, name, text)

@@ -76,18 +76,18 @@ class Host:
 
 
 def tell_of_exits(tell: Callable[[int], None]) -> None:
-    """Let it be told who calls ``os._exit``: the process is gone before anybody could ask it.
+    """Call ``tell`` before ``os._exit`` ends this process: afterwards nobody can ask it.
 
     Processes forked from this one may well end like that.
     """
     leave, here = os._exit, os.getpid()
 
-    def told(status: int) -> Any:
+    def reported(status: int) -> Any:
         if os.getpid() == here:
             tell(status)
         leave(status)
 
-    os._exit = told
+    os._exit = reported
 
 
 def _write_down(status: int) -> None:

@@ -40,9 +40,9 @@ from shoal.trajectory import ndarray
 
 log = logging.getLogger("shoal.fleet")
 
-SLICE = 1.0  # seconds between two looks at whoever does not answer
+SLICE = 1.0  # seconds between two checks of members that do not answer
 AT_ONCE = 5e-4  # seconds of a wait after which it is likely that no other result has come yet
-SPEAK = 10.0  # seconds of silence after which it is said what is waited for
+SPEAK = 10.0  # seconds of silence before the log says what the run waits for
 REFILL = 10.0  # seconds that a barrier waits for the replacement of a member
 PATIENCE = 5  # times the timeout that a member may take to start, or for its first call of a verb
 GRACE = 4.0  # seconds that an interrupted run waits for calls that are still running
@@ -61,7 +61,7 @@ class Call:
     verb: str
     since: float
     into: deque[tuple[int, Any]]  # where its result goes, with the member's index
-    spoken: float = 0.0  # when it was last said that it is waited for
+    spoken: float = 0.0  # when the log last said that the run waits for it
     wanted: bool = True  # whether anybody still waits for it
     carries: bool = False  # the published weights go along
 
@@ -245,7 +245,7 @@ class RayFleet:
         return fleet
 
     def collective(self) -> GlooGroup:
-        while True:  # whoever is first opens a meeting point; if it dies, the next one does
+        while True:  # the first member opens a meeting point; if it dies, the next one does
             self._until(lambda: self.size > 0)
             ((_, met),) = self.map(
                 "open_meeting", each=[(ray.util.get_node_ip_address(),)], retry=False
@@ -388,7 +388,7 @@ class RayFleet:
             ready += more
         for ref in ready:
             self._arrived(ref)
-        if monotonic() - self._looked >= SLICE:  # whoever is stuck, while others are not, too
+        if monotonic() - self._looked >= SLICE:  # finds a stuck member while others answer, too
             self._look_after()
             self._looked = monotonic()
 
@@ -430,8 +430,8 @@ class RayFleet:
             if call.wanted and not isinstance(raised, Lost):
                 raise raised
             if not isinstance(raised, Lost):
-                told = cut(f"{type(raised).__name__}: {raised}")
-                log.warning("%s %d, when the run had ended: %s", self._name, member.index, told)
+                text = cut(f"{type(raised).__name__}: {raised}")
+                log.warning("%s %d, when the run had ended: %s", self._name, member.index, text)
             self._stats.lost_calls += call.wanted
             call.into.append((member.index, GONE))
             return
@@ -573,7 +573,7 @@ class RayFleet:
             if not answered:
                 return
             member.deaf = True
-            with suppress(RayError):  # its death is told by its calls
+            with suppress(RayError):  # its calls report its death
                 beat, member.stack = ray.get(member.probe, timeout=SLICE)
                 member.heard, member.deaf = member.asked, False
                 if beat != member.beat:

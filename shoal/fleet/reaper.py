@@ -17,7 +17,7 @@ for line in sys.stdin:
     if line == "done\\n":
         sys.exit()
     known.append(line.split("@"))
-family = []  # the process at the other end is gone, and has not said that all is well
+family = []  # the process at the other end is gone, and has not reported a clean end
 for pid, born in known:
     try:
         process = psutil.Process(int(pid))

@@ -127,7 +127,7 @@ class Worker:
         self._start()
 
     def get_spaces(self) -> Spaces:
-        """Of the environment, as it was made here."""
+        """Spaces of the environment, as it was made here."""
         return self.env.spaces
 
     def get_stacks(self) -> dict[str, int]:
@@ -196,7 +196,7 @@ class Worker:
         return sample, trajectory
 
     def sample_apart(self) -> Sample:
-        """Sample one fragment, whose batch stays here until whoever is to have it fetches it.
+        """Sample one fragment; its batch stays here until its receiver fetches it.
 
         Where transitions are drawn by priority, they get their first one here, by the weights that
         sampled them (Horgan et al. 2018, arXiv:1803.00933, section 3).
@@ -210,7 +210,7 @@ class Worker:
         return replace(sample, batch=Parcel(sample.batch))
 
     def _priorities(self, batch: Batch, trajectory: Trajectory) -> ndarray:
-        """Of a fragment's transitions [T, B]: what the loss makes of them, targets being online.
+        """Priorities of a fragment's transitions [T, B], from the loss with online targets.
 
         The last ones of a fragment bootstrap earlier than after n steps.
         """
@@ -352,7 +352,7 @@ class Worker:
         return episodes
 
     def _moments(self, trajectory: Trajectory) -> dict[str, Moments]:
-        """Of this fragment's observations and running discounted returns, where wanted."""
+        """Moments of this fragment's observations and running discounted returns, if needed."""
         rollout, moments = self.config.rollout, {}
         if rollout.normalise_obs:
             for leaf in self.model.spaces.leaves:

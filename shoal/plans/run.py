@@ -53,7 +53,7 @@ class Run:
 
     @property
     def progress(self) -> float:
-        """Of the whole run, in [0, 1]; 0 where its length is not known."""
+        """Part of the whole run that is done, in [0, 1]; 0 if its length is not known."""
         total = self.total_env_steps
         return min(self.counters.env_steps / total, 1.0) if total else 0.0
 

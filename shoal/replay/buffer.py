@@ -228,7 +228,7 @@ class Buffer:
             self._see(slot, {path: self._older(path, x[0]) for path, x in obs.items()})
 
     def _older(self, path: str, x: ndarray) -> ndarray:
-        """Of the first observation of an episode, what the rows before its own are to hold."""
+        """What the rows before the first observation of an episode hold."""
         column, rows = self.layout.obs[path], self.reach - 1
         if column.stack == 1:
             return np.broadcast_to(x, (rows, *x.shape))
@@ -368,7 +368,7 @@ class Buffer:
             self._undo.pop()
 
     def _keep_slots(self, slots: slice, rows: int) -> None:
-        """As ``_keep``, where some slots are about to get so many rows at most."""
+        """As ``_keep``, before these slots get at most ``rows`` rows."""
         which = np.arange(slots.start, slots.stop)
         # One before, which may become the last of its episode; one after, and leaves further on.
         span = np.arange(-1, min(rows + self.reach + 1, self.length - 1))
@@ -468,7 +468,7 @@ def _transitions(
     n: int,
     gamma: float,
 ) -> tuple[Any, ...]:
-    """Of leaves: themselves, their successors and their numbers [3, N]; return, product of
+    """Rows for leaves: the leaves, their successors and their numbers [3, N]; return, product of
     discounts, and a weight and a mask of 1 [4, N]; action [N, acted]; what ``_gather`` finds of the
     leaves and of their successors; their mean age.
 
@@ -506,7 +506,7 @@ def _transitions(
 
 @njit(cache=True, nogil=True)
 def _gather(rows: ndarray, leaves: ndarray, begin: int, words: int, stack: int) -> ndarray:
-    """Of rows, the words from ``begin`` on, stacks put together again: [N, stack words]."""
+    """The words of rows from ``begin`` on, with their stacks joined: [N, stack words]."""
     length, flat = rows.shape[1], rows.reshape(-1, rows.shape[2])
     out = np.empty((len(leaves), stack * words), np.uint32)
     for j in range(len(leaves)):

@@ -95,23 +95,23 @@ class Layout:
 
     @property
     def words(self) -> int:
-        """Of a row."""
+        """32-bit words of a row."""
         columns = [self.action, *self.obs.values(), *self.records.values()]
         return ACTION + sum(column.words for column in columns)
 
     @property
     def row_bytes(self) -> int:
-        """Of one observation as it is drawn."""
+        """Bytes of one observation as it is drawn."""
         return sum(math.prod(c.shape) * c.dtype.itemsize for c in self.obs.values())
 
     def nbytes(self, capacity: int, slots: int) -> int:
-        """Bytes that a buffer of so many rows takes, its sum tree included."""
+        """Bytes of a buffer of this many rows, with its sum tree."""
         rows = length(capacity, slots) * slots
         return rows * 4 * self.words + 16 * (1 << (rows - 1).bit_length())
 
 
 def length(capacity: int, slots: int) -> int:
-    """Rows of each slot's ring, of so many in all."""
+    """Rows of each slot's ring, given the rows of all slots."""
     return -(-capacity // slots)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class LocalReplay:
     """A buffer, the gradient steps that are due, and their batches.
 
-    ``counts`` are read and kept up to date: they are part of the state of whoever owns them.
+    ``counts`` are read and kept up to date: they are part of their owner's state.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from shoal.replay.buffer import Buffer
 
 FUSED = 64 * 2**20  # bytes of the transitions of one call, at most
-SAVED = 256 * 2**20  # bytes up to which a buffer goes into every checkpoint unless told otherwise
+SAVED = 256 * 2**20  # bytes up to which a buffer goes into every checkpoint by default
 
 
 def fit(

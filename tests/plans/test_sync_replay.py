@@ -162,7 +162,7 @@ def test_two_workers_in_processes_fill_the_slots_of_one_buffer(one_ray: None) ->
     ("fields", "told"),
     [
         ({"capacity": 10**13}, "lower replay.capacity"),
-        ({"warmup": 600}, "never holds so many"),
+        ({"warmup": 600}, "the buffer holds at most"),
         ({"batch_size": 64}, "raise replay.warmup"),
         ({"n_step": 400}, "too few for 400 steps at once"),
         ({"replay_ratio": 0.0}, "replay.replay_ratio"),
