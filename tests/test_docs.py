@@ -1,0 +1,58 @@
+"""Is what the documents show true?"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def figure() -> Any:
+    spec = importlib.util.spec_from_file_location("figure", ROOT / "docs" / "figure.py")
+    assert spec is not None and spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+FIGURE = figure()
+
+
+@pytest.mark.parametrize("name", FIGURE.BOXES)
+def test_each_box_of_the_figure_is_code(name: str) -> None:
+    module, _, inside = FIGURE.BOXES[name].code.partition(":")
+    found = importlib.import_module(module)
+    for part in inside.split("."):
+        found = getattr(found, part)
+
+
+def test_the_figure_can_be_drawn(tmp_path: Path) -> None:
+    FIGURE.draw(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 20_000
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md"))),
+    ],
+)
+def test_links_lead_to_files(page: str) -> None:
+    text = (ROOT / page).read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if "://" not in target:
+            assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_files_that_the_architecture_names_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    for name in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.(?:py|yaml))`", text):
+        assert (ROOT / "shoal" / name).exists() or (ROOT / name).exists(), name
