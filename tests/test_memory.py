@@ -12,6 +12,7 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
 from shoal import Algorithm, Metrics, Model, Policy, Trainer
+from shoal.algorithms.dqn import DQN
 from shoal.evaluation import evaluate
 from shoal.fleet.worker import Worker
 from shoal.nets.base import Build, Head
@@ -190,6 +191,41 @@ def test_a_replay_buffer_keeps_memory_and_records_beside_observations() -> None:
     assert batch["records"]["double"].tolist() == [2 * n for n in counts]
     going = batch["discount"] > 0
     assert (batch["next_obs"][COUNT] == batch["obs"][COUNT] + 1)[going].all()
+
+
+@dataclass(frozen=True)
+class CountingDQN(DQN):
+    """It records the double of what it remembers: a replay buffer must not mix them up."""
+
+    network: Any = TINY
+
+    def memory(self, model: Model) -> dict[str, Any]:
+        return {"count": np.zeros((), np.float32)}
+
+    def records(self, model: Model) -> dict[str, Any]:
+        return {"double": np.zeros((), np.float32)}
+
+    def act(self, model: Model, params: Any, obs: Any, noise: Any) -> Any:
+        action, records = super().act(model, params, obs, noise)
+        return action, {**records, COUNT: obs[COUNT] + 1, "double": 2 * obs[COUNT]}
+
+    def loss(self, model: Model, params: Any, aux: Any, batch: Any) -> Any:
+        loss, metrics = super().loss(model, params, aux, batch)
+        if "known" in batch:  # first priorities are taken without observations
+            return loss, metrics
+        xp = namespace(loss)
+        wrong = xp.mean(xp.abs(batch["records"]["double"] - 2 * batch["obs"][COUNT]))
+        seen = xp.max(batch["obs"][COUNT])
+        return loss, metrics._replace(scalars={**metrics.scalars, "wrong": wrong, "seen": seen})
+
+
+@pytest.mark.parametrize("plan", ["sync_replay", "async_replay", "async_gradients"])
+def test_replay_under_each_plan_keeps_them_together(plan: str) -> None:
+    given: dict[str, Any] = {"in_process": True, "workers": 2, "envs_per_worker": 2}
+    given |= {"fragment_length": 8, "warmup": 64, "alpha": 0.6, "report_every": 400}
+    with Trainer(CountingDQN(), lambda: Script(length=9), plan=plan, **given) as trainer:
+        report = trainer.train()
+    assert report["learn/wrong"] == 0.0 and report["learn/seen"] > 4.0
 
 
 def test_a_key_of_an_environment_is_no_memory() -> None:

@@ -26,7 +26,7 @@ from shoal.nets.factory import build
 from shoal.ops.moments import Moments
 from shoal.process import interrupts
 from shoal.process.machine import cpus
-from shoal.replay.layout import column, layout
+from shoal.replay.layout import column, layout_of
 from shoal.spaces import axes
 from shoal.spaces.base import ACTION_MASK, OWN, Spaces
 from shoal.trajectory import Batch, Obs, Trajectory, ndarray
@@ -218,8 +218,7 @@ class Worker:
 
         algorithm, model = self.config.algorithm, self.model
         params = {name: self.weights[name] for name in self._parameters()}
-        kept = algorithm.memory(model), algorithm.records(model)
-        columns = layout(self.env.spaces, self.get_stacks(), *kept)
+        columns = layout_of(algorithm, model, self.get_stacks())
         obs, final = dict(trajectory.obs), dict(trajectory.final)
         known, known_final = algorithm.known(model, params, trajectory)
         if known:  # it takes the observations' place; a mask stays one

@@ -13,7 +13,7 @@ from shoal.fleet.base import Fleet, results
 from shoal.fleet.replay_shard import Exchanged, ReplayShard
 from shoal.fleet.sample import Sample
 from shoal.plans.run import Run
-from shoal.replay.layout import layout
+from shoal.replay.layout import layout_of
 from shoal.replay.settings import most_steps
 from shoal.trajectory import ndarray
 
@@ -78,7 +78,9 @@ class ShardLedger:
     def __init__(self, fleet: Fleet, run: Run, shards: int, slack: int, fused: int) -> None:
         self._run, self._slack = run, slack
         self._stacks: Mapping[str, int] = results(fleet.map("get_stacks"))[0]
-        self._most = min(fused, most_steps(run.replay, layout(run.model.spaces, self._stacks)))
+        self._most = min(
+            fused, most_steps(run.replay, layout_of(run.algorithm, run.model, self._stacks))
+        )
         self._workers = max(fleet.size, 1)
         self.accounts = [Account() for _ in range(shards)]
         self._stored = 0

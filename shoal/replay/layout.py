@@ -134,3 +134,8 @@ def layout(
         return Layout(obs, Column((spaces.action_dim,), np.dtype("float32")), kept)
     parts = (len(spaces.action_n),) if spaces.action_kind != "discrete" else ()
     return Layout(obs, Column(parts, np.dtype("int32")), kept)
+
+
+def layout_of(algorithm: Any, model: Any, stacks: Mapping[str, int]) -> Layout:
+    """Rows of a run of this algorithm, with what it remembers and records."""
+    return layout(model.spaces, stacks, algorithm.memory(model), algorithm.records(model))

@@ -9,7 +9,7 @@ import psutil
 
 from shoal.config.replay import Replay
 from shoal.errors import ConfigError
-from shoal.replay.layout import Layout, layout
+from shoal.replay.layout import Layout, layout_of
 
 if TYPE_CHECKING:
     from shoal.replay.buffer import Buffer
@@ -25,7 +25,7 @@ def fit(
 
     Raises ConfigError if it cannot, or if too few rows are left for each slot.
     """
-    seen, n_step = layout(model.spaces, stacks), algorithm.n_step
+    seen, n_step = layout_of(algorithm, model, stacks), algorithm.n_step
     rows = replay.capacity // slots
     if rows < n_step + 2 * max(stacks.values(), default=1):
         raise ConfigError(
