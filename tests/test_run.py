@@ -24,8 +24,8 @@ import shoal
 from shoal.app import folder as folders
 from shoal.app.cli import main
 from shoal.app.console import Console
-from shoal.app.run import header
-from shoal.app.run import train as run_train
+from shoal.app.loop import header
+from shoal.app.loop import train as run_train
 from shoal.checkpoint.files import load as load_checkpoint
 from shoal.config.config import Cluster
 from shoal.errors import CheckpointError, ConfigError, ShoalError

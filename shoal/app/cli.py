@@ -191,7 +191,7 @@ def _stops(parser: Parser) -> None:
 
 def _train(parser: Parser, argv: list[str]) -> int:
     from shoal.app import folder as folders
-    from shoal.app import run
+    from shoal.app import loop
     from shoal.app.console import create_console
     from shoal.trainer import Trainer
 
@@ -207,7 +207,7 @@ def _train(parser: Parser, argv: list[str]) -> int:
     with (
         interrupts.deferred(),
         _reproducible("train", argv, config.rollout.workers, console),
-        run.warnings_on(console),
+        loop.warnings_on(console),
     ):
         out = _default_out(config)
         folder = folders.claim(Path(args.out)) if args.out else folders.claim_new(out)
@@ -218,8 +218,8 @@ def _train(parser: Parser, argv: list[str]) -> int:
                 folder.rmdir()
             raise
         with trainer, folders.locked(folder):
-            console.say(run.header(trainer, folder, default_stop))
-            return run.train(trainer, folder, console)
+            console.say(loop.header(trainer, folder, default_stop))
+            return loop.train(trainer, folder, console)
 
 
 def _new_config(parser: Parser, args: Any, pairs: Pairs) -> tuple[Config, bool]:
@@ -298,7 +298,7 @@ def _resume_parser() -> Parser:
 
 def _resume(parser: Parser, argv: list[str]) -> int:
     from shoal.app import folder as folders
-    from shoal.app import run
+    from shoal.app import loop
     from shoal.app.console import create_console
     from shoal.systems.saved import Saved
     from shoal.trainer import Trainer
@@ -324,14 +324,14 @@ def _resume(parser: Parser, argv: list[str]) -> int:
     with (
         interrupts.deferred(),
         _reproducible("resume", argv, fields.get("rollout.workers", workers), console),
-        run.warnings_on(console),
+        loop.warnings_on(console),
         folders.locked(folder),
         Trainer.restore(path, **own, trust=args.trust, **fields) as trainer,
     ):
         _refuse_met(trainer, folder)
-        console.say(run.header(trainer, folder))
+        console.say(loop.header(trainer, folder))
         kept = folders.take_up(folder, path, trainer.run.counters.env_steps)
-        return run.train(trainer, folder, console, kept)
+        return loop.train(trainer, folder, console, kept)
 
 
 @contextmanager
@@ -379,7 +379,7 @@ def _reproducible(command: str, argv: list[str], workers: Any, console: Console)
 
 def _refuse_met(trainer: Trainer, folder: Path) -> None:
     """Raise ConfigError if a stop condition already holds; the fix is a later stop."""
-    from shoal.app.run import command
+    from shoal.app.loop import command
 
     met, stop = trainer.stopped_by(), trainer.config.stop
     if met is None:

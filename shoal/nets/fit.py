@@ -24,7 +24,7 @@ def by_head(raw: Any, heads: Mapping[str, Head]) -> Mapping[str, Any]:
     return dict.fromkeys(heads, raw) if len(heads) == 1 else {}
 
 
-def check(
+def check_outputs(
     module: Any, raw: Any, heads: Mapping[str, Head], numpy: Callable[[Any], ndarray | None]
 ) -> tuple[str, ...]:
     """Heads whose free outputs are missing, which is allowed. Raises NetworkError for a misfit."""

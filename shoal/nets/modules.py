@@ -29,7 +29,7 @@ from shoal.nets.fit import (
     ROWS,
     alike,
     by_head,
-    check,
+    check_outputs,
     in_training_mode,
     where,
 )
@@ -79,7 +79,7 @@ class ModuleNet(ABC):
             )
             raise
         # Heads whose `free` outputs the module leaves to Shoal.
-        self._free = check(module, raw, heads, self._numpy)
+        self._free = check_outputs(module, raw, heads, self._numpy)
         self._refuse_training(module, values)
         self._shapes = {name: tuple(x.shape) for name, x in values.items()}
         self._shapes.update({f"{head}/free": (heads[head].free,) for head in self._free})

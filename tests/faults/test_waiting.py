@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from shoal.app.console import Console
-from shoal.app.run import warnings_on
+from shoal.app.loop import warnings_on
 from shoal.fleet import ray as fleet
 from shoal.trainer import Trainer
 from tests.faults.broken import Broken
