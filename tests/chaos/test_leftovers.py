@@ -92,8 +92,8 @@ def saved(folder: Path) -> Callable[[], bool]:
 
 def counters(folder: Path) -> dict[str, int]:
     state, _ = checkpoint.load(folder / "run")
-    found: dict[str, int] = state["run"]["counters"]
-    return found
+    found: dict[str, int | None] = state["run"]["counters"]
+    return {name: count for name, count in found.items() if count is not None}
 
 
 @pytest.mark.parametrize(
