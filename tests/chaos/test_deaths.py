@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shoal.fleet import ray as module
+from shoal.fleet import member as probing
+from shoal.fleet import members as module
 from shoal.fleet.sample import Sample
 from shoal.plans.parameter_server import ParameterServer
 from shoal.plans.run import Run
@@ -166,7 +167,8 @@ def test_a_worker_that_hangs_is_replaced(
     books: Books, tmp_path: Path, monkeypatch: Any, caplog: Any
 ) -> None:
     """Under the plan whose workers wait for each other; it is the fleet that notices."""
-    monkeypatch.setattr(module, "SLICE", 0.2)
+    for each in (module, probing):
+        monkeypatch.setattr(each, "SLICE", 0.2)
     with make(
         "allreduce", Ledger(tmp_path), how="hang", at=2 * FRAGMENT + 9, timeout=4.0
     ) as trainer:

@@ -18,9 +18,9 @@ ROOT = str(Path(__file__).parents[2])
 
 DRIVER = """
 import sys
-import shoal.fleet.ray
+import shoal.fleet.members
 import shoal.trainer
-shoal.fleet.ray.REFILL = 2.0
+shoal.fleet.members.REFILL = 2.0
 shoal.trainer.REPORT_STEPS = 1
 system, plan, address = sys.argv[1:]
 trainer = shoal.trainer.Trainer(

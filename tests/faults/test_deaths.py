@@ -14,7 +14,7 @@ from ray import exceptions
 
 from shoal.errors import ConfigError, ShoalError
 from shoal.fleet import death
-from shoal.fleet.ray import Died
+from shoal.fleet.members import Died
 from tests.faults.conftest import keeps_the_form, place_of
 
 ROOT = str(Path(__file__).parents[2])

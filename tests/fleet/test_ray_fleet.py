@@ -14,9 +14,12 @@ import pytest
 
 from shoal.config.config import Cluster
 from shoal.errors import ConfigError
-from shoal.fleet import ray as module
+from shoal.fleet import member as probing
+from shoal.fleet import members as module
+from shoal.fleet import ray as verbs
 from shoal.fleet.base import results
-from shoal.fleet.ray import Died, RayFleet
+from shoal.fleet.members import Died
+from shoal.fleet.ray import RayFleet
 from tests.fleet.members import DEATHS, Member, Slice
 
 Made = Callable[..., RayFleet]
@@ -261,7 +264,8 @@ def test_a_member_whose_results_never_come_is_replaced(
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SLICE", 0.2)
+    for each in (module, probing):
+        monkeypatch.setattr(each, "SLICE", 0.2)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -314,7 +318,8 @@ def test_a_pause_of_this_process_is_not_held_against_a_member(
     """Its clock has jumped by an hour, between two looks, in the middle of a call."""
     members = fleet(1, timeout=2.0)
     clock, ahead = module.monotonic, [0.0]
-    monkeypatch.setattr(module, "monotonic", lambda: clock() + ahead[0])
+    for each in (module, probing):
+        monkeypatch.setattr(each, "monotonic", lambda: clock() + ahead[0])
     stream = members.stream("work", lambda _: (0.6,), in_flight=2)
     next(stream)
     members._look_after()  # a question is on its way
@@ -335,7 +340,7 @@ def gone(pid: int) -> bool:
 def test_an_interruption_does_not_wait_for_a_long_call(
     fleet: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "GRACE", 0.5)
+    monkeypatch.setattr(verbs, "GRACE", 0.5)
     members = fleet(2)
     stream = members.stream("nap", lambda _: (600.0,))
     assert next(stream)[0] == 1
