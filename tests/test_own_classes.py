@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium.spaces import Discrete
 
 import shoal
 from shoal.app.cli import main
 from shoal.config.trust import find
+from shoal.ops.exploration import EpsilonGreedy
+from shoal.ops.kernels import namespace
+from shoal.ops.optimisers import Optimiser
 from shoal.systems.table import PLANS
 from shoal.trainer import Trainer
-from tests.worlds import TINY
+from tests.worlds import TINY, Script
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ALGORITHM = EXAMPLES / "own_algorithm.py"
@@ -42,6 +47,71 @@ def test_it_trains_under_each_plan_that_does_not_refuse_it(plan: Any) -> None:
         assert np.isfinite(report["learn/policy_loss"])
         after = trainer.learner.weights()
     assert all(np.any(after[name] != before[name]) for name in before if name.endswith("/w"))
+
+
+@dataclass(frozen=True)
+class Mean(shoal.Algorithm):
+    """The mean reward of each action, regressed from a replay buffer; no network of Shoal's."""
+
+    gamma: float = 0.0
+    priorities: bool = True
+
+    needs = frozenset({"replay"})
+
+    def model(self, spaces: Any, build: Any) -> shoal.Model:
+        return shoal.Model(spaces, Table(), EpsilonGreedy(spaces.action_n[0]))
+
+    def act(self, model: shoal.Model, params: Any, obs: Any, noise: Any) -> Any:
+        first = next(iter(obs.values()))
+        q = np.broadcast_to(params["q"], (*first.shape[:-1], 2))
+        return (model.dist.mode(q) if noise is None else model.dist.choose(q, noise, 1.0)), {}
+
+    def loss(self, model: shoal.Model, params: Any, aux: Any, batch: Any) -> Any:
+        xp = namespace(batch["reward"])
+        error = xp.where(batch["action"] == 0, params["q"][0], params["q"][1]) - batch["reward"]
+        rows = {"priority": xp.abs(error) + 1e-3} if self.priorities else {}
+        return xp.mean(batch["weight"] * error**2), shoal.Metrics({}, rows)
+
+    def hyper(self, progress: float) -> dict[str, float]:
+        return {"lr": 0.05}
+
+    @property
+    def optimiser(self) -> Optimiser:
+        return Optimiser("adam")
+
+
+class Table:
+    """A value for each of two actions."""
+
+    framework, shared, frozen = None, False, frozenset[str]()
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"q": (2,)}
+
+    def init(self, rng: Any) -> dict[str, Any]:
+        return {"q": np.zeros(2, np.float32)}
+
+
+class Pays(Script):
+    """Action 1 pays 1, the other nothing."""
+
+    action_space = Discrete(2)
+
+    def step(self, action: Any) -> Any:
+        obs, _, *rest = super().step(action)
+        return obs, float(action), *rest
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.6])
+@pytest.mark.parametrize("plan", ["sync_replay", "async_replay", "async_gradients"])
+def test_one_that_replays_trains_too(plan: str, alpha: float) -> None:
+    """With priorities of its own, or without any."""
+    given: dict[str, Any] = {"in_process": True, "workers": 1, "envs_per_worker": 2, "warmup": 64}
+    given |= {"fragment_length": 8, "alpha": alpha, "report_every": 800, "learner": "jax"}
+    own = Mean(priorities=alpha > 0)
+    with Trainer(own, Pays, plan=plan, **given) as run:
+        run.train()
+        assert run.learner.weights()["q"].tolist() == pytest.approx([0.0, 1.0], abs=0.05)
 
 
 def test_it_learns() -> None:

@@ -24,6 +24,7 @@ from shoal.trajectory import Batch, Obs, Trajectory, ndarray
 
 Params = dict[str, Array]  # flat: {"pi/0/w": ..., "pi/0/b": ..., ...}
 Records = dict[str, Array]
+Known = tuple[dict[str, ndarray], dict[str, ndarray]]
 
 
 class Model(NamedTuple):
@@ -148,6 +149,15 @@ class Algorithm(ABC):
         ``loss`` finds that of its own step in ``batch["step"]``.
         """
         return {}
+
+    def known(self, model: Model, params: Params, trajectory: Trajectory) -> Known:
+        """What ``loss`` can take instead of a fragment's observations, for first priorities.
+
+        ({name: [T + 1, B, ...]}, {name: [K, ...]}) for ``trajectory.obs`` and ``.final``: ``loss``
+        then finds them in ``batch["known"]`` and ``["next_known"]``, and no observations but
+        action masks. Without any, it is given the observations.
+        """
+        return {}, {}
 
     # -------------------------------------------------------------- the loss
 

@@ -18,10 +18,9 @@ import numpy as np
 
 from shoal.algorithms import noisy
 from shoal.algorithms.actor_critic import masked_mean
-from shoal.algorithms.base import Batch, Metrics, Model, Params, Records
+from shoal.algorithms.base import Batch, Known, Metrics, Model, Params, Records
 from shoal.algorithms.off_policy import (
     FLOOR,
-    Known,
     OffPolicy,
     copies,
     follow,

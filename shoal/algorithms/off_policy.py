@@ -6,15 +6,14 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from shoal.algorithms.base import Algorithm, Model, Params
+from shoal.algorithms.base import Algorithm, Params
 from shoal.errors import SpaceError
 from shoal.nets.base import Net
 from shoal.ops.kernels import Array, namespace
 from shoal.spaces.base import Spaces
-from shoal.trajectory import Trajectory, ndarray
+from shoal.trajectory import ndarray
 
 TARGET = "target/"  # before the name of a parameter: its target network's
-Known = tuple[dict[str, ndarray], dict[str, ndarray]]
 FLOOR = 1e-6  # added to priorities, so that whatever was stored can be drawn again
 
 
@@ -22,15 +21,6 @@ class OffPolicy(Algorithm):
     """Transitions in, target networks beside."""
 
     needs = frozenset({"replay"})
-
-    def known(self, model: Model, params: Params, trajectory: Trajectory) -> Known:
-        """What ``loss`` can take instead of a fragment's observations, for first priorities.
-
-        ({name: [T + 1, B, ...]}, {name: [K, ...]}) for ``trajectory.obs`` and ``.final``: ``loss``
-        then finds them in ``batch["known"]`` and ``["next_known"]``, and no observations but
-        action masks. Without any, it is given the observations.
-        """
-        return {}, {}
 
 
 def refused(what: str, spaces: Spaces) -> SpaceError:
