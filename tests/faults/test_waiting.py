@@ -12,7 +12,7 @@ import pytest
 
 from shoal.app.console import Console
 from shoal.app.loop import warnings_on
-from shoal.fleet import ray as fleet
+from shoal.fleet import members as fleet
 from shoal.trainer import Trainer
 from tests.faults.broken import Broken
 from tests.faults.conftest import place_of
