@@ -147,8 +147,10 @@ class Buffer:
             fragment: int [2], as ``Trajectory.fragment``; None: the observation alone decides.
         """
         value = None if priority is None else priority.astype(np.float64) ** self.alpha
-        ends = (terminated | truncated | ~valid).sum(0).max(initial=0)
-        self._keep_slots(slots, len(reward) + (int(ends) + 1) * self.reach)
+        if self._undo is not None:
+            ends = (terminated | truncated | ~valid).sum(0).max(initial=0)
+            self._keep_slots(slots, len(reward) + (int(ends) + 1) * self.reach)
+        self.changes += 1
         most = self.length - self.reach  # rows of one call that do not overwrite each other
         for b, slot in enumerate(range(slots.start, slots.stop)):
             own = {path: x[:, b] for path, x in obs.items()}
@@ -329,9 +331,11 @@ class Buffer:
 
     def set_priorities(self, rows: ndarray, priority: ndarray) -> int:
         """New priorities (above 0) of rows that were drawn; returns how many had gone meanwhile."""
-        slot, row = np.divmod(rows, _SLOT)
-        none = np.zeros(0, np.int64)
-        self._keep(none, none[:, None], slot * self.length + row % self.length)
+        if self._undo is not None:
+            slot, row = np.divmod(rows, _SLOT)
+            none = np.zeros(0, np.int64)
+            self._keep(none, none[:, None], slot * self.length + row % self.length)
+        self.changes += 1
         gone, more, self._highest = _prioritise(
             self._tree,
             self._head,
@@ -377,13 +381,12 @@ class Buffer:
 
     def _keep(self, slots: ndarray, at: ndarray, leaves: ndarray) -> None:
         """A change begins, which will write over no more than this."""
-        if self._undo is not None:
-            rows, values = self._rows[slots[:, None], at], self._tree[len(self._tree) // 2 + leaves]
-            rest = self._live, self._highest, self.stored
-            head, due = self._head[slots], self._due[slots]
-            change = _Change(self.changes + 1, slots, at, rows, leaves, values, head, due, rest)
-            self._undo.append(change)
-        self.changes += 1
+        assert self._undo is not None
+        rows, values = self._rows[slots[:, None], at], self._tree[len(self._tree) // 2 + leaves]
+        rest = self._live, self._highest, self.stored
+        head, due = self._head[slots], self._due[slots]
+        change = _Change(self.changes + 1, slots, at, rows, leaves, values, head, due, rest)
+        self._undo.append(change)
 
     # -------------------------------------------------------------- kept
 
