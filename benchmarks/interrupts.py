@@ -40,7 +40,7 @@ from jax import numpy as jnp  # noqa: F401
 from shoal import trainer  # noqa: F401
 from shoal.app import (
     cli,
-    run,  # noqa: F401
+    loop,  # noqa: F401
 )
 from shoal.checkpoint import files as checkpoint
 from shoal.errors import CheckpointError
