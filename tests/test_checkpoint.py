@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
