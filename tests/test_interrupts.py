@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import shoal
+from shoal.learners import choose
 from shoal.process import interrupts
 from shoal.replay.buffer import Buffer
 from shoal.replay.layout import Column, Layout
@@ -399,3 +400,23 @@ def test_somebody_elses_handler_is_left_alone() -> None:
         ctrl_c()
         interrupts.check()
     assert came == [1]
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no masks of signals here")
+def test_the_thread_that_imports_a_framework_takes_no_signal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor do the threads that the framework begins: a mask is inherited."""
+    masks: list[set[Any]] = []
+    done = threading.Event()
+
+    def imported(name: str) -> None:
+        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        done.set()
+
+    monkeypatch.setattr(choose.importlib, "import_module", imported)
+    with interrupts.listening():
+        choose.preload("jax")
+        assert done.wait(10)
+    assert signal.SIGTERM in masks[0] and signal.SIGINT in masks[0]
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

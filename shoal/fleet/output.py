@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from shoal.process import interrupts
+
 PERIOD = 0.3  # seconds between two looks
 _FILE = re.compile(r"worker-.*-(?P<pid>\d+)\.(out|err)")
 _MARK = re.compile(r":(?P<what>actor_name|job_id|task_name):(?P<value>.*)")  # Ray's own lines
@@ -26,7 +28,8 @@ class Output:
         self._names: dict[int, str] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True, name="workers' output")
-        self._thread.start()
+        with interrupts.held():  # signals are the main thread's
+            self._thread.start()
 
     def _follow(self) -> None:
         while not self._over.wait(PERIOD):

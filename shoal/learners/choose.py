@@ -13,6 +13,7 @@ import numpy as np
 from shoal.algorithms.base import Algorithm, Model
 from shoal.errors import ConfigError
 from shoal.learners.base import Learner
+from shoal.process import interrupts
 from shoal.process.machine import cpus
 from shoal.trajectory import ndarray
 
@@ -57,8 +58,10 @@ def preload(wanted: str) -> None:
     """
     name = "torch" if wanted == "torch" else "jax"
     if importlib.util.find_spec(name) is not None:
-        # Not a daemon: a process that ends amid the import of native code would crash.
-        Thread(target=importlib.import_module, args=(name,)).start()
+        # Not a daemon: a process that ends amid the import of native code would crash. It takes no
+        # signal, nor do the framework's threads: Ray's handlers would end the process there.
+        with interrupts.held():
+            Thread(target=importlib.import_module, args=(name,)).start()
 
 
 def create_learner(
