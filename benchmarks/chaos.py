@@ -8,7 +8,7 @@ holds every env step that its summary counts, and what is left: processes, share
 
 ``--part worker`` and ``--part shard`` kill processes of one run that goes on; after each kill the
 env steps sampled are those trained on plus those dropped plus those in flight, no counter goes
-back, and the part is back after so many seconds. The result goes to
+back, and the seconds until the part is back are measured. The result goes to
 ``benchmarks/results/chaos-PART-SYSTEM.json``.
 """
 

@@ -1,6 +1,6 @@
 """Your own plan, synchronous with backup workers (Chen et al. 2016, arXiv:1604.00981):
 
-shoal train CartPole-v1 --system a2c --workers 4 --plan examples/own_plan.py:BackupWorkers"""
+shoal train CartPole-v1 --system a2c --workers 2 --plan examples/own_plan.py:BackupWorkers"""
 
 from collections.abc import Generator
 from dataclasses import dataclass

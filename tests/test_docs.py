@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from shoal.app.cli import main
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -56,3 +58,19 @@ def test_files_that_the_architecture_names_exist() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     for name in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.(?:py|yaml))`", text):
         assert (ROOT / "shoal" / name).exists() or (ROOT / name).exists(), name
+
+
+COMMANDS = re.findall(r"^shoal (train .+)$", (ROOT / "docs" / "architecture.md").read_text(), re.M)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_the_architecture_run_on_two_cores(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the length and the processes are as printed."""
+    monkeypatch.chdir(ROOT)
+    words = re.sub(r" --stop-steps \d+", "", command).split()
+    workers = int(words[words.index("--workers") + 1]) if "--workers" in words else 0
+    assert workers <= 2
+    given = ["--cluster.in-process", "true", "--rollout.envs-per-worker", "2"]
+    assert main([*words, "--stop-steps", "300", *given, "--out", str(tmp_path / "run")]) == 0

@@ -206,7 +206,7 @@ class Guess(Shown):
 
 
 def test_a_film_does_not_change_what_exploring_finds(tmp_path: Path) -> None:
-    """Each episode draws its own numbers, whoever plays beside it."""
+    """Each episode draws its own numbers, whatever else is played beside it."""
     made, film = policy(Guess), tmp_path / "film.gif"
     filmed = evaluate(made, Guess, 20, explore=True, video=film, video_episodes=3)["returns"]
     assert filmed == evaluate(made, Guess, 20, explore=True)["returns"]

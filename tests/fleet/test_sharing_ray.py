@@ -1,4 +1,4 @@
-"""Do several trainers of one process share Ray, whoever begins it and whoever ends first?"""
+"""Do several trainers of one process share Ray, in any order of beginning and ending?"""
 
 from __future__ import annotations
 
