@@ -15,7 +15,8 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 import shoal
-from shoal.app.cli import DEFAULT_STEPS, _new_config, _train_parser, main
+from shoal.app.cli import main
+from shoal.app.commands.train import DEFAULT_STEPS, new_config, options
 from shoal.app.options import flag
 from shoal.config.config import Config
 from shoal.config.schedule import Linear
@@ -76,8 +77,8 @@ def trained(as_module: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def configured(command: str) -> tuple[Config, bool]:
     """The configuration of ``shoal train <command>``, and whether its stop is the default."""
-    parser = _train_parser()
-    return _new_config(parser, *parser.read(shlex.split(command)))
+    parser = options()
+    return new_config(parser, *parser.read(shlex.split(command)))
 
 
 def refused(capsys: pytest.CaptureFixture[str], *command: str, code: int = 2) -> list[str]:

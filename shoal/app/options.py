@@ -107,14 +107,6 @@ def settings(
     return found
 
 
-def help_wanted(parser: Parser, argv: list[str]) -> bool:
-    """Print the fixed part of a command's help if it is asked for."""
-    wanted = "-h" in argv or "--help" in argv
-    if wanted:
-        print(parser.format_help().rstrip())
-    return wanted
-
-
 def settings_help(system: str) -> str:
     """Every setting that a system reads, one per line: name, default, meaning, accepted values."""
     from shoal.config.names import SHORT

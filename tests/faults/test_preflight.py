@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from shoal.app.cli import _new_config, _train_parser
+from shoal.app.commands.train import new_config, options
 from shoal.config.config import Cluster
 from shoal.errors import ConfigError
 from shoal.fleet import cluster
@@ -145,9 +145,9 @@ def test_what_ray_finds_wrong_is_a_setting_that_is(
 
 
 def test_the_command_line_has_an_address() -> None:
-    parser = _train_parser()
+    parser = options()
     argv = ["CartPole-v1", "--system", "a2c", "--workers", "2", "--address", "10.0.0.1:6379"]
-    config, _ = _new_config(parser, *parser.read(argv))
+    config, _ = new_config(parser, *parser.read(argv))
     assert config.cluster.address == "10.0.0.1:6379" and config.rollout.workers == 2
 
 

@@ -1,0 +1,64 @@
+"""What a command is, and the options that several of them share."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shoal.app.options import Parser
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of ``shoal``: its options, what it does, and its help."""
+
+    name: str
+    about: str  # one line in `shoal --help`
+    options: Callable[[], Parser]
+    run: Callable[[Parser, list[str]], int]  # (parser, arguments) -> exit code
+    more_help: Callable[[list[str]], str] | None = None  # arguments -> what follows the options
+
+
+def own_code(parser: Parser) -> None:
+    """Options for code that a checkpoint names, and that only its user can allow to be imported."""
+    for option, what in (("env", "environment"), ("network",) * 2, ("algorithm",) * 2):
+        about = f"the {what} again, if it is code (module:Name)"
+        parser.option(f"--{option}", metavar="NAME", help=about)
+    trust(parser, "the checkpoint")
+
+
+def trust(parser: Parser, what: str) -> None:
+    """The option that allows importing the code named in a file."""
+    about = f"import the code that {what} names (only if you trust whoever made it)"
+    parser.option("--trust", action="store_true", help=about)
+
+
+def places(parser: Parser) -> None:
+    """Options for where workers run."""
+    parser.option("--workers", metavar="N", help="worker processes; 0: sample in this process")
+    parser.option(
+        "--address", metavar="HOST:PORT", help="Ray cluster for the workers (or RAY_ADDRESS)"
+    )
+
+
+def reports(parser: Parser) -> None:
+    """The option for how often to report."""
+    parser.option("--report-every", metavar="N", help="env steps per report (default 2,000)")
+
+
+def stops(parser: Parser) -> None:
+    """Options for when to stop."""
+    parser.option("--stop-return", metavar="X", help="stop at this mean return over 100 episodes")
+    parser.option("--stop-steps", metavar="N", help="stop after N env steps")
+    parser.option("--stop-seconds", metavar="S", help="stop after S seconds")
+
+
+def silence_third_parties() -> None:
+    """Silence warnings of other libraries that a user cannot act on."""
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    import gymnasium  # noqa: F401  (it sets a filter of its own, which the next line overrules)
+
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"gymnasium\.")
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated", module=r"pygame\.")

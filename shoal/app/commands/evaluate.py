@@ -1,0 +1,82 @@
+"""``shoal evaluate``: whole episodes with a trained policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shoal.app.commands import command
+from shoal.app.options import Parser, flag
+from shoal.errors import ConfigError
+
+
+def _options() -> Parser:
+    parser = Parser(
+        "shoal evaluate",
+        "DIR [options]",
+        "Run whole episodes with the policy of a run. The result also goes to evaluation.json in "
+        "the run folder.",
+    )
+    parser.option("folder", metavar="DIR", help="run folder, or one checkpoint in it")
+    parser.option("--episodes", metavar="N", type=int, default=10, help="how many (default 10)")
+    parser.option("--seed", metavar="N", type=int, help="episode i starts from seed N + i")
+    parser.option("--explore", action="store_true", help="sample actions instead of the likeliest")
+    parser.option("--video", metavar="FILE", type=Path, help="film the first: .mp4 or .gif")
+    parser.option(
+        "--video-episodes", metavar="N", type=int, default=3, help="how many to film (default 3)"
+    )
+    command.own_code(parser)
+    return parser
+
+
+def _run(parser: Parser, argv: list[str]) -> int:
+    from shoal.app import folder as folders
+    from shoal.app.console import progress
+    from shoal.checkpoint.files import blame
+    from shoal.evaluation import evaluate
+    from shoal.policy import policy_of
+    from shoal.systems.saved import Saved
+
+    args, _ = parser.read(argv, settings=False)
+    for name in ("episodes", "video_episodes"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"--{flag(name)} is {getattr(args, name)}", None, "run at least 1")
+    if args.video is not None and args.video.suffix not in (".mp4", ".gif"):
+        fix = f"--video {args.video.with_suffix('.mp4')}"
+        raise ConfigError(f"--video is {args.video}, but is written as .mp4 or .gif", None, fix)
+    path, folder, meta, state = folders.find(args.folder, parts=("learner",))
+    saved = Saved(path, meta, args.trust)
+    policy = policy_of(saved, state, network=args.network, algorithm=args.algorithm)
+    env, env_kwargs = saved.env(args.env), saved.env_kwargs({})
+    with blame(path):
+        seed = meta["config"]["seed"] + 1_000_003 if args.seed is None else args.seed
+    command.silence_third_parties()
+    result = evaluate(
+        policy,
+        env,
+        args.episodes,
+        seed=seed,
+        env_kwargs=env_kwargs,
+        explore=args.explore,
+        video=args.video,
+        video_episodes=args.video_episodes,
+        progress=progress(args.episodes),
+    )
+    print(
+        f"{meta['system']} on {env}, {args.episodes} episodes: "
+        f"return {result['return_mean']:.1f} +- {result['return_std']:.1f} "
+        f"(min {result['return_min']:.1f}, max {result['return_max']:.1f}), "
+        f"length {result['length_mean']:.1f} env steps"
+    )
+    if args.video is not None:
+        print(f"video: {args.video}, {result['frames']:,} frames, {result['video_s']:.0f} s")
+    with blame(path):
+        env_steps = meta["counters"]["env_steps"]
+    about = {"seed": seed, "explore": args.explore, "env_steps": env_steps}
+    if folder is not None:
+        folders.write_json(folder / folders.EVALUATION, result | about)
+    return 0
+
+
+COMMAND = command.Command(
+    "evaluate", "run episodes with a trained policy; film them", _options, _run
+)

@@ -1,0 +1,147 @@
+"""``shoal train``: train an agent, in a run folder of its own."""
+
+from __future__ import annotations
+
+import re
+import time
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shoal.app.commands import command
+from shoal.app.options import Pairs, Parser, settings, settings_help, unknown
+from shoal.app.reproduce import reproducible_errors
+from shoal.errors import ConfigError, nearest
+from shoal.process import interrupts
+
+if TYPE_CHECKING:
+    from shoal.config.config import Config
+
+DEFAULT_STEPS = 1_000_000  # env steps of a run that was given no stop
+
+
+def options() -> Parser:
+    parser = Parser(
+        "shoal train",
+        "ENV --system NAME [options] [--algorithm.lr 1e-3 ...]",
+        "Train an agent. Its checkpoints, settings and reports go to a run folder.",
+    )
+    parser.option(
+        "env", metavar="ENV", nargs="?", help="a Gymnasium id, module:Name or file.py:Name"
+    )
+    parser.option(
+        "--system", metavar="NAME", help="training system; `shoal systems` lists them; module:Name"
+    )
+    parser.option("--algorithm", metavar="NAME", help="your own algorithm: module:Name")
+    parser.option("--network", metavar="NAME", help="your own network: module:Name")
+    parser.option(
+        "--plan", metavar="NAME", help="execution plan (default: the system's own); or module:Name"
+    )
+    parser.option("--seed", metavar="N", help="seed of all random numbers (default 0)")
+    command.places(parser)
+    parser.option(
+        "--learner", metavar="jax|torch|auto", help="framework for the gradients (default auto)"
+    )
+    command.stops(parser)
+    parser.option("--out", metavar="DIR", help="run folder (default runs/SYSTEM-ENV-SEED-TIME)")
+    command.reports(parser)
+    parser.option("--config", metavar="FILE", help="settings in YAML or JSON (or a config.json)")
+    parser.option("--tuned", action="store_true", help="start from settings that do well on ENV")
+    command.trust(parser, "the --config file")
+    return parser
+
+
+def _run(parser: Parser, argv: list[str]) -> int:
+    from shoal.app import folder as folders
+    from shoal.app import loop
+    from shoal.app.console import create_console
+    from shoal.trainer import Trainer
+
+    args, pairs = parser.read(argv)
+    config, default_stop = new_config(parser, args, pairs)
+    command.silence_third_parties()
+    console = create_console()
+    with (
+        interrupts.deferred(),
+        reproducible_errors("train", argv, config.rollout.workers, console),
+        loop.warnings_on(console),
+    ):
+        out = _default_out(config)
+        folder = folders.claim(Path(args.out)) if args.out else folders.claim_new(out)
+        try:
+            trainer = Trainer(config)
+        except BaseException:
+            with suppress(OSError):
+                folder.rmdir()
+            raise
+        with trainer, folders.locked(folder):
+            console.say(loop.header(trainer, folder, default_stop))
+            return loop.train(trainer, folder, console)
+
+
+def new_config(parser: Parser, args: Any, pairs: Pairs) -> tuple[Config, bool]:
+    """The configuration of a new run, and whether its stop is the default one.
+
+    Later ones win: the system's defaults, tuned settings, --config, options.
+    """
+    from dataclasses import replace
+
+    from shoal.config.config import Stop
+    from shoal.config.files import load_file
+    from shoal.config.names import OTHERS
+    from shoal.systems.configure import configure, refuse_impossible
+
+    nested = load_file(args.config) if args.config else {}
+    system = args.system or args.algorithm
+    if system is not None:
+        nested.pop("system", None)
+    elif nested.get("system") is None:
+        for name, _ in pairs:  # --sytem ppo, --algo ppo
+            if "system" in OTHERS.get(name, ()) or nearest(name, ["system"]):
+                what = f"there is no option --{name}"
+                raise unknown(what, "system", ["system"], "shoal train --help", "--")
+        fix = "name one, for example --system ppo (`shoal systems` lists them)"
+        raise ConfigError("no system was given", args.config, fix)
+    if args.env is None and nested.get("env") is None:
+        fix = "name one, for example: shoal train CartPole-v1 --system ppo"
+        raise ConfigError("no environment was given", args.config, fix)
+    network = {} if args.network is None else {"algorithm.network": args.network}
+    config = configure(
+        system,
+        args.env,
+        nested,
+        lambda known: {**settings(parser, args, pairs, known), **network},
+        plan=args.plan,
+        algorithm=args.algorithm,
+        where=args.config,
+        use_tuned=args.tuned,
+        final=False,
+        trust=args.trust,
+    )
+    default_stop = config.stop == Stop()
+    if default_stop:
+        config = replace(config, stop=Stop(env_steps=DEFAULT_STEPS))
+    refuse_impossible(config)
+    return config, default_stop
+
+
+def _default_out(config: Config) -> Path:
+    from shoal.config.settings import to_dict
+
+    env = config.env if isinstance(config.env, str) else to_dict(config.env).get("id", "env")
+    if ".py:" in str(env):
+        env = Path(str(env)).name
+    plain = re.sub(r"[^\w.]+", "-", str(env))
+    return Path("runs", f"{config.system}-{plain}-{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def _settings_help(argv: list[str]) -> str:
+    words = " ".join(argv).replace("=", " ").split()
+    given = [b for a, b in pairwise(words) if a == "--system"]
+    return settings_help(given[0] if given else "ppo")
+
+
+COMMAND = command.Command(
+    "train", "train an agent on an environment", options, _run, _settings_help
+)
