@@ -52,6 +52,17 @@ class Trajectory:
         """[T, B] bool: the same for who counts episodes: where only a life was lost, it goes on."""
         return self.last if self.goes_on is None else self.last & ~self.goes_on
 
+    @property
+    def begins(self) -> ndarray:
+        """[T + 1, B] bool: an episode began between the row before and this observation.
+
+        The first row does not know: its memory is the initial one if an episode begins there.
+        """
+        out = np.zeros((len(self.valid) + 1, *self.valid.shape[1:]), bool)
+        out[1:] = ~self.valid
+        out[self.final_t + 1, self.final_b] = True
+        return out
+
     def steps(self, records: Iterable[str] = ()) -> Batch:
         """The env steps as they are, in the form in which a replay buffer stores them.
 
@@ -97,6 +108,16 @@ class Trajectory:
 def flat(x: ndarray) -> ndarray:
     """[T, B, ...] -> [T * B, ...]."""
     return x.reshape(-1, *x.shape[2:])
+
+
+def chunks(x: ndarray, length: int) -> ndarray:
+    """[T, B, ...] -> [ceil(T / length) * B, length, ...], zeros where T ends amid a chunk."""
+    steps, slots = x.shape[:2]
+    count = -(-steps // length)
+    if missing := count * length - steps:
+        x = np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])
+    parts = np.swapaxes(x.reshape(count, length, *x.shape[1:]), 1, 2)
+    return np.ascontiguousarray(parts).reshape(count * slots, length, *x.shape[2:])
 
 
 def concatenate(batches: Sequence[Batch]) -> Batch:

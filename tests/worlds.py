@@ -10,13 +10,17 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
+from shoal.algorithms.ppo import PPO
 from shoal.config.config import Config, Rollout
 from shoal.fleet.worker import Worker
+from shoal.nets.factory import build
 from shoal.nets.network import Network
+from shoal.spaces.gym import GymSpaces
 from shoal.systems.table import default_config
 
 TINY = Network(hidden=(8,))
 LINEAR = Network(hidden=())
+MODEL = PPO(network=TINY).model(GymSpaces(Box(-1, 1, (3,)), Discrete(4)), build)  # feed-forward
 
 
 class Transition(NamedTuple):

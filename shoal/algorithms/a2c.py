@@ -37,6 +37,7 @@ class A2C(ActorCritic):
     rmsprop_decay: float = setting(0.99, least=0, below=1)  # decay of the mean of squared gradients
     rmsprop_eps: float = setting(1e-5, above=0)  # added to the denominator
     rmsprop_eps_inside: bool = True  # inside the root, as TensorFlow and the paper have it
+    chunk: int | None = setting(None, least=1)  # env steps in a row of a recurrent network
     network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
 
     needs = frozenset({"on-policy"})
@@ -46,7 +47,9 @@ class A2C(ActorCritic):
         v_tm1, v_t = actor_critic.values(model, params, trajectory)
         discount_t = (self.gamma * ~trajectory.terminated).astype(np.float32)
         advantage = gae(trajectory.reward, discount_t, v_tm1, v_t, trajectory.last, self.lambda_)
-        return actor_critic.rows(trajectory, advantage=advantage, target=advantage + v_tm1)
+        return actor_critic.rows(
+            model, trajectory, self.chunk, advantage=advantage, target=advantage + v_tm1
+        )
 
     def loss(
         self, model: Model, params: Params, aux: Params, batch: Batch

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from shoal.algorithms.base import Algorithm, Batch, Model, Params, Records
-from shoal.nets.base import Build, Head
+from shoal.nets.base import Build, Head, step, unroll
 from shoal.ops import distributions
 from shoal.ops.kernels import Array, namespace
-from shoal.spaces.base import Spaces
-from shoal.trajectory import Trajectory, flat, ndarray
+from shoal.spaces.base import MEMORY, Spaces
+from shoal.trajectory import Trajectory, chunks, flat, ndarray
 
+CHUNK = 32  # env steps that a recurrent network is unrolled along, unless the user says otherwise
 _FURTHEST = 20.0  # |log pi - log mu|: e**20 is far beyond any clip, and far from overflowing
 
 
@@ -37,14 +38,13 @@ class ActorCritic(Algorithm):
         """Sample from the policy head; with no noise, take its mode.
 
         The head's output is recorded, so that log-probabilities need no second pass; so is the
-        value if it comes from the same trunk.
+        value if it comes from the same trunk, or remembers too.
         """
-        if model.net.shared:
-            out, v = model.net(params, obs, ("pi", "v"))
-            records = {"pi": out, "v": v[..., 0]}
-        else:
-            (out,) = model.net(params, obs, ("pi",))
-            records = {"pi": out}
+        heads = ("pi", "v") if model.net.shared or model.net.memory else ("pi",)
+        (out, *others), memory = step(model.net, params, obs, heads)
+        records = {"pi": out, **memory}
+        if others:
+            records["v"] = others[0][..., 0]
         mask = obs.get("action_mask")
         if noise is None:
             return model.dist.mode(out, mask), records
@@ -56,19 +56,39 @@ def values(model: Model, params: Params, trajectory: Trajectory) -> tuple[ndarra
     return trajectory.values(lambda obs: model.net(params, obs, ("v",))[0][..., 0])
 
 
-def rows(trajectory: Trajectory, **columns: ndarray) -> Batch:
-    """A batch of all rows: obs, action, mask (1 where a transition happened) and columns [T, B]."""
+def rows(model: Model, trajectory: Trajectory, chunk: int | None, **columns: ndarray) -> Batch:
+    """A batch of all rows: obs, action, mask (1 where a transition happened) and columns [T, B].
+
+    Rows [T * B] of single steps; for a recurrent network rows [N, L] of ``chunk`` steps, which are
+    padded with masked ones if the fragment ends amid a chunk. None: of 32, or of the fragment if it
+    is shorter.
+    """
+    columns = {name: x.astype(np.float32, copy=False) for name, x in columns.items()}
+    columns |= {"action": trajectory.action, "mask": trajectory.valid.astype(np.float32)}
+    if not model.net.memory:
+        return {
+            "obs": trajectory.rows(),
+            **{name: flat(x) for name, x in columns.items()},
+        }
+    steps = len(trajectory.valid)
+    length = min(chunk or CHUNK, steps)
+    obs = {path: x[:-1] for path, x in trajectory.obs.items()}
     return {
-        "obs": trajectory.rows(),
-        "action": flat(trajectory.action),
-        "mask": flat(trajectory.valid).astype(np.float32),
-        **{name: flat(x).astype(np.float32, copy=False) for name, x in columns.items()},
+        "obs": {
+            path: flat(x[::length]) if path.startswith(MEMORY) else chunks(x, length)
+            for path, x in obs.items()
+        },
+        "begins": chunks(trajectory.begins[:-1], length),
+        **{name: chunks(x, length) for name, x in columns.items()},
     }
 
 
 def evaluate(model: Model, params: Params, batch: Batch) -> tuple[Array, Array, Array]:
-    """Log-probability of each row's action, policy entropy and value under ``params``; [N]."""
-    out, v = model.net(params, batch["obs"], ("pi", "v"))
+    """Log-probability of each row's action, policy entropy and value under ``params``.
+
+    [N], or [N, L] for a recurrent network, which is unrolled along each row.
+    """
+    out, v = unroll(model.net, params, batch["obs"], batch.get("begins"), ("pi", "v"))
     mask = batch["obs"].get("action_mask")
     log_prob = model.dist.log_prob(out, batch["action"], mask)
     return log_prob, model.dist.entropy(out, mask), v[..., 0]
@@ -84,17 +104,22 @@ def behaviour_log_prob(model: Model, params: Params, trajectory: Trajectory) -> 
     return log_prob
 
 
-def sequences(trajectory: Trajectory, v_t: Callable[[], ndarray], **columns: ndarray) -> Batch:
+def sequences(model: Model, params: Params, trajectory: Trajectory, **columns: ndarray) -> Batch:
     """A batch of whole fragments, one row for each slot: obs [B, T + 1, ...], the rest [B, T, ...].
+
+    With a recurrent network, its memory [B, ...] is that of the first observations, and "begins" is
+    [B, T + 1].
 
     The values of what followed are the learner's business, but for the ends that a time limit made
     and after which the environment had begun its next episode already: what followed there is not
-    in the sequence. ``v_t`` [T, B] gives its value, under the weights that acted (``v_final``).
+    in the sequence. "v_final" is its value, under the weights that acted.
     """
     cut = np.zeros(trajectory.last.shape, bool)
     cut[trajectory.final_t, trajectory.final_b] = True
     needed = cut & trajectory.truncated & ~trajectory.terminated
-    v_final = np.where(cut, v_t(), 0.0) if needed.any() else np.zeros(cut.shape)
+    v_final = np.zeros(cut.shape)
+    if needed.any():
+        v_final = np.where(cut, values(model, params, trajectory)[1], 0.0)
     columns = {
         "reward": trajectory.reward,
         "terminated": trajectory.terminated,
@@ -104,8 +129,13 @@ def sequences(trajectory: Trajectory, v_t: Callable[[], ndarray], **columns: nda
         "mask": trajectory.valid.astype(np.float32),
         **columns,
     }
+    if model.net.memory:
+        columns["begins"] = trajectory.begins
     return {
-        "obs": {path: _slots_first(x) for path, x in trajectory.obs.items()},
+        "obs": {
+            path: x[0] if path.startswith(MEMORY) else _slots_first(x)
+            for path, x in trajectory.obs.items()
+        },
         "action": _slots_first(trajectory.action),
         **{name: _slots_first(x) for name, x in columns.items()},
     }

@@ -25,6 +25,7 @@ from shoal.config.schedule import Schedule
 from shoal.nets.network import Network
 from shoal.ops.kernels import Array, namespace
 from shoal.ops.optimisers import Optimiser
+from shoal.spaces.base import MEMORY
 from shoal.trajectory import ndarray
 
 _MOST = math.log(2.0)  # log of the most that mu / pi_t may stretch the ratio, as in RLlib
@@ -66,6 +67,8 @@ class APPO(Corrected):
     def label(self, model: Model, params: Params, batch: Batch) -> Batch:
         """From whole fragments [B, T] to rows [B * T], with what ``params`` = pi_t say of them.
 
+        A recurrent network is unrolled along whole fragments: they stay rows [B, T].
+
         ``advantage`` and ``target`` are V-trace's from mu to pi_t, ``log_prob`` is mu's and
         ``log_prob_old`` pi_t's, of the actions taken.
         """
@@ -81,6 +84,9 @@ class APPO(Corrected):
             "advantage": advantage,
             "target": target,
         }
+        if model.net.memory:  # rows are whole fragments
+            obs = {p: x if p.startswith(MEMORY) else x[:, :-1] for p, x in batch["obs"].items()}
+            return {"obs": obs, "begins": batch["begins"][:, :-1], **columns}
         return {
             "obs": {path: _flat(x[:, :-1]) for path, x in batch["obs"].items()},
             **{name: _flat(x) for name, x in columns.items()},
@@ -113,11 +119,12 @@ class APPO(Corrected):
         }
         return total, Metrics(scalars)
 
-    def indices(self, rng: np.random.Generator, rows: int) -> ndarray:
-        """``epochs`` passes over the rows in random order, as PPO's."""
-        return np.concatenate(
-            [minibatches(rng, rows, self.minibatch_size) for _ in range(self.epochs)]
-        )
+    def indices(self, model: Model, rng: np.random.Generator, shape: tuple[int, ...]) -> ndarray:
+        """``epochs`` passes over the rows in random order, as PPO's; see ``label``."""
+        rows, size = math.prod(shape), self.minibatch_size
+        if model.net.memory:
+            rows, size = shape[0], max(size * shape[0] // rows, 1)
+        return np.concatenate([minibatches(rng, rows, size) for _ in range(self.epochs)])
 
     @property
     def optimiser(self) -> Optimiser:

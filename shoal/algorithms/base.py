@@ -88,8 +88,9 @@ class Algorithm(ABC):
         Arrays of one slot. ``act`` finds the present ones, [..., *shape], among its observations
         under ``MEMORY + name``, and returns the next ones among its records under the same names.
         They travel with the observation: into the trajectory, the replay buffer and checkpoints.
+        By default what the network remembers.
         """
-        return {}
+        return dict(model.net.memory)
 
     def records(self, model: Model) -> dict[str, ndarray]:
         """What a replay buffer keeps of the records of ``act``: an example of one slot, by name.
@@ -133,11 +134,13 @@ class Algorithm(ABC):
         """
         return batch
 
-    def indices(self, rng: np.random.Generator, rows: int) -> ndarray | None:
+    def indices(
+        self, model: Model, rng: np.random.Generator, shape: tuple[int, ...]
+    ) -> ndarray | None:
         """Rows of each gradient step of an update, int32 [steps, size]; -1 is no row.
 
-        ``rows`` is the number of entries of the batch's mask, as the plan sees it. None: one
-        gradient step on the whole batch.
+        ``shape`` is that of the batch's mask, [N] or [N, L], before ``label``. None: one gradient
+        step on the whole batch.
         """
         return None
 

@@ -64,6 +64,7 @@ class Pair:
         self.policy, self.critic = policy, critic
         self.framework = policy.framework
         self.shared = False
+        self.memory = policy.memory
         self.critic_names = tuple(critic.shapes())
 
     @property

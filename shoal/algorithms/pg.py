@@ -6,7 +6,7 @@ fragment goes on until the last episode in it has ended.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class PG(ActorCritic):
     baseline: bool = True  # subtract a learned value, which also bootstraps at time limits
     normalise_advantage: bool = True  # over the batch
     adam_eps: float = setting(1e-8, above=0)  # Adam's epsilon
+    chunk: int | None = setting(None, least=1)  # env steps in a row of a recurrent network
     network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
 
     whole_episodes = True
@@ -55,9 +56,12 @@ class PG(ActorCritic):
         discount_t = (self.gamma * ~trajectory.terminated).astype(np.float32)
         target = discounted_returns(reward, discount_t, v_t, trajectory.last)
         ended_later = np.logical_or.accumulate(trajectory.last[::-1])[::-1]
-        batch = actor_critic.rows(trajectory, advantage=target - v_tm1, target=target)
-        batch["episode_end"] = (trajectory.last & trajectory.valid).reshape(-1).astype(np.float32)
-        batch = select(batch, (trajectory.valid & ended_later).reshape(-1))
+        trajectory = replace(trajectory, valid=trajectory.valid & ended_later)
+        ends = trajectory.last & trajectory.valid
+        columns = {"advantage": target - v_tm1, "target": target, "episode_end": ends}
+        batch = actor_critic.rows(model, trajectory, self.chunk, **columns)
+        mask = batch["mask"]
+        batch = select(batch, mask.reshape(len(mask), -1).any(1))
         return pad(batch, 1 << max(len(batch["mask"]) - 1, 1).bit_length())
 
     def loss(

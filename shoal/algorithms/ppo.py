@@ -7,6 +7,7 @@ Huang et al. 2022, "The 37 implementation details of PPO".
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,7 @@ class PPO(ActorCritic):
     normalise_advantage: bool = True  # within each minibatch (detail 7)
     target_kl: float | None = setting(None, above=0)  # end an update at this KL
     adam_eps: float = setting(1e-5, above=0)  # Adam's epsilon (detail 3)
+    chunk: int | None = setting(None, least=1)  # env steps in a row of a recurrent network
     network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
 
     needs = frozenset({"on-policy", "epochs"})
@@ -61,7 +63,9 @@ class PPO(ActorCritic):
         discount_t = (self.gamma * ~trajectory.terminated).astype(np.float32)
         advantage = gae(trajectory.reward, discount_t, v_tm1, v_t, trajectory.last, self.lambda_)
         return actor_critic.rows(
+            model,
             trajectory,
+            self.chunk,
             log_prob=actor_critic.behaviour_log_prob(model, params, trajectory),
             advantage=advantage,
             value=v_tm1,
@@ -94,11 +98,14 @@ class PPO(ActorCritic):
         stop = None if self.target_kl is None else kl > self.target_kl
         return total, Metrics(scalars, stop=stop)
 
-    def indices(self, rng: np.random.Generator, rows: int) -> ndarray:
-        """A fresh permutation per epoch, cut into minibatches of equal size (detail 6)."""
-        return np.concatenate(
-            [minibatches(rng, rows, self.minibatch_size) for _ in range(self.epochs)]
-        )
+    def indices(self, model: Model, rng: np.random.Generator, shape: tuple[int, ...]) -> ndarray:
+        """A fresh permutation per epoch, cut into minibatches of equal size (detail 6).
+
+        Chunks of a recurrent network stay whole: a minibatch has about as many steps as rows else.
+        """
+        rows, *steps = shape
+        size = max(self.minibatch_size // math.prod(steps), 1)
+        return np.concatenate([minibatches(rng, rows, size) for _ in range(self.epochs)])
 
     @property
     def stops_early(self) -> bool:

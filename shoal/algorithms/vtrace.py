@@ -17,6 +17,7 @@ from shoal.algorithms.actor_critic import ActorCritic, bounded, masked_mean, mas
 from shoal.algorithms.base import Batch, Metrics, Model, Params
 from shoal.config.bounds import check, setting
 from shoal.config.schedule import Schedule
+from shoal.nets.base import unroll
 from shoal.nets.network import Network
 from shoal.ops.kernels import Array, namespace, stop_gradient
 from shoal.ops.optimisers import Optimiser
@@ -38,8 +39,9 @@ class Corrected(ActorCritic):
         """Whole fragments, one row for each slot, with the log-probabilities of who acted."""
         log_prob = actor_critic.behaviour_log_prob(model, params, trajectory)
         return actor_critic.sequences(
+            model,
+            params,
             trajectory,
-            lambda: actor_critic.values(model, params, trajectory)[1],
             log_prob=log_prob.astype(np.float32, copy=False),
         )
 
@@ -146,7 +148,7 @@ class VTrace(Corrected):
 def along(model: Model, params: Params, batch: Batch) -> tuple[Array, Array | None, Array]:
     """Of whole fragments: the policy head's output [B, T, n_out], which actions were allowed there
     (None: all), and the values [B, T + 1]."""
-    out, v = model.net(params, batch["obs"], ("pi", "v"))
+    out, v = unroll(model.net, params, batch["obs"], batch.get("begins"), ("pi", "v"))
     allowed = batch["obs"].get("action_mask")
     return out[:, :-1], None if allowed is None else allowed[:, :-1], v[..., 0]
 

@@ -167,7 +167,7 @@ class LearningWorker(Worker):
         times = {"idle": start - self._idle_since}
         batch, self._batch = self._batch, {}
         try:
-            indices = self.config.algorithm.indices(self.rng, batch["mask"].size)
+            indices = self.config.algorithm.indices(self.model, self.rng, batch["mask"].shape)
             reduce = self._reduce if ranks > 1 else None
             metrics = self.learner.update(batch, indices, hyper, reduce)
         except Broken as error:

@@ -10,6 +10,7 @@ import numpy as np
 
 from shoal.errors import NetworkError
 from shoal.nets.base import Head
+from shoal.nets.cells import Cell
 from shoal.nets.cnn import ENCODERS, Impala, Nature
 from shoal.nets.init import Param, initialise, ndarray
 from shoal.nets.inputs import Image, append, vector
@@ -19,7 +20,7 @@ from shoal.ops.kernels import Array, namespace
 from shoal.spaces import axes
 from shoal.spaces.base import Leaf, Spaces
 
-_CHUNK = 64  # images that NumPy convolves at once: 2048 Atari frames would take a gigabyte
+CHUNK = 64  # images that NumPy convolves at once: 2048 Atari frames would take a gigabyte
 
 
 Encoder = type[Nature] | type[Impala]
@@ -72,6 +73,7 @@ class ArrayNet:
 
     framework = None
     frozen: frozenset[str] = frozenset()
+    memory: Mapping[str, ndarray] = {}
 
     def __init__(
         self,
@@ -99,8 +101,10 @@ class ArrayNet:
         names = [trunk] if shared else list(heads)
         own = shared and any(head.own for head in heads.values())
         trunks = {name: Trunk(name, network, pairs, size, not own) for name in names}
+        self._cells = self._recurrent(network, trunks.values())
+        behind = {name: self._cells.get(name, each.mlp).size for name, each in trunks.items()}
         self._private = {
-            name: MLP(name, trunks[trunk].mlp.size, trunks[trunk].left, trunks[trunk].activation)
+            name: MLP(name, behind[trunk], trunks[trunk].left, trunks[trunk].activation)
             for name in (heads if own else ())
         }
         self._heads = {
@@ -113,13 +117,19 @@ class ArrayNet:
             for name, head in heads.items()
         }
         self._parameters = [p for trunk in trunks.values() for p in trunk.parameters()]
+        self._parameters += [p for cell in self._cells.values() for p in cell.parameters()]
         for name, head in heads.items():
-            behind = self._private.get(name, self._heads[name][0].mlp)
+            size = behind[self._heads[name][0].name]
             if own:
-                self._parameters += behind.parameters()
-            self._parameters += linear(f"{name}/out", behind.size, head.size, head.gain)
+                size = self._private[name].size
+                self._parameters += self._private[name].parameters()
+            self._parameters += linear(f"{name}/out", size, head.size, head.gain)
             if head.free:
                 self._parameters.append(Param(f"{name}/free", (head.free,), None))
+
+    def _recurrent(self, network: Network, trunks: Iterable[Trunk]) -> dict[str, Cell]:
+        """The cells behind the trunks, by their names."""
+        return {}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: shape for name, shape, _ in self._parameters}
@@ -134,17 +144,31 @@ class ArrayNet:
         if x.ndim != self._ndim:
             return self._on_rows(params, obs, heads)
         xp = namespace(x)
+        return self._outputs(xp, params, self._features(xp, params, obs, heads), heads)
+
+    def _features(
+        self, xp: Any, params: Any, obs: Mapping[str, Array], heads: tuple[str, ...]
+    ) -> dict[str, Array]:
+        """What the trunks of these heads make of rows [N, ...]: {trunk: [N, size]}."""
         if self._single:  # the acting of most policies: every microsecond here is paid per env step
-            images, joined = None, self._vectors[0](xp, params, x)
+            images, joined = None, self._vectors[0](xp, params, obs[self._path])
         else:
             images, joined = self._inputs(xp, params, obs)
         features: dict[str, Array] = {}
+        for head in heads:
+            trunk = self._heads[head][0]
+            if trunk.name not in features:
+                features[trunk.name] = trunk(xp, params, images, joined)
+        return features
+
+    def _outputs(
+        self, xp: Any, params: Any, features: Mapping[str, Array], heads: tuple[str, ...]
+    ) -> tuple[Array, ...]:
+        """Outputs [N, size + free] of these heads for what stands before them."""
         outs = []
         for head in heads:
             trunk, w, b, free = self._heads[head]
-            x = features.get(trunk.name)
-            if x is None:
-                x = features[trunk.name] = trunk(xp, params, images, joined)
+            x = features[trunk.name]
             if self._private:
                 x = self._private[head](xp, params, x)
             out = x @ params[w] + params[b]
@@ -168,8 +192,8 @@ class ArrayNet:
         n = math.prod(lead)
         xp = namespace(x)
         rows = {path: xp.reshape(obs[path], (n, *shape)) for path, shape in self._leaves}
-        if self._images and xp is np and n > _CHUNK:
-            chunks = (slice(i, i + _CHUNK) for i in range(0, n, _CHUNK))
+        if self._images and xp is np and n > CHUNK:
+            chunks = (slice(i, i + CHUNK) for i in range(0, n, CHUNK))
             parts = [self(params, {k: x[c] for k, x in rows.items()}, heads) for c in chunks]
             outs = tuple(np.concatenate(part) for part in zip(*parts, strict=True))
         else:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from shoal.ops.kernels import Array, ndarray
-from shoal.spaces.base import Spaces
+from shoal.spaces.base import MEMORY, Spaces
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,13 @@ class Net(Protocol):
     def shared(self) -> bool:
         """Whether all heads come from one trunk, so that a second one costs next to nothing."""
 
+    @property
+    def memory(self) -> Mapping[str, ndarray]:
+        """What it remembers of a slot as an episode begins, by name; {} for a feed-forward net.
+
+        Such a net is a `RecurrentNet`: use ``step`` and ``unroll``, which take either.
+        """
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every parameter, without allocating any."""
 
@@ -56,8 +63,61 @@ class Net(Protocol):
         """Outputs ``[..., size + free]`` of these heads for ``obs {path: [..., *shape]}``.
 
         Any leading axes. Each row is computed by itself. ``params`` may hold more than the net's
-        own; of that, ``"norm/<path>/mean"`` and ``"norm/<path>/std"`` normalise a leaf.
+        own; of that, ``"norm/<path>/mean"`` and ``"norm/<path>/std"`` normalise a leaf. A
+        recurrent net takes one step from the memory that each row of ``obs`` holds.
         """
+
+
+class RecurrentNet(Net, Protocol):
+    """A net that remembers. What it remembers are leaves ``MEMORY + name`` of the observation."""
+
+    def step(
+        self, params: Mapping[str, Array], obs: Mapping[str, Array], heads: tuple[str, ...]
+    ) -> tuple[tuple[Array, ...], dict[str, Array]]:
+        """What a call returns, and the next memory {MEMORY + name: [..., *shape]}."""
+
+    def unroll(
+        self,
+        params: Mapping[str, Array],
+        obs: Mapping[str, Array],
+        begins: Array,
+        heads: tuple[str, ...],
+    ) -> tuple[Array, ...]:
+        """Outputs [N, L, size + free] of N sequences of L steps.
+
+        ``obs`` is [N, L, *shape], but the memory, [N, *shape], is that of each first step.
+        ``begins`` is bool [N, L]: where an episode begins, the memory is the initial one before the
+        step. That is the only place where an unroll resets it.
+        """
+
+
+def step(
+    net: Net, params: Mapping[str, Array], obs: Mapping[str, Array], heads: tuple[str, ...]
+) -> tuple[tuple[Array, ...], dict[str, Array]]:
+    """Outputs of one step [...] of any net, and its next memory ({} without)."""
+    if net.memory:
+        recurrent: Any = net
+        return recurrent.step(params, obs, heads)  # type: ignore[no-any-return]
+    return net(params, obs, heads), {}
+
+
+def unroll(
+    net: Net,
+    params: Mapping[str, Array],
+    obs: Mapping[str, Array],
+    begins: Array | None,
+    heads: tuple[str, ...],
+) -> tuple[Array, ...]:
+    """Outputs of any net along sequences, [N, L, size + free]; of rows [N], without memory."""
+    if net.memory:
+        recurrent: Any = net
+        return recurrent.unroll(params, obs, begins, heads)  # type: ignore[no-any-return]
+    return net(params, obs, heads)
+
+
+def initial_memory(net: Net) -> dict[str, ndarray]:
+    """The memory of one slot as an episode begins, {MEMORY + name: [*shape]}."""
+    return {MEMORY + name: x for name, x in net.memory.items()}
 
 
 Build = Callable[[Any, Spaces, Mapping[str, Head]], Net]  # (settings or module, spaces, heads)

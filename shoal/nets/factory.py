@@ -16,6 +16,7 @@ from shoal.nets.fit import where
 from shoal.nets.flax import LinenNet, NnxNet
 from shoal.nets.modules import ModuleNet
 from shoal.nets.network import Network
+from shoal.nets.recurrent import RecurrentArrayNet
 from shoal.nets.torch import TorchNet
 from shoal.spaces.base import Spaces
 
@@ -40,7 +41,8 @@ def build(network: Any, spaces: Spaces, heads: Mapping[str, Head]) -> Net:
         Exception: what the user's own code raises keeps its type.
     """
     if isinstance(network, Network):
-        return ArrayNet(network, spaces.leaves, heads)
+        kind = RecurrentArrayNet if network.memory else ArrayNet
+        return kind(network, spaces.leaves, heads)
     if isinstance(network, str):
         network = find(network, "network", NetworkError)
     return _adapt(network, spaces, heads)

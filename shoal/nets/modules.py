@@ -50,6 +50,7 @@ class ModuleNet(ABC):
 
     framework: str
     shared = True  # one call gives all heads
+    memory: Mapping[str, ndarray] = {}
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ class AsyncSamples(Plan):
                 run.drop(sample)
             if len(queue) >= self.fragments:
                 batch = concatenate([sample.batch for sample in queue])
-                indices = run.algorithm.indices(run.rng, batch["mask"].size)
+                indices = run.algorithm.indices(run.model, run.rng, batch["mask"].shape)
                 hyper = run.hyper()
                 tally.clock("transfer")
                 metrics = learner.update(batch, indices, hyper)

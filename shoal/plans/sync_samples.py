@@ -32,7 +32,7 @@ class SyncSamples(Plan):
             hyper = run.hyper()
             samples = tally.take(fleet.map("sample", run.fragments))
             batch = concatenate([sample.batch for sample in samples])
-            indices = run.algorithm.indices(run.rng, batch["mask"].size)
+            indices = run.algorithm.indices(run.model, run.rng, batch["mask"].shape)
             tally.clock("transfer")
             metrics = learner.update(batch, indices, hyper)
             tally.clock("learn")

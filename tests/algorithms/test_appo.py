@@ -17,7 +17,7 @@ from shoal.algorithms.ppo import PPO, clipped_surrogate
 from shoal.errors import ConfigError
 from shoal.trajectory import select
 from tests.algorithms.conftest import Policy, VTraceOracle, garbage, linear
-from tests.worlds import LINEAR
+from tests.worlds import LINEAR, MODEL
 
 EPS = 0.2  # of the ratio
 HYPER = {"clip": EPS, "entropy_coef": 0.01}
@@ -231,7 +231,7 @@ def test_an_action_the_old_policy_hardly_took_does_not_overflow(
 @pytest.mark.parametrize(("rows", "size", "epochs"), [(96, 32, 1), (50, 16, 2), (7, 128, 3)])
 def test_every_row_is_used_once_per_epoch(rows: int, size: int, epochs: int) -> None:
     appo = APPO(epochs=epochs, minibatch_size=size)
-    index = appo.indices(np.random.default_rng(0), rows)
+    index = appo.indices(MODEL, np.random.default_rng(0), (rows, 1))
     steps = math.ceil(rows / size)
     assert index.shape[0] == epochs * steps
     orders = set()

@@ -18,7 +18,7 @@ from shoal.nets.factory import build
 from shoal.spaces.gym import GymSpaces
 from shoal.trajectory import concatenate, pad, select
 from tests.algorithms.conftest import Library
-from tests.worlds import LINEAR, Scripts, settings, worker
+from tests.worlds import LINEAR, MODEL, Scripts, settings, worker
 
 EPS = 0.2  # of the ratio
 HYPER = {"clip": EPS, "entropy_coef": 0.01}
@@ -162,7 +162,8 @@ def test_normalised_advantages_have_no_scale_and_no_offset(
 @pytest.mark.parametrize(("rows", "size"), [(12, 4), (13, 4), (10, 3), (7, 7), (5, 4), (9, 8)])
 def test_every_row_is_used_once_per_epoch(rows: int, size: int) -> None:
     epochs = 3
-    index = PPO(epochs=epochs, minibatch_size=size).indices(np.random.default_rng(0), rows)
+    ppo = PPO(epochs=epochs, minibatch_size=size)
+    index = ppo.indices(MODEL, np.random.default_rng(0), (rows,))
     steps = math.ceil(rows / size)
     assert len(index) == epochs * steps
     for epoch in range(epochs):
@@ -178,7 +179,7 @@ def test_minibatches_are_of_one_size_give_or_take_a_row(rows: int, size: int) ->
 
 
 def test_every_epoch_has_an_order_of_its_own() -> None:
-    index = PPO(epochs=4, minibatch_size=16).indices(np.random.default_rng(0), 64)
+    index = PPO(epochs=4, minibatch_size=16).indices(MODEL, np.random.default_rng(0), (64,))
     orders = {tuple(epoch.ravel().tolist()) for epoch in index.reshape(4, -1)}
     assert len(orders) == 4
     assert tuple(range(64)) not in orders
@@ -203,7 +204,7 @@ def test_the_first_minibatch_sees_the_policy_that_sampled(lib: Any, continuous: 
 
     made = worker(settings("ppo", Continuous if continuous else Scripts()))
     batch = made.sample().batch
-    rows = select(batch, PPO(minibatch_size=8).indices(np.random.default_rng(0), 16)[0])
+    rows = select(batch, PPO(minibatch_size=8).indices(MODEL, np.random.default_rng(0), (16,))[0])
     _, metrics = lib.loss(made.config.algorithm, made.model, made.weights, rows)
     assert metrics["clip_fraction"] == 0.0
     assert abs(metrics["kl"]) < 1e-6

@@ -26,7 +26,7 @@ from shoal.nets.network import Network
 from shoal.ops import kernels
 from shoal.spaces.gym import GymSpaces
 from shoal.trajectory import concatenate, select
-from tests.worlds import TINY, Script, Scripts, difference, settings, worker
+from tests.worlds import MODEL, TINY, Script, Scripts, difference, settings, worker
 
 KINDS = ["jax", "torch"]
 PLAIN = PPO(network=TINY, max_grad_norm=0.5)
@@ -84,7 +84,7 @@ def fresh(kind: str, algorithm: Any = PLAIN, rank: int = 0) -> Any:
 
 def indices(seed: int = 0) -> np.ndarray:
     """Five epochs of 4 gradient steps on 4 rows each."""
-    return PPO(epochs=5, minibatch_size=4).indices(np.random.default_rng(seed), 16)
+    return PPO(epochs=5, minibatch_size=4).indices(MODEL, np.random.default_rng(seed), (16,))
 
 
 def close(a: Any, b: Any, atol: float) -> None:
@@ -164,7 +164,7 @@ def test_whichever_learns_the_same_seed_acts_alike(algorithm: Any) -> None:
         learner = create_learner(kind, algorithm, made.model, made.weights, 1)
         made.set_weights(learner.weights(), 0)
         sample = made.sample()
-        index = algorithm.indices(np.random.default_rng(0), sample.batch["mask"].size)
+        index = algorithm.indices(made.model, np.random.default_rng(0), sample.batch["mask"].shape)
         learner.update(sample.batch, index, algorithm.hyper(0.0))
         actions[kind], ends[kind] = sample.batch["action"].ravel().tolist(), learner.weights()
     assert actions["jax"] == actions["torch"]
@@ -257,7 +257,7 @@ def test_a_batch_is_prepared_once_by_the_weights_that_begin_the_update(
     made, sample = sampled(ROWS)
     algorithm = Prepared(**{name: getattr(ROWS, name) for name in ROWS.__dataclass_fields__})
     hyper = {**HYPER, "lr": 0.03}
-    index = ROWS.indices(np.random.default_rng(0), 16)
+    index = ROWS.indices(made.model, np.random.default_rng(0), sample.batch["mask"].shape)
     learner, steps = fresh(kind, ROWS), fresh(kind, algorithm)
     for _ in range(2):
         begin = steps.weights()
@@ -298,10 +298,10 @@ def parts_of(algorithm: Any) -> tuple[Any, list[Any], Any, list[Any]]:
     batch["mask"].reshape(-1)[[0, 2, 3, 5, 6]] = 0
     n = len(batch["mask"])
     ends = [n // 4, n // 2, n]
-    if algorithm.indices(rng, 16) is not None:
+    if algorithm.indices(MODEL, rng, (4, 4)) is not None:
         ends = [n // 2, n]
     parts = [select(batch, np.arange(a, b)) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
-    orders = [algorithm.indices(rng, part["mask"].size) for part in parts]
+    orders = [algorithm.indices(MODEL, rng, part["mask"].shape) for part in parts]
     if orders[0] is None:
         return batch, parts, None, orders
     orders = [order[:6] for order in orders]

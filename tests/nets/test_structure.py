@@ -119,7 +119,7 @@ def test_numpy_convolves_a_trajectory_in_bounded_memory(
     outs = net(params, {"obs": rows.reshape(50, 3, *rows.shape[1:])}, ("pi", "v"))
     assert seen == [64, 64, 22]
     for out, whole in zip(outs, expected, strict=True):
-        np.testing.assert_allclose(out.reshape(150, -1), whole, atol=1e-5)
+        np.testing.assert_allclose(out.reshape(150, -1), whole, rtol=1e-5, atol=1e-5)
 
 
 def test_nothing_is_written_to(mixed: Any, observe: Any) -> None:

@@ -118,8 +118,8 @@ class FakeAlgorithm(Algorithm):
     def optimiser(self) -> Optimiser:
         return Optimiser("sgd")
 
-    def indices(self, rng: np.random.Generator, rows: int) -> np.ndarray:
-        return rng.permutation(rows)[None]
+    def indices(self, model: Any, rng: np.random.Generator, shape: Any) -> np.ndarray:
+        return rng.permutation(shape[0])[None]
 
     def hyper(self, progress: float) -> dict[str, float]:
         return {"lr": 1.0 - progress}

@@ -1,0 +1,114 @@
+"""The built-in network with a recurrent cell between its trunks and its heads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from shoal.nets.array_net import CHUNK, ArrayNet, Trunk
+from shoal.nets.base import initial_memory
+from shoal.nets.cells import CELLS, Cell
+from shoal.nets.network import Network
+from shoal.ops.kernels import Array, constant, namespace, scan
+from shoal.spaces.base import MEMORY
+
+
+class RecurrentArrayNet(ArrayNet):
+    """See `nets.base.RecurrentNet`. Every trunk has a cell of its own, named as the memory is.
+
+    Rows pass the trunk all at once, then the cell step by step, then the heads all at once: an
+    unroll in NumPy, JAX or PyTorch does what single steps do.
+    """
+
+    def _recurrent(self, network: Network, trunks: Iterable[Trunk]) -> dict[str, Cell]:
+        assert network.memory is not None
+        kind = CELLS[network.memory]
+        cells = {
+            trunk.name: kind(f"{trunk.name}/{network.memory}", trunk.mlp.size, network.memory_size)
+            for trunk in trunks
+        }
+        self.memory = {name: cell.initial for name, cell in cells.items()}
+        return cells
+
+    def __call__(
+        self, params: Mapping[str, Array], obs: Mapping[str, Array], heads: tuple[str, ...]
+    ) -> tuple[Array, ...]:
+        return self.step(params, obs, heads)[0]
+
+    def step(
+        self, params: Mapping[str, Array], obs: Mapping[str, Array], heads: tuple[str, ...]
+    ) -> tuple[tuple[Array, ...], dict[str, Array]]:
+        """See `nets.base.RecurrentNet`. The next memory is that of these heads' trunks."""
+        x = obs[self._path]
+        xp = namespace(x)
+        lead = tuple(x.shape[: x.ndim + 1 - self._ndim])
+        n = math.prod(lead)
+        states = {
+            path: xp.reshape(obs[path], (n, *initial.shape))
+            for path, initial in initial_memory(self).items()
+        }
+        features = self._seen(params, obs, n, heads)
+        memory: dict[str, Array] = {}
+        for name, seen in features.items():
+            cell, path = self._cells[name], MEMORY + name
+            state = cell.next(xp, params, cell.given(params, seen), states[path])
+            features[name], memory[path] = cell.output(state), state
+        outs = self._outputs(xp, params, features, heads)
+        return (
+            tuple(xp.reshape(out, (*lead, out.shape[-1])) for out in outs),
+            {path: xp.reshape(x, (*lead, *x.shape[1:])) for path, x in memory.items()},
+        )
+
+    def unroll(
+        self,
+        params: Mapping[str, Array],
+        obs: Mapping[str, Array],
+        begins: Array,
+        heads: tuple[str, ...],
+    ) -> tuple[Array, ...]:
+        """See `nets.base.RecurrentNet`."""
+        xp = namespace(begins)
+        n, steps = begins.shape
+        features = self._seen(params, obs, n * steps, heads)
+        for name, seen in features.items():
+            cell, state = self._cells[name], obs[MEMORY + name]
+            given = xp.reshape(cell.given(params, seen), (n, steps, -1))
+            outputs = _unrolled(xp, cell, params, given, begins, state)
+            features[name] = xp.reshape(outputs, (n * steps, cell.size))
+        outs = self._outputs(xp, params, features, heads)
+        return tuple(xp.reshape(out, (n, steps, out.shape[-1])) for out in outs)
+
+    def _seen(
+        self, params: Mapping[str, Array], obs: Mapping[str, Array], n: int, heads: tuple[str, ...]
+    ) -> dict[str, Array]:
+        """Features {trunk: [n, size]} of observations of any leading axes, n rows in all."""
+        xp = namespace(obs[self._path])
+        rows = {path: xp.reshape(obs[path], (n, *shape)) for path, shape in self._leaves}
+        if not (self._images and xp is np and n > CHUNK):
+            return self._features(xp, params, rows, heads)
+        chunks = (slice(i, i + CHUNK) for i in range(0, n, CHUNK))
+        parts = [
+            self._features(xp, params, {path: x[chunk] for path, x in rows.items()}, heads)
+            for chunk in chunks
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _unrolled(
+    xp: Any, cell: Cell, params: Mapping[str, Array], given: Array, begins: Array, state: Array
+) -> Array:
+    """Outputs of a cell along sequences, [N, L, size]. See `nets.base.RecurrentNet.unroll`."""
+    initial = constant(cell.initial, state)
+
+    def advance(state: Array, row: tuple[Array, ...]) -> tuple[Array, Array]:
+        now, begin = row
+        begin = xp.reshape(begin, (-1,) + (1,) * (state.ndim - 1))
+        state = cell.next(xp, params, now, xp.where(begin, initial, state))
+        return state, cell.output(state)
+
+    over_time = xp.permute_dims(given, (1, 0, 2)), xp.permute_dims(begins, (1, 0))
+    _, outputs = scan(advance, state, over_time)
+    return xp.permute_dims(outputs, (1, 0, 2))
