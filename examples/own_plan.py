@@ -33,7 +33,7 @@ class BackupWorkers(Plan):
             if len(came) >= max(fleet.size - self.spare, 1):
                 batch = concatenate([each.batch for each in came.values()])
                 indices = run.algorithm.indices(run.model, run.rng, batch["mask"].shape)
-                metrics = learner.update(batch, indices, hyper := run.hyper())
+                metrics, _ = learner.update(batch, indices, hyper := run.hyper())
                 tally.trained(list(came.values()))
                 tally.publish()
                 came.clear()

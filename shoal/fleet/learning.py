@@ -169,7 +169,7 @@ class LearningWorker(Worker):
         try:
             indices = self.config.algorithm.indices(self.model, self.rng, batch["mask"].shape)
             reduce = self._reduce if ranks > 1 else None
-            metrics = self.learner.update(batch, indices, hyper, reduce)
+            metrics, _ = self.learner.update(batch, indices, hyper, reduce)
         except Broken as error:
             self._group.leave(self._rank)
             return Trained(times, broken=str(error))

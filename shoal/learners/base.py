@@ -29,25 +29,18 @@ class Learner(Protocol):
         indices: ndarray | None,
         hyper: Mapping[str, float],
         reduce: Reduce | None = None,
-    ) -> dict[str, float]:
+    ) -> tuple[dict[str, float], dict[str, ndarray]]:
         """Take ``len(indices)`` gradient steps, step i on the rows ``batch[indices[i]]``.
 
         ``indices`` is int32 [steps, size], -1 being no row; None is one step on the whole batch.
+        Entries of the dict ``batch["step"]`` are [steps, ...], one for each gradient step.
         ``reduce`` sums a float32 vector over several learners that update together, each on its own
         rows: every step then equals that of one learner on all rows. If it raises, the learner is
         unchanged.
 
-        Returns the mean of each metric over the steps taken, ``grad_norm`` (before clipping) and
-        ``gradient_steps`` taken.
-        """
-
-    def learn(
-        self, batch: Batch, indices: ndarray | None, hyper: Mapping[str, float]
-    ) -> tuple[dict[str, float], dict[str, ndarray]]:
-        """``update`` that also returns the metrics of each row.
-
-        Those are [steps * size], in the order of the gradient steps. Entries of the dict
-        ``batch["step"]`` are [steps, ...], one for each gradient step.
+        Returns two dicts. The first holds the mean of each metric over the steps taken,
+        ``grad_norm`` (before clipping) and ``gradient_steps`` taken. The second holds the metrics
+        of this learner's own rows: [steps * size], in the order of the gradient steps.
         """
 
     def gradients(

@@ -70,14 +70,9 @@ class JaxLearner(LearnerBase):
         indices: ndarray | None,
         hyper: Mapping[str, float],
         reduce: Reduce | None = None,
-    ) -> dict[str, float]:
+    ) -> tuple[dict[str, float], dict[str, ndarray]]:
         if reduce is not None:
             return self._together(batch, indices, hyper, reduce)
-        return self.learn(batch, indices, hyper)[0]
-
-    def learn(
-        self, batch: Batch, indices: ndarray | None, hyper: Mapping[str, float]
-    ) -> tuple[dict[str, float], dict[str, ndarray]]:
         now, aux = self._now, self._with(hyper)
         held = now.params, now.optimiser, now.targets, np.int32(now.gradient_steps)
         params, opt, targets, values, rows = self._update(*held, aux, batch, indices)
@@ -203,16 +198,19 @@ class JaxLearner(LearnerBase):
 
     def _together(
         self, batch: Batch, indices: ndarray | None, hyper: Mapping[str, float], reduce: Reduce
-    ) -> dict[str, float]:
+    ) -> tuple[dict[str, float], dict[str, ndarray]]:
         """The same steps, each gradient summed over several learners before it is applied."""
         now, aux = self._now, self._with(hyper)
         packing = Packing(self.algorithm.optimiser, now.params)
         packed, opt = packing.pack(now.params), packing.pack_slots(now.optimiser)
         batch = self._label(now.params, aux, now.targets, batch)
         sums: dict[str, float] = {}
+        by_row: dict[str, list[ndarray]] = {}
         seen = taken = 0
         for index in [None] if indices is None else indices:
-            own = self._own(packed, now.params, aux, batch, index)
+            own, rows = self._own(packed, now.params, aux, batch, index)
+            for name, x in rows.items():
+                by_row.setdefault(name, []).append(np.asarray(x))
             total = reduce(np.asarray(own))
             new, new_opt, values = self._whole(packed, opt, now.params, aux, total)
             metrics = dict(zip(self._whole_names, np.asarray(values).tolist(), strict=True))
@@ -229,17 +227,21 @@ class JaxLearner(LearnerBase):
         means = {name: x / seen for name, x in sums.items()}
         new, slots = packing.unpack(packed), packing.unpack_slots(opt)
         self._commit(new, slots, taken, means["loss"], means["grad_norm"])
-        return {**means, "gradient_steps": float(taken)}
+        every = {name: np.concatenate(x) for name, x in by_row.items()}
+        return {**means, "gradient_steps": float(taken)}, every
 
-    def _own_part(self, packed: Any, like: Params, aux: Params, batch: Batch, index: Any) -> Any:
-        """This learner's share of a step, as ``to_share`` has it."""
+    def _own_part(
+        self, packed: Any, like: Params, aux: Params, batch: Batch, index: Any
+    ) -> tuple[Any, Params]:
+        """This learner's share of a step, as ``to_share`` makes it, and the metrics of its rows."""
         rows = minibatch(batch, index)
         params = Packing(self.algorithm.optimiser, like).unpack(packed)
         grads, metrics = self._differentiate(params, aux, rows)
         scalars = shareable(metrics)
         self._shared_names = sorted(scalars)
         gradient = pack({name: grads[name] for name in like})
-        return to_share(gradient, scalars, rows["mask"], self.algorithm.reduction)
+        share = to_share(gradient, scalars, rows["mask"], self.algorithm.reduction)
+        return share, dict(metrics.rows)
 
     def _whole_step(
         self, packed: Params, opt: Params, like: Params, aux: Params, total: Any

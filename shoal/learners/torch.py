@@ -43,20 +43,6 @@ class TorchLearner(LearnerBase):
         indices: ndarray | None,
         hyper: Mapping[str, float],
         reduce: Reduce | None = None,
-    ) -> dict[str, float]:
-        return self._learn(batch, indices, hyper, reduce)[0]
-
-    def learn(
-        self, batch: Batch, indices: ndarray | None, hyper: Mapping[str, float]
-    ) -> tuple[dict[str, float], dict[str, ndarray]]:
-        return self._learn(batch, indices, hyper, None)
-
-    def _learn(
-        self,
-        batch: Batch,
-        indices: ndarray | None,
-        hyper: Mapping[str, float],
-        reduce: Reduce | None,
     ) -> tuple[dict[str, float], dict[str, ndarray]]:
         aux, now = self._with(hyper), self._now
         tensors = self._labelled(aux, _tensors(batch))
@@ -67,7 +53,7 @@ class TorchLearner(LearnerBase):
         (params, opt), out = self._packed[1], self._spare
         targets, own = now.targets, tensors.get(STEP, {})
         sums: dict[str, Any] = {}
-        row_metrics: dict[str, list[Any]] = {}
+        by_row: dict[str, list[Any]] = {}
         seen = taken = 0
         for i, index in enumerate([None] if indices is None else torch.from_numpy(indices).long()):
             if reduce is None:  # else the other ranks would wait for this one
@@ -76,7 +62,7 @@ class TorchLearner(LearnerBase):
             rows = minibatch(tensors, index) | {STEP: {name: x[i] for name, x in own.items()}}
             by_name, metrics = self._differentiate(leaves, {**aux, **targets}, rows)
             for name, x in metrics.rows.items():
-                row_metrics.setdefault(name, []).append(x)
+                by_row.setdefault(name, []).append(x)
             scalars = dict(shareable(metrics))
             if reduce is not None:
                 whole, scalars = self._shared(pack(by_name), scalars, rows["mask"], reduce)
@@ -103,7 +89,7 @@ class TorchLearner(LearnerBase):
         if taken:
             self._spare, self._before = self._before, self._packed[1]
             self._packed = self._now, (params, opt)
-        every = {name: torch.cat(x).numpy() for name, x in row_metrics.items()}
+        every = {name: torch.cat(x).numpy() for name, x in by_row.items()}
         return {**means, "gradient_steps": float(taken)}, every
 
     def gradients(

@@ -77,7 +77,7 @@ class AsyncReplay(Plan):
                     hyper = run.hyper()
                     tally.clock("transfer")
                     rows = minibatches(drawn, run.replay)
-                    metrics, by_row = learner.learn(drawn.batch, rows, hyper)
+                    metrics, by_row = learner.update(drawn.batch, rows, hyper)
                     tally.clock("learn")
                     if run.replay.alpha:
                         ledger.accounts[index].priorities.append((drawn.rows, by_row["priority"]))

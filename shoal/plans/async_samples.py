@@ -49,7 +49,7 @@ class AsyncSamples(Plan):
                 indices = run.algorithm.indices(run.model, run.rng, batch["mask"].shape)
                 hyper = run.hyper()
                 tally.clock("transfer")
-                metrics = learner.update(batch, indices, hyper)
+                metrics, _ = learner.update(batch, indices, hyper)
                 tally.clock("learn")
                 tally.trained(queue)
                 tally.publish(send=False)

@@ -41,7 +41,7 @@ class SyncReplay(Plan):
                 drawn = replay.draw(run.rng, steps, at(run.replay.beta, run.progress))
                 tally.clock("transfer")
                 rows = minibatches(drawn, run.replay)
-                metrics, by_row = learner.learn(drawn.batch, rows, hyper)
+                metrics, by_row = learner.update(drawn.batch, rows, hyper)
                 tally.clock("learn")
                 replay.trained(drawn, by_row)
                 tally.publish()  # the weight edge: learner -> all

@@ -34,7 +34,7 @@ class SyncSamples(Plan):
             batch = concatenate([sample.batch for sample in samples])
             indices = run.algorithm.indices(run.model, run.rng, batch["mask"].shape)
             tally.clock("transfer")
-            metrics = learner.update(batch, indices, hyper)
+            metrics, _ = learner.update(batch, indices, hyper)
             tally.clock("learn")
             run.fragments += 1
             tally.trained(samples)

@@ -110,7 +110,7 @@ def stepped(algorithm: Any, steps: int, kind: str = "torch") -> list[dict[str, A
     for i in range(steps):
         batch = batch_of(i)
         batch["step"] = {"noise": batch["step"]["noise"][None]}
-        learner.learn(batch, np.arange(ROWS, dtype=np.int32)[None], {"lr": 1e-2})
+        learner.update(batch, np.arange(ROWS, dtype=np.int32)[None], {"lr": 1e-2})
         found.append(learner.get_state())
     return found
 

@@ -165,7 +165,7 @@ def test_the_temperature_finds_the_wanted_entropy() -> None:
     batch |= {"reward": 2.0 * action[:, 0], "discount": 0.0 * ones}
     batch["step"] = sac.draw(model, rng, steps, rows)
     index = np.arange(steps * rows, dtype=np.int32).reshape(steps, rows)
-    learner.learn(batch, index, {"lr": 1e-2})
+    learner.update(batch, index, {"lr": 1e-2})
     last = {k: x[-1] for k, x in sac.draw(model, rng, 1, 4096).items()}
     wide = {
         k: x[:1].repeat(4096, 0) for k, x in batch.items() if k not in ("obs", "next_obs", "step")

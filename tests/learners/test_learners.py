@@ -147,7 +147,7 @@ def test_both_learners_come_to_the_same_parameters(batch: Any) -> None:
     ends, metrics = {}, {}
     for kind in KINDS:
         learner = fresh(kind)
-        metrics[kind] = learner.update(batch, indices(), HYPER)
+        metrics[kind], _ = learner.update(batch, indices(), HYPER)
         ends[kind] = learner.weights()
         assert learner.gradient_steps == 20
     close(ends["jax"], ends["torch"], atol=1e-4)
@@ -179,7 +179,7 @@ def test_whichever_learns_the_same_seed_acts_alike(algorithm: Any) -> None:
 def test_an_update_is_its_gradient_steps_one_after_the_other(kind: str, batch: Any) -> None:
     """Step i on ``batch[indices[i]]``; metrics are the means over the steps."""
     learner = fresh(kind)
-    metrics = learner.update(batch, indices(), HYPER)
+    metrics, _ = learner.update(batch, indices(), HYPER)
     end, each = learner.weights(), []
     learner = fresh(kind)
     for rows in indices():
@@ -271,6 +271,27 @@ def test_a_batch_is_prepared_once_by_the_weights_that_begin_the_update(
     assert learner.version == 2
 
 
+class Numbered(PPO):
+    """Reports the return of each row that a gradient step sees."""
+
+    def loss(self, model: Any, params: Any, aux: Any, batch: Any) -> Any:
+        total, metrics = super().loss(model, params, aux, batch)
+        return total, metrics._replace(rows={"target": batch["target"]})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("reduce", [None, np.copy], ids=["alone", "together"])
+@pytest.mark.parametrize("index", [None, indices()], ids=["whole", "steps"])
+def test_metrics_of_rows_are_in_the_order_of_the_gradient_steps(
+    kind: str, reduce: Any, index: Any, batch: Any
+) -> None:
+    batch["target"] = np.arange(16, dtype=np.float32)
+    learner = fresh(kind, Numbered(network=TINY))
+    _, rows = learner.update(batch, index, HYPER, reduce)
+    order = np.arange(16) if index is None else index.reshape(-1)
+    np.testing.assert_array_equal(rows["target"], order)
+
+
 # ------------------------------------------------------------------ several that learn together
 
 
@@ -283,7 +304,7 @@ def together(
             pool.submit(learner.update, parts[rank], orders[rank], HYPER, join(rank))
             for rank, learner in enumerate(learners)
         ]
-        return [metrics.result(60) for metrics in told]
+        return [update.result(60)[0] for update in told]
 
 
 def parts_of(algorithm: Any) -> tuple[Any, list[Any], Any, list[Any]]:
@@ -327,7 +348,7 @@ def test_several_learners_take_the_steps_of_one_on_all_their_rows(
     batch, parts, order, orders = parts_of(algorithm)
     assert len({float(part["mask"].mean()) for part in parts}) > 1
     one = fresh(kind, algorithm)
-    metrics = one.update(batch, order, HYPER)
+    metrics, _ = one.update(batch, order, HYPER)
     wanted, begin = one.get_state(), sampled()[0].weights
     learners = [fresh(kind, algorithm, rank) for rank in range(len(parts))]
     told = together(learners, parts, orders, ThreadGroup(len(parts)).join)
@@ -360,7 +381,7 @@ def test_together_with_nobody_is_alone(kind: str, batch: Any) -> None:
     ends, told = [], []
     for reduce in (None, np.copy, None, np.copy):
         learner.set_state(built(kind, PLAIN, 0)[1])
-        told.append(learner.update(batch, indices(), HYPER, reduce))
+        told.append(learner.update(batch, indices(), HYPER, reduce)[0])
         ends.append(learner.weights())
     for i in (1, 2, 3):
         assert told[i] == pytest.approx(told[0], rel=1e-4, abs=1e-6)
@@ -401,7 +422,7 @@ def test_a_gradient_of_others_that_is_not_finite_is_refused(kind: str, batch: An
 def test_target_kl_ends_the_update_before_the_step_that_went_too_far(kind: str, batch: Any) -> None:
     fast = {**HYPER, "lr": 0.03}
     learner = fresh(kind, STOPPING)
-    metrics = learner.update(batch, indices(), fast)
+    metrics, _ = learner.update(batch, indices(), fast)
     taken = int(metrics["gradient_steps"])
     assert 0 < taken < 19
     assert learner.gradient_steps == taken
@@ -423,7 +444,7 @@ def test_target_kl_ends_the_update_before_the_step_that_went_too_far(kind: str, 
 
 def test_both_learners_stop_at_the_same_step_with_the_same_metrics(batch: Any) -> None:
     jax, torch = (
-        fresh(kind, STOPPING).update(batch, indices(), {**HYPER, "lr": 0.03}) for kind in KINDS
+        fresh(kind, STOPPING).update(batch, indices(), {**HYPER, "lr": 0.03})[0] for kind in KINDS
     )
     assert jax == pytest.approx(torch, rel=1e-3, abs=1e-5)
 
@@ -432,10 +453,10 @@ def test_both_learners_stop_at_the_same_step_with_the_same_metrics(batch: Any) -
 def test_a_stop_at_once_takes_no_step_and_reports_the_same_metrics(kind: str, batch: Any) -> None:
     """Rows that another policy sampled: their KL is past the target before the first step."""
     learner = fresh(kind, STOPPING)
-    names = learner.update(batch, indices(), HYPER).keys()
+    names = learner.update(batch, indices(), HYPER)[0].keys()
     learner = fresh(kind, STOPPING)
     before = learner.get_state()
-    metrics = learner.update({**batch, "log_prob": batch["log_prob"] - 2}, indices(), HYPER)
+    metrics, _ = learner.update({**batch, "log_prob": batch["log_prob"] - 2}, indices(), HYPER)
     assert metrics["gradient_steps"] == 0 and metrics["grad_norm"] == 0
     assert metrics.keys() == names
     after = learner.get_state()

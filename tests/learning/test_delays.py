@@ -41,7 +41,7 @@ class Delayed(Plan):
             (sample,) = tally.take(fleet.map("sample"))
             assert learner.version - sample.version == min(self.delay, learner.version)
             hyper = run.hyper()
-            metrics = learner.update(sample.batch, None, hyper)
+            metrics, _ = learner.update(sample.batch, None, hyper)
             tally.trained([sample])
             past.append((learner.weights(), learner.version))
             yield from tally.report(metrics, hyper)

@@ -74,7 +74,7 @@ class FakeLearner:
         self.aux: dict[str, Any] = {}
         self.work: Callable[[], None] = lambda: None  # what an update takes
 
-    def update(self, batch: Any, indices: Any, hyper: Any) -> dict[str, float]:
+    def update(self, batch: Any, indices: Any, hyper: Any) -> tuple[dict[str, float], Any]:
         self.work()
         self.events.append(("update", hyper["lr"]))
         self.batches.append((batch, indices))
@@ -82,7 +82,7 @@ class FakeLearner:
         self.taken += batch["row"].tolist()
         self.version += 1
         self.gradient_steps += 2
-        return {"loss": float(self.version), "gradient_steps": 2.0}
+        return {"loss": float(self.version), "gradient_steps": 2.0}, {}
 
     def apply(self, gradients: Any, hyper: Any) -> float:
         self.work()

@@ -83,14 +83,14 @@ def test_a_saved_run_goes_on_bit_for_bit(system: str, cut: int, tmp_path: Any) -
             assert difference(*memories) == ""
 
 
-@pytest.mark.parametrize("when", ["learn", "sample"])
+@pytest.mark.parametrize("when", ["update", "sample"])
 def test_an_interrupted_round_is_repeated_as_if_it_had_never_begun(
     when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with make() as whole, make() as cut:
         for _ in range(6):
             whole.train(), cut.train()
-        victim: Any = cut.learner if when == "learn" else Worker
+        victim: Any = cut.learner if when == "update" else Worker
         call = getattr(victim, when)
 
         def interrupted(*args: Any) -> Any:
@@ -120,13 +120,13 @@ def test_several_gradient_steps_in_one_call_are_the_same_as_one_after_the_other(
             drawn = one.run.local_replay.buffer.draw(np.random.default_rng(0).random((6, 8)))
             hyper = one.run.hyper()
             batch = {**drawn.batch, "step": {}}
-            together, rows = one.learner.learn(
+            together, rows = one.learner.update(
                 batch, np.arange(48, dtype=np.int32).reshape(6, 8), hyper
             )
             told = []
             for i in range(6):
                 index = np.arange(8 * i, 8 * i + 8, dtype=np.int32)[None]
-                told.append(other.learner.learn(batch, index, hyper)[1]["priority"])
+                told.append(other.learner.update(batch, index, hyper)[1]["priority"])
             states = [t.learner.get_state() for t in (one, other)]
             for part in ("params", "targets"):
                 for name, x in states[0][part].items():
