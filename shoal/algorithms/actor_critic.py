@@ -88,7 +88,7 @@ def evaluate(model: Model, params: Params, batch: Batch) -> tuple[Array, Array, 
 
     [N], or [N, L] for a recurrent network, which is unrolled along each row.
     """
-    out, v = unroll(model.net, params, batch["obs"], batch.get("begins"), ("pi", "v"))
+    (out, v), _ = unroll(model.net, params, batch["obs"], batch.get("begins"), ("pi", "v"))
     mask = batch["obs"].get("action_mask")
     log_prob = model.dist.log_prob(out, batch["action"], mask)
     return log_prob, model.dist.entropy(out, mask), v[..., 0]

@@ -148,7 +148,7 @@ class VTrace(Corrected):
 def along(model: Model, params: Params, batch: Batch) -> tuple[Array, Array | None, Array]:
     """Of whole fragments: the policy head's output [B, T, n_out], which actions were allowed there
     (None: all), and the values [B, T + 1]."""
-    out, v = unroll(model.net, params, batch["obs"], batch.get("begins"), ("pi", "v"))
+    (out, v), _ = unroll(model.net, params, batch["obs"], batch.get("begins"), ("pi", "v"))
     allowed = batch["obs"].get("action_mask")
     return out[:, :-1], None if allowed is None else allowed[:, :-1], v[..., 0]
 

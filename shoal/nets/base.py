@@ -82,8 +82,8 @@ class RecurrentNet(Net, Protocol):
         obs: Mapping[str, Array],
         begins: Array,
         heads: tuple[str, ...],
-    ) -> tuple[Array, ...]:
-        """Outputs [N, L, size + free] of N sequences of L steps.
+    ) -> tuple[tuple[Array, ...], dict[str, Array]]:
+        """Outputs [N, L, size + free] of N sequences of L steps, and the memory after the last.
 
         ``obs`` is [N, L, *shape], but the memory, [N, *shape], is that of each first step.
         ``begins`` is bool [N, L]: where an episode begins, the memory is the initial one before the
@@ -107,12 +107,15 @@ def unroll(
     obs: Mapping[str, Array],
     begins: Array | None,
     heads: tuple[str, ...],
-) -> tuple[Array, ...]:
-    """Outputs of any net along sequences, [N, L, size + free]; of rows [N], without memory."""
+) -> tuple[tuple[Array, ...], dict[str, Array]]:
+    """Outputs of any net along sequences, [N, L, size + free], and its memory after the last step.
+
+    Without memory: of rows [N], and {}.
+    """
     if net.memory:
         recurrent: Any = net
         return recurrent.unroll(params, obs, begins, heads)  # type: ignore[no-any-return]
-    return net(params, obs, heads)
+    return net(params, obs, heads), {}
 
 
 def initial_memory(net: Net) -> dict[str, ndarray]:

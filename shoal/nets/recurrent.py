@@ -68,18 +68,19 @@ class RecurrentArrayNet(ArrayNet):
         obs: Mapping[str, Array],
         begins: Array,
         heads: tuple[str, ...],
-    ) -> tuple[Array, ...]:
+    ) -> tuple[tuple[Array, ...], dict[str, Array]]:
         """See `nets.base.RecurrentNet`."""
         xp = namespace(begins)
         n, steps = begins.shape
         features = self._seen(params, obs, n * steps, heads)
+        memory: dict[str, Array] = {}
         for name, seen in features.items():
-            cell, state = self._cells[name], obs[MEMORY + name]
+            cell, path = self._cells[name], MEMORY + name
             given = xp.reshape(cell.given(params, seen), (n, steps, -1))
-            outputs = _unrolled(xp, cell, params, given, begins, state)
+            outputs, memory[path] = _unrolled(xp, cell, params, given, begins, obs[path])
             features[name] = xp.reshape(outputs, (n * steps, cell.size))
         outs = self._outputs(xp, params, features, heads)
-        return tuple(xp.reshape(out, (n, steps, out.shape[-1])) for out in outs)
+        return tuple(xp.reshape(out, (n, steps, out.shape[-1])) for out in outs), memory
 
     def _seen(
         self, params: Mapping[str, Array], obs: Mapping[str, Array], n: int, heads: tuple[str, ...]
@@ -99,8 +100,11 @@ class RecurrentArrayNet(ArrayNet):
 
 def _unrolled(
     xp: Any, cell: Cell, params: Mapping[str, Array], given: Array, begins: Array, state: Array
-) -> Array:
-    """Outputs of a cell along sequences, [N, L, size]. See `nets.base.RecurrentNet.unroll`."""
+) -> tuple[Array, Array]:
+    """Outputs of a cell along sequences, [N, L, size], and its state after the last step.
+
+    See `nets.base.RecurrentNet.unroll`.
+    """
     initial = constant(cell.initial, state)
 
     def advance(state: Array, row: tuple[Array, ...]) -> tuple[Array, Array]:
@@ -110,5 +114,5 @@ def _unrolled(
         return state, cell.output(state)
 
     over_time = xp.permute_dims(given, (1, 0, 2)), xp.permute_dims(begins, (1, 0))
-    _, outputs = scan(advance, state, over_time)
-    return xp.permute_dims(outputs, (1, 0, 2))
+    state, outputs = scan(advance, state, over_time)
+    return xp.permute_dims(outputs, (1, 0, 2)), state
