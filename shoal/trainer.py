@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import atexit
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
-from inspect import GEN_RUNNING, getgeneratorstate
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
 from weakref import WeakSet
-
-import numpy as np
 
 from shoal.checkpoint import files as checkpoint
 from shoal.config.config import Config
@@ -21,16 +18,15 @@ from shoal.config.settings import named, to_dict
 from shoal.errors import CheckpointError, ConfigError, ShoalError
 from shoal.evaluation import evaluate
 from shoal.fleet.base import results
-from shoal.fleet.create import create_fleet, learns
-from shoal.learners.choose import choose_framework, create_learner, threads
+from shoal.fleet.create import beside, create_fleet
+from shoal.learners.choose import choose_framework, create_learner, rows_per_step, threads
 from shoal.metrics import Recorder, Report
 from shoal.nets.factory import build
 from shoal.plans.base import Update
-from shoal.plans.run import Run
+from shoal.plans.create import create_run
+from shoal.plans.updates import Updates
 from shoal.policy import Policy
 from shoal.process import interrupts
-from shoal.replay.local import LocalReplay
-from shoal.replay.settings import fit
 from shoal.replay.settings import saved as saves
 from shoal.spaces.base import Spaces
 from shoal.systems.configure import configure
@@ -38,7 +34,6 @@ from shoal.systems.saved import Saved, own_policy
 
 log = logging.getLogger("shoal.trainer")
 
-PROBE_STEPS = 64  # random env steps per slot that give normalisation its first moments
 REPORT_STEPS = 2000  # env steps in one report, at least
 _running: WeakSet[Trainer] = WeakSet()
 
@@ -92,60 +87,21 @@ class Trainer:
 
     def _join(self) -> None:
         """What the workers' environments decide: spaces, model, learner."""
-        config = self.config
-        spaces: Spaces = results(self.fleet.map("get_spaces"))[0]
-        algorithm = config.algorithm
-        self.spaces, self.model = spaces, algorithm.model(spaces, build)
-        self.run = Run(algorithm, np.random.default_rng([config.seed, 0]), config.stop.env_steps)
-        self.run.model, self.run.replay = self.model, config.replay
-        slots = max(config.rollout.workers, 1) * config.rollout.envs_per_worker
-        self.run.slots = slots
-        self.remembered = 0  # bytes of the replay buffer
-        if self.run.remembers:
-            stacks = results(self.fleet.map("get_stacks"))[0]
-            fitted = config.replay, algorithm, self.model, stacks, slots
-            self.remembered = fit(*fitted).nbytes(config.replay.capacity, slots)
-            if config.plan.replays:
-                self.run.local_replay = LocalReplay(*fitted, self.run.counters)
+        config, algorithm = self.config, self.config.algorithm
+        self.spaces: Spaces = results(self.fleet.map("get_spaces"))[0]
+        self.model = algorithm.model(self.spaces, build)
+        self.run = create_run(config, self.model, self.fleet)
         self.recorder = Recorder()
         self._warned = set[str]()
         params = algorithm.init(self.model, self.run.rng)
         self.framework = choose_framework(config.learner, self.model, algorithm.network)
-        fragments = config.rollout.fragment_length * config.rollout.envs_per_worker
-        rows = algorithm.minibatch_size or fragments * self.fleet.size
-        if self.run.remembers:
-            rows = config.replay.batch_size
-        cluster = config.cluster
-        alone = config.plan.exact or cluster.in_process or cluster.joined is not None
-        if self.run.remembers and not learns(config.plan):
-            alone = True  # workers wait for the learner, as the replay ratio says
+        rows = rows_per_step(config, self.fleet.size)
+        cores = threads(self.model, rows, beside(config))
         self.learner = create_learner(
-            self.framework,
-            algorithm,
-            self.model,
-            params,
-            threads(self.model, rows, 0 if alone else config.rollout.workers),
-            config.precision,
+            self.framework, algorithm, self.model, params, cores, config.precision
         )
-        self._updates: Generator[Update] | None = None
-        self._mark()
-        self._whole = True  # not amid an update, nor on the way back from one
-
-    def _start(self) -> Generator[Update]:
-        """The plan's updates; before them, the first moments where normalisation has none yet."""
-        rollout = self.config.rollout
-        if (rollout.normalise_obs or rollout.scale_reward) and not self.run.moments:
-            for _, sample in self.fleet.map("probe", PROBE_STEPS):
-                self.run.observe(sample.moments)
-                self.run.counters.env_steps += sample.env_steps
-                self.run.counters.agent_steps += sample.env_steps
-                self.run.counters.dropped_steps += sample.env_steps
-            self.run.fragments += 1
-            self.run.set_origins()
-        self.learner.set_aux(self.run.aux())
-        self._mark()
-        updates: Generator[Update] = self.config.plan.run(self.fleet, self.learner, self.run)
-        return updates
+        measures = config.rollout.normalise_obs or config.rollout.scale_reward
+        self.updates = Updates(config.plan, self.fleet, self.learner, self.run, measures=measures)
 
     def train(self, between: Callable[[], None] | None = None) -> Report:
         """Train for ``report_every`` env steps (2,000) and one update at least; returns the report.
@@ -166,7 +122,7 @@ class Trainer:
         while True:
             try:
                 interrupts.check()
-                update = self._next()
+                update = next(self.updates)
             except BaseException as error:
                 recorder.abandon(perf_counter() - start)
                 if not isinstance(error, KeyboardInterrupt) and interrupts.behind(error):
@@ -185,22 +141,6 @@ class Trainer:
             self.run.counters, env_steps - before, perf_counter() - start, self.fleet.stats
         )
 
-    def _next(self) -> Update:
-        """The plan's next update; or back to the last one, if that fails."""
-        if not self._whole:
-            self._rollback()
-        self._whole = False
-        try:
-            if self._updates is None:
-                self._updates = self._start()
-            update = next(self._updates)
-            self._mark()
-        except BaseException:
-            self._rollback()
-            raise
-        self._whole = True
-        return update
-
     def _warn(self, update: Update) -> None:
         """Say once what is odd; how often it happens is among the metrics."""
         found = {
@@ -217,39 +157,6 @@ class Trainer:
             if name not in self._warned:
                 self._warned.add(name)
                 log.warning("%s", text)
-
-    def _mark(self) -> None:
-        """Mark this moment between two updates as the one to fall back to."""
-        buffer = self._buffer
-        changes = 0 if buffer is None else buffer.changes
-        self._boundary = self.run.get_state(), self.learner.version, changes
-        if buffer is not None:
-            buffer.forget(changes)
-
-    @property
-    def _buffer(self) -> Any:
-        """The replay buffer, if it is in this process."""
-        replay = self.run.local_replay
-        return None if replay is None else replay.buffer
-
-    def _rollback(self) -> None:
-        """Back to the last whole update, after an interruption or an error amid the next one.
-
-        The plan's generator is spent; a later call starts a new one from here. What interrupts this
-        is no harm: it is done again, from its beginning, before anything else.
-        """
-        self._whole = False
-        with interrupts.shielded():
-            self._updates = None
-            state, version, changes = self._boundary
-            self.run.set_state(state)
-            self.learner.rollback(version)
-            if self._buffer is not None:
-                self._buffer.rollback(changes)
-            if self.config.plan.exact and not self.fleet.stats.ended:
-                self.fleet.settle()
-                self.fleet.map("rollback", self.run.fragments)
-            self._whole = True
 
     def stopped_by(self) -> str | None:
         """Which stop condition holds now: "return", "steps", "seconds", or None.
@@ -305,11 +212,10 @@ class Trainer:
             return self._save(Path(path), keep)
 
     def _save(self, path: Path, keep: int | None) -> Path:
-        if not self._whole:
-            self._rollback()
+        self.updates.settle()
         keep = self.config.checkpointing.keep if keep is None else keep
         state = {
-            "replay": self._buffer.get_state() if self.saves_replay else {},
+            "replay": self.run.buffer.get_state() if self.saves_replay else {},
             "learner": self.learner.get_state(),
             "run": self.run.get_state(),
             "recorder": self.recorder.get_state(),
@@ -328,7 +234,8 @@ class Trainer:
     @property
     def saves_replay(self) -> bool:
         """Whether checkpoints hold the replay buffer."""
-        return self._buffer is not None and saves(self.config.replay, self._buffer)
+        buffer = self.run.buffer
+        return buffer is not None and saves(self.config.replay, buffer)
 
     def _workers(self) -> list[Any]:
         """The workers' own states, if a run can go on from them bit for bit and they are there."""
@@ -387,7 +294,7 @@ class Trainer:
         self.run.set_state(state["run"])
         self.recorder.set_state(state["recorder"])
         if state["replay"]:
-            self._buffer.set_state(state["replay"])
+            self.run.buffer.set_state(state["replay"])
         else:  # the replay buffer was not saved: as at the beginning, it is filled first
             self.run.counters.learning_from = None
             if self.run.remembers and self.learner.gradient_steps:
@@ -396,8 +303,7 @@ class Trainer:
             self.fleet.map("set_state", each=[(own,) for own in state["workers"]])
         else:  # other workers, which have sampled nothing yet
             self.run.fragments = 0
-        self._mark()
-        self._updates = None
+        self.updates.restart()
 
     def resize(self, workers: int) -> None:
         """Change the number of workers: new ones join, or the last ones leave.
@@ -418,9 +324,7 @@ class Trainer:
 
     def stop(self) -> None:
         """End the workers and their environments, and Ray where this trainer started it."""
-        if self._updates is not None:
-            self._updates.close()  # its calls are not waited for any more
-            self._updates = None
+        self.updates.close()
         self._close()
         _running.discard(self)
 
@@ -440,6 +344,5 @@ class Trainer:
 def _stop_all() -> None:
     """A program may end with plans amid an update; what they do then needs modules still there."""
     for trainer in list(_running):
-        updates = trainer._updates
-        if updates is None or getgeneratorstate(updates) != GEN_RUNNING:  # in another thread
+        if not trainer.updates.running:
             trainer.stop()

@@ -37,7 +37,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "plans": {
         *("replay", "fleet", "learners", "algorithms", "ops"),
-        *("config", "spaces", "trajectory", "errors"),
+        *("config", "spaces", "trajectory", "process", "errors"),
     },
     "systems": {"plans", "algorithms", "envs", "checkpoint", "config", "errors"},
     "metrics": {"plans", "fleet"},

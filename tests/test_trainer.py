@@ -172,8 +172,7 @@ def test_shares_of_time_are_shares(workers: int) -> None:
 
 def test_metrics_are_means_over_the_updates_of_a_report() -> None:
     one, many = (make("a2c", Scripts()) for _ in range(2))
-    updates = one._start()
-    losses = [next(updates).metrics["loss"] for _ in range(63)]  # of 32 env steps each
+    losses = [next(one.updates).metrics["loss"] for _ in range(63)]  # of 32 env steps each
     report = many.train()
     assert report["env_steps"] == 63 * 32 >= 2000 > 62 * 32
     assert report["learn/loss"] == pytest.approx(np.mean(losses), rel=1e-4)
@@ -184,8 +183,7 @@ def test_a_report_after_an_interruption_is_of_what_came_after_it(
 ) -> None:
     """Seconds and updates that no report told of would not fit together."""
     straight, made = (make("a2c", Scripts()) for _ in range(2))
-    updates = straight._start()
-    losses = [next(updates).metrics["loss"] for _ in range(63)]
+    losses = [next(straight.updates).metrics["loss"] for _ in range(63)]
     update, left = made.learner.update, iter(range(40))
 
     def interrupted(*args: Any) -> Any:
@@ -425,7 +423,7 @@ def test_a_run_can_go_on_with_the_other_learner(saved: Path) -> None:
     assert not difference(same.learner.get_state(), other.learner.get_state())
     ends = []
     for trainer in (same, other):
-        next(trainer._start())
+        next(trainer.updates)
         ends.append(trainer.learner.weights())
     for name, x in ends[0].items():
         np.testing.assert_allclose(x, ends[1][name], atol=1e-5, err_msg=name)

@@ -224,7 +224,7 @@ def _summary(
         {
             "stopped_by": stopped_by,
             **error,
-            "return_mean": _return_mean(trainer),
+            "return_mean": recorder.return_mean(),
             "env_steps": counters.env_steps,
             "wall_s": recorder.wall_s,
             "steps_per_s": counters.env_steps / max(recorder.wall_s, 1e-9),
@@ -240,11 +240,6 @@ def _summary(
             "machine": {"cpus": cpus(), "system": system()},
         }
     )
-
-
-def _return_mean(trainer: Trainer) -> float | None:
-    returns = [r for r, _ in trainer.recorder.episodes]
-    return sum(returns) / len(returns) if returns else None
 
 
 def _versions() -> dict[str, str]:
@@ -268,8 +263,9 @@ def _farewell(trainer: Trainer, folder: Path, stopped_by: str, checkpoint: bool)
         "interrupt": "interrupted",
         "error": "ended by an error",
     }[stopped_by]
+    reached = value(trainer.recorder.return_mean())
     lines = [
-        f"{why}: return {value(_return_mean(trainer))} after {counters.env_steps:,} env steps and "
+        f"{why}: return {reached} after {counters.env_steps:,} env steps and "
         f"{counters.episodes:,} episodes in {duration(seconds)} "
         f"({count(counters.env_steps / max(seconds, 1e-9))} steps/s)",
         f"run folder: {folder}",
@@ -310,10 +306,10 @@ def header(trainer: Trainer, folder: Path, default_stop: bool = False) -> str:
     ends += [f"{stop.seconds:g} seconds"] if stop.seconds is not None else []
     default = " (the default: no --stop-... was given)" if default_stop else ""
     memory = ""
-    if trainer.remembered:
+    if trainer.run.replay_bytes:
         rows = f"{config.replay.capacity:,} env steps"
         kept = "" if trainer.saves_replay else ", not saved: a resumed run fills it anew"
-        memory = f"replay buffer of {rows}, {size(trainer.remembered)}{kept}\n"
+        memory = f"replay buffer of {rows}, {size(trainer.run.replay_bytes)}{kept}\n"
     seen = "".join(
         f"{line}\n" for line in describe_inputs(config.algorithm.network, trainer.spaces)
     )

@@ -68,6 +68,14 @@ def learns(plan: Any) -> bool:
     return issubclass(plan.member() or Worker, LearningWorker)
 
 
+def beside(config: Config) -> int:
+    """Workers that sample on this machine's CPUs while the learner takes its gradient steps."""
+    cluster, plan = config.cluster, config.plan
+    waits = plan.exact or ("replay" in config.algorithm.needs and not learns(plan))
+    elsewhere = cluster.in_process or cluster.joined is not None
+    return 0 if waits or elsewhere else config.rollout.workers
+
+
 def _registered(env: Any) -> tuple[Any, ...]:
     """What this process's registry says of an id, to be sent to the workers.
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from shoal.algorithms.base import Algorithm, Model
+from shoal.config.config import Config
 from shoal.errors import ConfigError
 from shoal.learners.base import Learner
 from shoal.process import interrupts
@@ -80,6 +81,15 @@ def create_learner(
     from shoal.learners.jax import JaxLearner
 
     return JaxLearner(algorithm, model, params, threads, precision)
+
+
+def rows_per_step(config: Config, workers: int) -> int:
+    """Rows that one gradient step of a run sees."""
+    algorithm, rollout = config.algorithm, config.rollout
+    if "replay" in algorithm.needs:
+        return config.replay.batch_size
+    sampled = rollout.fragment_length * rollout.envs_per_worker * workers
+    return int(algorithm.minibatch_size or sampled)
 
 
 def threads(model: Model, rows: int, beside: int = 0) -> int:

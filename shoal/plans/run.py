@@ -50,6 +50,7 @@ class Run:
     slots: int = 1  # environments of all workers
     replay: Replay = field(default_factory=Replay)
     local_replay: Any = None  # a LocalReplay, if the plan ``replays``
+    replay_bytes: int = 0  # size of the replay buffer, in this process or elsewhere
 
     @property
     def progress(self) -> float:
@@ -68,6 +69,11 @@ class Run:
     def remembers(self) -> bool:
         """Whether the algorithm learns from a replay buffer."""
         return "replay" in self.algorithm.needs
+
+    @property
+    def buffer(self) -> Any:
+        """The replay buffer, if it is in this process."""
+        return None if self.local_replay is None else self.local_replay.buffer
 
     def aux(self) -> dict[str, ndarray]:
         """What policies act with besides the parameters, now."""

@@ -34,9 +34,8 @@ def made(system: str, plan: Any, env: Any = "CartPole-v1", **fields: Any) -> Tra
 def ran(trainer: Trainer, updates: int = UPDATES) -> dict[str, np.ndarray]:
     """Its weights after so many updates, and what it counted."""
     before = trainer.learner.weights()
-    steps = trainer._start()
     for _ in range(updates):
-        next(steps)
+        next(trainer.updates)
     after = trainer.learner.weights()
     assert max(np.abs(after[name] - x).max() for name, x in before.items()) > 1e-4
     return after
