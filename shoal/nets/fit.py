@@ -56,6 +56,53 @@ def check_outputs(
     return tuple(without)
 
 
+def memory_of(module: Any) -> dict[str, ndarray]:
+    """The initial memory of a module that has one, by name. Raises NetworkError for what is none.
+
+    What the user's ``initial_memory`` raises keeps its type.
+    """
+    initial = getattr(module, "initial_memory", None)
+    if initial is None:
+        return {}
+    found = initial()
+    if not isinstance(found, Mapping) or not found:
+        raise NetworkError(
+            f"{type(module).__qualname__}.initial_memory() returns {_shown(found, {})}",
+            where(module),
+            'return a dict of arrays, of one environment: {"h": np.zeros(64, np.float32)}',
+        )
+    return {str(name): np.asarray(x) for name, x in found.items()}
+
+
+def check_memory(
+    module: Any,
+    raw: Any,
+    memory: Mapping[str, ndarray],
+    numpy: Callable[[Any], ndarray | None],
+) -> Any:
+    """The outputs of a module that remembers. Raises NetworkError if its next memory is none."""
+    name = type(module).__qualname__
+    if not (isinstance(raw, tuple | list) and len(raw) == 2 and isinstance(raw[1], Mapping)):
+        raise NetworkError(
+            f"{name} has a memory, but returns {_shown(raw, {})}",
+            where(module),
+            "return a pair: the outputs, and the next memory as a dict",
+        )
+    outputs, then = raw
+    for key, initial in memory.items():
+        expected = f"{initial.dtype} {[ROWS, *initial.shape]}"
+        x = numpy(then[key]) if key in then else None
+        if x is None or x.shape != (ROWS, *initial.shape) or x.dtype != initial.dtype:
+            found = "missing" if x is None else f"{x.dtype} {list(x.shape)}"
+            raise NetworkError(
+                f"the next memory {key!r} of {name} is {found}; expected {expected}, as "
+                "initial_memory() says",
+                where(module),
+                f"return it with this shape and dtype, for {ROWS} observations",
+            )
+    return outputs
+
+
 def _allowed(head: Head) -> list[tuple[int, ...]]:
     shapes: list[tuple[int, ...]] = [(ROWS, head.size)]
     if head.free:

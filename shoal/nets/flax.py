@@ -42,8 +42,8 @@ class LinenNet(FlaxNet):
         from flax.core import meta
         from flax.traverse_util import flatten_dict
 
-        nested = self._spaces.nest(jax.device_put(obs))
-        variables = meta.unbox(module.init(jax.random.key(seed), nested))
+        arguments = self._arguments(jax.device_put(obs))
+        variables = meta.unbox(module.init(jax.random.key(seed), *arguments))
         flat = flatten_dict(variables, sep="/")  # type: ignore[no-untyped-call]
         refuse_other_floats(module, flat)
         return {PREFIX + name: np.asarray(x) for name, x in flat.items()}
@@ -56,7 +56,7 @@ class LinenNet(FlaxNet):
 
         flat = {name.removeprefix(PREFIX): x for name, x in values.items()}
         variables = unflatten_dict(flat, sep="/")  # type: ignore[no-untyped-call]
-        return self._module.apply(variables, self._spaces.nest(obs))
+        return self._module.apply(variables, *self._arguments(obs))
 
 
 class NnxNet(FlaxNet):
@@ -93,7 +93,7 @@ class NnxNet(FlaxNet):
         state = nnx.from_flat_state(
             [(path, variable.replace(values[name])) for name, (path, variable) in variables]
         )
-        return nnx.merge(graph, streams, state)(self._spaces.nest(obs))
+        return nnx.merge(graph, streams, state)(*self._arguments(obs))
 
 
 def _variables(module: Any) -> dict[str, tuple[tuple[Any, ...], Any]]:

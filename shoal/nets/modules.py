@@ -6,6 +6,11 @@ axes or more (images) stays uint8, choices stay integers and a mask stays bool. 
 per head, as a tuple in the order of the heads, as a dict by their names, or alone where there is
 one head: ``[N, size]`` or ``[N, size + free]``, or ``[N]`` for a single number.
 
+A recurrent module has a method ``initial_memory()``: a dict of arrays, the memory of one
+environment as an episode begins. It is called as ``module(obs, memory)`` with the memory
+``[N, *shape]`` of each row, and returns a pair: the outputs, and the next memory as a dict. Shoal
+unrolls it along sequences and resets it where an episode begins.
+
 It acts and learns in evaluation mode, so that an observation has one answer, and log-probabilities
 are of the function that sampled. A module that computes something else in the mode it was given in
 (Dropout, BatchNorm in training mode) is refused. What it changes in itself during a call is
@@ -14,6 +19,7 @@ dropped. Its object is never written to; its parameters travel as ``"module/<nam
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from abc import ABC, abstractmethod
@@ -29,14 +35,19 @@ from shoal.nets.fit import (
     ROWS,
     alike,
     by_head,
+    check_memory,
     check_outputs,
     in_training_mode,
+    memory_of,
     where,
 )
 from shoal.nets.init import ndarray
 from shoal.nets.inputs import Floats, append
+from shoal.nets.recurrent import unrolled
 from shoal.ops.kernels import Array, namespace
-from shoal.spaces.base import ACTION_MASK, Spaces
+from shoal.spaces.base import ACTION_MASK, MEMORY, Spaces
+
+log = logging.getLogger("shoal.nets")
 
 PREFIX = "module/"  # of the names of a module's own values
 _MOODY = "Dropout|BatchNorm|InstanceNorm|RReLU"  # classes of layers that have two modes
@@ -50,7 +61,6 @@ class ModuleNet(ABC):
 
     framework: str
     shared = True  # one call gives all heads
-    memory: Mapping[str, ndarray] = {}
 
     def __init__(
         self,
@@ -62,6 +72,7 @@ class ModuleNet(ABC):
         self._spaces, self._heads, self._create = spaces, heads, create
         self._memo: dict[str, Any] = {}
         self._floats = {leaf.path: Floats(leaf, scaled=False) for leaf in spaces.leaves}
+        self.memory: Mapping[str, ndarray] = memory_of(module)
         zeros = self._zeros()
         try:
             self._module = self._evaluating(module)
@@ -79,6 +90,8 @@ class ModuleNet(ABC):
                 f"while Shoal tried {where(module)} on {ROWS} observations of zeros: {shapes}"
             )
             raise
+        if self.memory:
+            raw = check_memory(module, raw, self.memory, self._numpy)
         # Heads whose `free` outputs the module leaves to Shoal.
         self._free = check_outputs(module, raw, heads, self._numpy)
         self._refuse_training(module, values)
@@ -98,13 +111,18 @@ class ModuleNet(ABC):
         space = deepcopy(self._spaces.observation)
         space.seed(0)
         samples = [self._spaces.flatten(space.sample()) for _ in range(ROWS)]
-        sample = self._rows({}, {k: np.stack([x[k] for x in samples]) for k in samples[0]}, ROWS)
+        sample = {k: np.stack([x[k] for x in samples]) for k in samples[0]}
+        sample |= {MEMORY + name: x for name, x in self._begun(ROWS).items()}
+        sample = self._rows({}, sample, ROWS)
 
-        def outputs() -> list[ndarray | None]:
-            found = by_head(self._eager(values, sample), self._heads)
+        def outputs(**other: ndarray) -> list[ndarray | None]:
+            found, _ = self._parts(self._eager(values, {**sample, **other}))
             return [self._numpy(found[head]) for head in self._heads]
 
         first = outputs()
+        other = {MEMORY + k: x + np.ones((), x.dtype) for k, x in self._begun(ROWS).items()}
+        if other and alike(first, outputs(**other)):
+            log.warning("%s never uses its memory", where(module))
         if not alike(first, outputs()):
             raise NetworkError(
                 f"{type(module).__qualname__} gives two answers for one observation",
@@ -139,6 +157,21 @@ class ModuleNet(ABC):
     def _call(self, values: Values, obs: Values) -> Any:
         """What the module returns: a pure function of its framework's arrays."""
 
+    def _arguments(self, obs: Values) -> tuple[Any, ...]:
+        """What the module is called with: observations, nested, and its memory, if it has one."""
+        if not self.memory:
+            return (self._spaces.nest(obs),)
+        return self._spaces.nest(obs), {name: obs[MEMORY + name] for name in self.memory}
+
+    def _parts(self, raw: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """What the module returned: outputs by head, and the next memory by name."""
+        raw, memory = raw if self.memory else (raw, {})
+        return by_head(raw, self._heads), memory
+
+    def _begun(self, n: int) -> Values:
+        """The memory of n rows as episodes begin, by name."""
+        return {k: np.broadcast_to(x, (n, *x.shape)).copy() for k, x in self.memory.items()}
+
     @abstractmethod
     def _eager(self, values: Values, obs: Values) -> Any:
         """The same, but of NumPy arrays, and without gradients."""
@@ -159,6 +192,12 @@ class ModuleNet(ABC):
     def __call__(
         self, params: Mapping[str, Array], obs: Mapping[str, Array], heads: tuple[str, ...]
     ) -> tuple[Array, ...]:
+        return self.step(params, obs, heads)[0]
+
+    def step(
+        self, params: Mapping[str, Array], obs: Mapping[str, Array], heads: tuple[str, ...]
+    ) -> tuple[tuple[Array, ...], dict[str, Array]]:
+        """See `nets.base.RecurrentNet`."""
         leaf = self._spaces.leaves[0]
         x = obs[leaf.path]
         lead = tuple(x.shape[: x.ndim - len(leaf.shape)])
@@ -166,7 +205,7 @@ class ModuleNet(ABC):
         rows = self._rows(params, obs, n)
         values = {name: params[name] for name in self._names}
         acting = all(isinstance(array, np.ndarray) for array in (x, *values.values()))
-        outputs = by_head((self._eager if acting else self._call)(values, rows), self._heads)
+        outputs, then = self._parts((self._eager if acting else self._call)(values, rows))
         outs = []
         for head in heads:
             out: Array = self._numpy(outputs[head]) if acting else outputs[head]
@@ -176,7 +215,23 @@ class ModuleNet(ABC):
             if head in self._free:
                 out = append(xp, out, params[f"{head}/free"])
             outs.append(xp.reshape(out, (*lead, out.shape[-1])))
-        return tuple(outs)
+        memory: dict[str, Array] = {}
+        for name, initial in self.memory.items():
+            state: Array = self._numpy(then[name]) if acting else then[name]
+            xp = namespace(state)
+            state = xp.astype(state[:n], getattr(xp, initial.dtype.name), copy=False)
+            memory[MEMORY + name] = xp.reshape(state, (*lead, *initial.shape))
+        return tuple(outs), memory
+
+    def unroll(
+        self,
+        params: Mapping[str, Array],
+        obs: Mapping[str, Array],
+        begins: Array,
+        heads: tuple[str, ...],
+    ) -> tuple[Array, ...]:
+        """See `nets.base.RecurrentNet`."""
+        return unrolled(self, params, obs, begins, heads)
 
     def _rows(self, params: Mapping[str, Array], obs: Mapping[str, Array], n: int) -> Values:
         """Observations ``[N, *shape]`` with the dtypes that the module is promised."""
@@ -192,6 +247,9 @@ class ModuleNet(ABC):
         if self._spaces.mask_space is not None:
             mask = obs[ACTION_MASK]
             rows[ACTION_MASK] = namespace(mask).reshape(mask, (n, sum(self._spaces.action_n)))
+        for name, initial in self.memory.items():
+            x = obs[MEMORY + name]
+            rows[MEMORY + name] = namespace(x).reshape(x, (n, *initial.shape))
         return rows
 
     def _zeros(self) -> Values:
@@ -200,6 +258,7 @@ class ModuleNet(ABC):
         }
         if self._spaces.mask_space is not None:
             zeros[ACTION_MASK] = np.ones((ROWS, sum(self._spaces.action_n)), bool)
+        zeros |= {MEMORY + name: x for name, x in self._begun(ROWS).items()}
         return self._rows({}, zeros, ROWS)
 
     def _remembered(self, values: Values, convert: Callable[[Values], Values]) -> Values:

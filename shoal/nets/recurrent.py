@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from shoal.nets.array_net import CHUNK, ArrayNet, Trunk
-from shoal.nets.base import initial_memory
+from shoal.nets.base import RecurrentNet, initial_memory
 from shoal.nets.cells import CELLS, Cell
 from shoal.nets.network import Network
 from shoal.ops.kernels import Array, constant, namespace, scan
@@ -98,6 +98,36 @@ class RecurrentArrayNet(ArrayNet):
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def unrolled(
+    net: RecurrentNet,
+    params: Mapping[str, Array],
+    obs: Mapping[str, Array],
+    begins: Array,
+    heads: tuple[str, ...],
+) -> tuple[Array, ...]:
+    """Outputs along sequences of any net, one step after the other. See `RecurrentNet.unroll`."""
+    xp = namespace(begins)
+    initial = initial_memory(net)
+    paths = [path for path in obs if path not in initial]
+    like = {path: constant(x, obs[path]) for path, x in initial.items()}
+
+    def advance(memory: dict[str, Array], row: tuple[Array, ...]) -> tuple[Any, Any]:
+        begin, *leaves = row
+        memory = {path: _reset(xp, begin, like[path], x) for path, x in memory.items()}
+        outs, memory = net.step(params, {**dict(zip(paths, leaves, strict=True)), **memory}, heads)
+        return memory, outs
+
+    rows = begins, *(obs[path] for path in paths)
+    over_time = tuple(xp.permute_dims(x, (1, 0, *range(2, x.ndim))) for x in rows)
+    _, outs = scan(advance, {path: obs[path] for path in initial}, over_time)
+    return tuple(xp.permute_dims(out, (1, 0, 2)) for out in outs)
+
+
+def _reset(xp: Any, begin: Array, initial: Array, state: Array) -> Array:
+    """The state [N, *shape] before a step: the initial one if an episode begins, bool [N]."""
+    return xp.where(xp.reshape(begin, (-1,) + (1,) * (state.ndim - 1)), initial, state)
+
+
 def _unrolled(
     xp: Any, cell: Cell, params: Mapping[str, Array], given: Array, begins: Array, state: Array
 ) -> tuple[Array, Array]:
@@ -109,8 +139,7 @@ def _unrolled(
 
     def advance(state: Array, row: tuple[Array, ...]) -> tuple[Array, Array]:
         now, begin = row
-        begin = xp.reshape(begin, (-1,) + (1,) * (state.ndim - 1))
-        state = cell.next(xp, params, now, xp.where(begin, initial, state))
+        state = cell.next(xp, params, now, _reset(xp, begin, initial, state))
         return state, cell.output(state)
 
     over_time = xp.permute_dims(given, (1, 0, 2)), xp.permute_dims(begins, (1, 0))

@@ -34,7 +34,7 @@ class TorchNet(ModuleNet):
 
         if any(torch.nn.parameter.is_lazy(x) for x in [*module.parameters(), *module.buffers()]):
             with torch.no_grad():
-                module(self._spaces.nest(_tensors(obs)))  # a lazy layer learns its size now
+                module(*self._arguments(_tensors(obs)))  # a lazy layer learns its size now
         state = _state(module)
         refuse_other_floats(module, state)
         return {PREFIX + name: x.detach().cpu().numpy().copy() for name, x in state.items()}
@@ -51,7 +51,7 @@ class TorchNet(ModuleNet):
             name.removeprefix(PREFIX): x.clone() if name in self.frozen else x
             for name, x in values.items()
         }
-        return functional_call(self._module, named, (self._spaces.nest(obs),))
+        return functional_call(self._module, named, self._arguments(obs))
 
     def _eager(self, values: Values, obs: Values) -> Any:
         import torch

@@ -191,6 +191,13 @@ def refuse_impossible(config: Config) -> None:
             None,
             f"use algorithm.minibatch_size <= {rows}, or longer fragments",
         )
+    chunk, length = getattr(config.algorithm, "chunk", None), rollout.fragment_length
+    if chunk is not None and chunk > length and not config.algorithm.whole_episodes:
+        raise ConfigError(
+            f"algorithm.chunk is {chunk}, but a fragment has only {length} env steps",
+            None,
+            f"use algorithm.chunk <= {length}, or rollout.fragment_length >= {chunk}",
+        )
     if config.stop.env_steps is None and (annealed := _annealed(config)):
         raise ConfigError(
             f"{next(iter(annealed))} is annealed over the run, but its length is not known",
