@@ -229,7 +229,7 @@ class ModuleNet(ABC):
         obs: Mapping[str, Array],
         begins: Array,
         heads: tuple[str, ...],
-    ) -> tuple[Array, ...]:
+    ) -> tuple[tuple[Array, ...], dict[str, Array]]:
         """See `nets.base.RecurrentNet`."""
         return unrolled(self, params, obs, begins, heads)
 

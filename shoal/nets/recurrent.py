@@ -15,6 +15,8 @@ from shoal.nets.network import Network
 from shoal.ops.kernels import Array, constant, namespace, scan
 from shoal.spaces.base import MEMORY
 
+UNROLL = 4  # an LSTM of 128 units on 2 sequences of 32 steps: 2.6 ms a gradient, 4.6 ms without
+
 
 class RecurrentArrayNet(ArrayNet):
     """See `nets.base.RecurrentNet`. Every trunk has a cell of its own, named as the memory is.
@@ -104,7 +106,7 @@ def unrolled(
     obs: Mapping[str, Array],
     begins: Array,
     heads: tuple[str, ...],
-) -> tuple[Array, ...]:
+) -> tuple[tuple[Array, ...], dict[str, Array]]:
     """Outputs along sequences of any net, one step after the other. See `RecurrentNet.unroll`."""
     xp = namespace(begins)
     initial = initial_memory(net)
@@ -119,8 +121,9 @@ def unrolled(
 
     rows = begins, *(obs[path] for path in paths)
     over_time = tuple(xp.permute_dims(x, (1, 0, *range(2, x.ndim))) for x in rows)
-    _, outs = scan(advance, {path: obs[path] for path in initial}, over_time)
-    return tuple(xp.permute_dims(out, (1, 0, 2)) for out in outs)
+    memory = {path: obs[path] for path in initial}
+    memory, outs = scan(advance, memory, over_time, unroll=UNROLL)
+    return tuple(xp.permute_dims(out, (1, 0, 2)) for out in outs), memory
 
 
 def _reset(xp: Any, begin: Array, initial: Array, state: Array) -> Array:
@@ -143,5 +146,5 @@ def _unrolled(
         return state, cell.output(state)
 
     over_time = xp.permute_dims(given, (1, 0, 2)), xp.permute_dims(begins, (1, 0))
-    state, outputs = scan(advance, state, over_time)
+    state, outputs = scan(advance, state, over_time, unroll=UNROLL)
     return xp.permute_dims(outputs, (1, 0, 2)), state

@@ -108,6 +108,7 @@ def scan(
     carry: Any,
     xs: tuple[Array, ...],
     reverse: bool = False,
+    unroll: int = 1,
 ) -> tuple[Any, Any]:
     """Thread ``carry`` through time: ``carry, y[t] = f(carry, (x[t] for x in xs))``.
 
@@ -118,6 +119,7 @@ def scan(
         carry: what it starts from; keeps its shapes and dtypes.
         xs: arrays ``[T, B, ...]`` with T >= 1.
         reverse: from t = T - 1 down to 0; y is in the order of time all the same.
+        unroll: steps that JAX compiles as one, if an iteration of a loop costs as much as a step.
 
     Returns:
         The last carry, and every y stacked to ``[T, ...]``.
@@ -126,7 +128,7 @@ def scan(
     if compat.is_jax_namespace(xp):
         import jax
 
-        return jax.lax.scan(f, carry, xs, reverse=reverse)
+        return jax.lax.scan(f, carry, xs, reverse=reverse, unroll=unroll)
     rows = list(zip(*xs, strict=True))
     ys = []
     for row in reversed(rows) if reverse else rows:

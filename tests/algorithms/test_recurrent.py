@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
+import jax
 import numpy as np
 import pytest
 
@@ -16,6 +18,7 @@ from shoal.algorithms.pg import PG
 from shoal.algorithms.ppo import PPO
 from shoal.algorithms.vtrace import VTrace
 from shoal.fleet.worker import Worker
+from shoal.learners.bfloat16 import rounded
 from shoal.learners.choose import create_learner
 from shoal.nets.network import Network
 from shoal.trajectory import select
@@ -162,3 +165,29 @@ def test_a_memory_that_is_ignored_gives_the_feed_forward_losses() -> None:
     again = actor_critic.evaluate(w.model, w.weights, {**rows, "obs": other})
     for one, two in zip(found, again, strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_in_bfloat16_every_product_of_a_scan_is() -> None:
+    w = made(PPO(chunk=4))
+    algorithm, batch = w.config.algorithm, w.sample().batch
+    aux = {f"hyper/{name}": np.float32(x) for name, x in algorithm.hyper(0.0).items()}
+
+    def loss(params: Any) -> Any:
+        return algorithm.loss(w.model, params, aux, jax.device_put(batch))[0]
+
+    traced = jax.make_jaxpr(rounded(jax.grad(loss)))(jax.device_put(w.weights))
+    inside = [line for line in traced.eqns if line.primitive.name == "scan"]
+    assert len(inside) == 4  # forwards and backwards, of two trunks
+    for scan in inside:
+        found = list(products(scan.params["jaxpr"].jaxpr))
+        assert found and set(found) == {"bfloat16"}
+
+
+def products(jaxpr: Any) -> Iterator[str]:
+    """The dtypes of the factors of all matrix products, those of inner functions too."""
+    for line in jaxpr.eqns:
+        if line.primitive.name == "dot_general":
+            yield from (str(x.aval.dtype) for x in line.invars)
+        for param in line.params.values():
+            if hasattr(param, "jaxpr"):
+                yield from products(param.jaxpr)
