@@ -20,7 +20,7 @@ from shoal.algorithms.actor_critic import bounded, masked_mean, standardise
 from shoal.algorithms.base import Batch, Metrics, Model, Params
 from shoal.algorithms.ppo import clipped_surrogate, k3, minibatches, value_error
 from shoal.algorithms.vtrace import Corrected, along, without_masked
-from shoal.config.bounds import check, setting
+from shoal.config.bounds import require, setting
 from shoal.config.schedule import Schedule
 from shoal.nets.network import Network
 from shoal.ops.kernels import Array, namespace
@@ -57,7 +57,7 @@ class APPO(Corrected):
     def __post_init__(self) -> None:
         super().__post_init__()
         least = 2 if self.normalise_advantage else 1
-        check(
+        require(
             self.minibatch_size >= least,
             "minibatch_size",
             self.minibatch_size,

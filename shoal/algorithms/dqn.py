@@ -27,7 +27,7 @@ from shoal.algorithms.off_policy import (
     refused,
     targets_of,
 )
-from shoal.config.bounds import check, setting
+from shoal.config.bounds import require, setting
 from shoal.config.schedule import Schedule
 from shoal.nets.base import Build, Head
 from shoal.nets.network import Network
@@ -65,7 +65,7 @@ class DQN(OffPolicy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.v_min < self.v_max, "v_max", self.v_max, f"above v_min, {self.v_min}")
+        require(self.v_min < self.v_max, "v_max", self.v_max, f"above v_min, {self.v_min}")
 
     # -------------------------------------------------------------- the network
 

@@ -16,7 +16,7 @@ import numpy as np
 from shoal.algorithms import actor_critic
 from shoal.algorithms.actor_critic import ActorCritic, bounded, masked_mean, standardise
 from shoal.algorithms.base import Batch, Metrics, Model, Params
-from shoal.config.bounds import check, setting
+from shoal.config.bounds import require, setting
 from shoal.config.schedule import Schedule
 from shoal.nets.network import Network
 from shoal.ops.kernels import Array, namespace, stop_gradient
@@ -50,7 +50,7 @@ class PPO(ActorCritic):
     def __post_init__(self) -> None:
         super().__post_init__()
         least = 2 if self.normalise_advantage else 1
-        check(
+        require(
             self.minibatch_size >= least,
             "minibatch_size",
             self.minibatch_size,

@@ -15,7 +15,7 @@ import numpy as np
 from shoal.algorithms import actor_critic
 from shoal.algorithms.actor_critic import ActorCritic, bounded, masked_mean, masked_sum
 from shoal.algorithms.base import Batch, Metrics, Model, Params
-from shoal.config.bounds import check, setting
+from shoal.config.bounds import require, setting
 from shoal.config.schedule import Schedule
 from shoal.nets.base import unroll
 from shoal.nets.network import Network
@@ -79,7 +79,7 @@ class Corrected(ActorCritic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.clip_c <= self.clip_rho, "clip_c", self.clip_c, "at most clip_rho")
+        require(self.clip_c <= self.clip_rho, "clip_c", self.clip_c, "at most clip_rho")
 
 
 @dataclass(frozen=True)

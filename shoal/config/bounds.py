@@ -138,7 +138,7 @@ def _text(value: Any) -> str:
     return repr(value) if isinstance(value, str) else str(value)
 
 
-def check(ok: bool, name: str, value: Any, accepted: str) -> None:
+def require(ok: bool, name: str, value: Any, accepted: str) -> None:
     """Raise ConfigError unless ``ok``: ``name`` is ``value``, but must be ``accepted``."""
     if not ok:
         raise ConfigError(f"{name} is {value!r}", None, f"make {name} {accepted}")

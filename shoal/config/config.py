@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from shoal.config.bounds import check, check_bounds, is_number, setting
+from shoal.config.bounds import check_bounds, is_number, require, setting
 from shoal.config.replay import Replay
 
 
@@ -49,10 +49,10 @@ class Rollout:
     def __post_init__(self) -> None:
         check_bounds(self, "rollout.")
         ok = isinstance(self.env_kwargs, Mapping) and all(type(k) is str for k in self.env_kwargs)
-        check(ok, "rollout.env_kwargs", self.env_kwargs, "a mapping of argument names to values")
+        require(ok, "rollout.env_kwargs", self.env_kwargs, "a mapping of argument names to values")
         both = bool(self.scale_reward) and is_number(self.clip_reward)
         fix = "'auto' or none if rollout.scale_reward is on: scaled rewards are clipped already"
-        check(not both, "rollout.clip_reward", self.clip_reward, fix)
+        require(not both, "rollout.clip_reward", self.clip_reward, fix)
         object.__setattr__(self, "env_kwargs", Frozen(self.env_kwargs))
 
 
@@ -120,6 +120,6 @@ class Config:
     def __post_init__(self) -> None:
         check_bounds(self)
         ok = isinstance(self.learner, str) and self.learner in ("auto", "jax", "torch")
-        check(ok, "learner", self.learner, "'auto', 'jax' or 'torch'")
+        require(ok, "learner", self.learner, "'auto', 'jax' or 'torch'")
         ok = isinstance(self.precision, str) and self.precision in ("float32", "bfloat16")
-        check(ok, "precision", self.precision, "'float32' or 'bfloat16'")
+        require(ok, "precision", self.precision, "'float32' or 'bfloat16'")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from shoal.config.bounds import check, is_number
+from shoal.config.bounds import is_number, require
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Linear:
 
     def __post_init__(self) -> None:
         for name, value in (("start", self.start), ("end", self.end)):
-            check(is_number(value), f"linear's {name}", value, "a finite number")
+            require(is_number(value), f"linear's {name}", value, "a finite number")
 
     def at(self, progress: float) -> float:
         """The value when ``progress`` of the run is done, clipped to [0, 1]."""

@@ -152,12 +152,8 @@ class MultiCategorical:
 
 
 @dataclass(frozen=True)
-class DiagonalGaussian:
-    """Independent normals: ``dim`` means, then ``dim`` log standard deviations (PPO details 23-25).
-
-    Actions are float ``[..., dim]``, anywhere in the reals: what an environment cannot take is
-    clipped when it is sent there, never before its log-probability is taken (detail 27).
-    """
+class Normals:
+    """What distributions made of ``dim`` independent normals share: outputs and noise."""
 
     dim: int
 
@@ -172,6 +168,15 @@ class DiagonalGaussian:
     def noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> ndarray:
         """Standard normal noise."""
         return rng.standard_normal((*shape, self.dim), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class DiagonalGaussian(Normals):
+    """Independent normals: ``dim`` means, then ``dim`` log standard deviations (PPO details 23-25).
+
+    Actions are float ``[..., dim]``, anywhere in the reals: what an environment cannot take is
+    clipped when it is sent there, never before its log-probability is taken (detail 27).
+    """
 
     def sample(self, out: Array, noise: Array, mask: None = None) -> Array:
         mean, log_std = self._split(out)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shoal.ops.distributions import DiagonalGaussian
-from shoal.ops.kernels import Array, constant, namespace, ndarray
+from shoal.ops.distributions import DiagonalGaussian, Normals
+from shoal.ops.kernels import Array, constant, namespace
 
 _LOG_2PI = math.log(2.0 * math.pi)
 _BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
@@ -16,26 +16,12 @@ _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)  # for means over a st
 
 
 @dataclass(frozen=True)
-class TanhGaussian:
+class TanhGaussian(Normals):
     """tanh of independent normals: actions float ``[..., dim]`` within (-1, 1).
 
     Haarnoja et al. 2018 (arXiv:1801.01290), appendix C. The log standard deviations are clipped to
     [-20, 2] as in the authors' code.
     """
-
-    dim: int
-
-    @property
-    def n_out(self) -> int:
-        return 2 * self.dim
-
-    @property
-    def noise_shape(self) -> tuple[int, ...]:
-        return (self.dim,)
-
-    def noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> ndarray:
-        """Standard normal noise."""
-        return rng.standard_normal((*shape, self.dim), dtype=np.float32)
 
     def sample(self, out: Array, noise: Array, mask: None = None) -> Array:
         return _squash(self._normal.sample(self._clipped(out), noise))

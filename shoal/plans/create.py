@@ -9,7 +9,7 @@ from shoal.config.config import Config
 from shoal.fleet.base import Fleet, results
 from shoal.plans.run import Run
 from shoal.replay.local import LocalReplay
-from shoal.replay.settings import fit
+from shoal.replay.settings import layout_for
 
 
 def create_run(config: Config, model: Model, fleet: Fleet) -> Run:
@@ -24,7 +24,7 @@ def create_run(config: Config, model: Model, fleet: Fleet) -> Run:
     if run.remembers:
         stacks = results(fleet.map("get_stacks"))[0]
         fitted = replay, algorithm, model, stacks, slots
-        run.replay_bytes = fit(*fitted).nbytes(replay.capacity, slots)
+        run.replay_bytes = layout_for(*fitted).nbytes(replay.capacity, slots)
         if config.plan.replays:
             run.local_replay = LocalReplay(*fitted, run.counters)
     return run

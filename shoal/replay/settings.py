@@ -18,7 +18,7 @@ FUSED = 64 * 2**20  # bytes of the transitions of one call, at most
 SAVED = 256 * 2**20  # bytes up to which a buffer goes into every checkpoint by default
 
 
-def fit(
+def layout_for(
     replay: Replay, algorithm: Any, model: Any, stacks: Mapping[str, int], slots: int
 ) -> Layout:
     """The layout of a run's rows, all of which this machine can hold.
@@ -48,8 +48,8 @@ def fit(
 def make(
     replay: Replay, algorithm: Any, model: Any, stacks: Mapping[str, int], slots: int
 ) -> Buffer:
-    """The buffer. Raises ConfigError as ``fit`` does."""
-    seen = fit(replay, algorithm, model, stacks, slots)
+    """The buffer. Raises ConfigError as ``layout_for`` does."""
+    seen = layout_for(replay, algorithm, model, stacks, slots)
     from shoal.replay.buffer import Buffer  # it compiles, which nobody else need wait for
 
     n_step, gamma = algorithm.n_step, algorithm.gamma
