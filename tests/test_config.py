@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.config.bounds import check
+from shoal.config.bounds import require
 from shoal.config.config import Checkpointing, Config, Rollout, Stop
 from shoal.config.files import load_file
 from shoal.config.names import OTHERS, SHORT
@@ -55,7 +55,7 @@ class Algo:
     hook: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
-        check(self.low < self.high, "low", self.low, f"smaller than high, {self.high}")
+        require(self.low < self.high, "low", self.low, f"smaller than high, {self.high}")
 
 
 @dataclass(frozen=True)
