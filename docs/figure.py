@@ -38,12 +38,12 @@ BOXES = {
     "act": Box(1, 2, "act", "action and records", "shoal.algorithms.base:Algorithm.act"),
     "trajectory": Box(2, 2, "trajectory", "T steps of B slots", "shoal.trajectory:Trajectory"),
     "postprocess": Box(
-        3, 2, "postprocess", "trajectory to batch", "shoal.algorithms.base:Algorithm.postprocess"
+        3, 2, "postprocess", "trajectory to batch", "shoal.algorithms.base:Differentiable.postprocess"
     ),
     "plan": Box(4, 2, "plan", "who waits for whom", "shoal.plans.base:Plan.run"),
     "replay": Box(4.5, 3, "replay buffer", "if the plan replays", "shoal.replay.buffer:Buffer"),
-    "label": Box(5, 2, "label", "once for an update", "shoal.algorithms.base:Algorithm.label"),
-    "loss": Box(6, 2, "loss", "each gradient step", "shoal.algorithms.base:Algorithm.loss"),
+    "label": Box(5, 2, "label", "once for an update", "shoal.algorithms.base:Differentiable.label"),
+    "loss": Box(6, 2, "loss", "each gradient step", "shoal.algorithms.base:Differentiable.loss"),
     "optimiser": Box(
         6, 1, "optimiser", "gradient to step", "shoal.ops.optimisers:Optimiser.update"
     ),

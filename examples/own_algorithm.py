@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal import Algorithm, Metrics, Model, Network, Schedule, setting
+from shoal import Differentiable, Metrics, Model, Network, Schedule, setting
 from shoal.nets.base import Head
 from shoal.ops import distributions
 from shoal.ops.kernels import namespace, stop_gradient
@@ -26,7 +26,7 @@ from shoal.trajectory import Trajectory, flat
 
 
 @dataclass(frozen=True)
-class AWR(Algorithm):
+class AWR(Differentiable):
     """Its fields are its settings: on the command line, in files, and in Python."""
 
     lr: Schedule = setting(2e-3, above=0)  # Adam's step size

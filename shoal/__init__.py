@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shoal.algorithms.a2c import A2C
     from shoal.algorithms.appo import APPO
-    from shoal.algorithms.base import Algorithm, Metrics, Model
+    from shoal.algorithms.ars import ARS
+    from shoal.algorithms.base import Algorithm, Differentiable, Metrics, Model
     from shoal.algorithms.ddpg import DDPG, TD3
     from shoal.algorithms.dqn import DQN
+    from shoal.algorithms.es import ES
+    from shoal.algorithms.evolved import Evolved
     from shoal.algorithms.pg import PG
     from shoal.algorithms.ppo import PPO
     from shoal.algorithms.sac import SAC
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from shoal.plans.async_replay import AsyncReplay
     from shoal.plans.async_samples import AsyncSamples
     from shoal.plans.base import Plan
+    from shoal.plans.evolution import Evolution
     from shoal.plans.parameter_server import ParameterServer
     from shoal.plans.sync_replay import SyncReplay
     from shoal.plans.sync_samples import SyncSamples
@@ -39,12 +43,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _HOMES = {
     "Algorithm": "algorithms.base",
+    "Differentiable": "algorithms.base",
+    "Evolved": "algorithms.evolved",
     "Metrics": "algorithms.base",
     "Model": "algorithms.base",
     "A2C": "algorithms.a2c",
     "APPO": "algorithms.appo",
+    "ARS": "algorithms.ars",
     "DDPG": "algorithms.ddpg",
     "DQN": "algorithms.dqn",
+    "ES": "algorithms.es",
     "PG": "algorithms.pg",
     "PPO": "algorithms.ppo",
     "SAC": "algorithms.sac",
@@ -65,6 +73,7 @@ _HOMES = {
     "AsyncGradients": "plans.async_gradients",
     "AsyncReplay": "plans.async_replay",
     "AsyncSamples": "plans.async_samples",
+    "Evolution": "plans.evolution",
     "ParameterServer": "plans.parameter_server",
     "SyncReplay": "plans.sync_replay",
     "SyncSamples": "plans.sync_samples",
@@ -76,8 +85,10 @@ _HOMES = {
 __all__ = [
     "A2C",
     "APPO",
+    "ARS",
     "DDPG",
     "DQN",
+    "ES",
     "PG",
     "PPO",
     "SAC",
@@ -90,6 +101,9 @@ __all__ = [
     "Checkpointing",
     "Cluster",
     "Config",
+    "Differentiable",
+    "Evolution",
+    "Evolved",
     "Linear",
     "Metrics",
     "Model",

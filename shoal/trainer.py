@@ -94,12 +94,15 @@ class Trainer:
         self.recorder = Recorder()
         self._warned = set[str]()
         params = algorithm.init(self.model, self.run.rng)
-        self.framework = choose_framework(config.learner, self.model, algorithm.network)
-        rows = rows_per_step(config, self.fleet.size)
-        cores = threads(self.model, rows, beside(config))
-        self.learner = create_learner(
-            self.framework, algorithm, self.model, params, cores, config.precision
-        )
+        self.learner: Any = config.plan.learner(config, self.model, params)
+        self.framework: str = config.learner  # that differentiates, once chosen
+        if self.learner is None:
+            self.framework = choose_framework(config.learner, self.model, algorithm.network)
+            rows = rows_per_step(config, self.fleet.size)
+            cores = threads(self.model, rows, beside(config))
+            self.learner = create_learner(
+                self.framework, algorithm, self.model, params, cores, config.precision
+            )
         measures = config.rollout.normalise_obs or config.rollout.scale_reward
         self.updates = Updates(config.plan, self.fleet, self.learner, self.run, measures=measures)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
-from shoal import Algorithm, Metrics, Model, Policy, Trainer
+from shoal import Differentiable, Metrics, Model, Policy, Trainer
 from shoal.algorithms.dqn import DQN
 from shoal.evaluation import evaluate
 from shoal.fleet.worker import Worker
@@ -30,7 +30,7 @@ COUNT = f"{MEMORY}count"
 
 
 @dataclass(frozen=True)
-class Counting(Algorithm):
+class Counting(Differentiable):
     """It remembers how many steps it has seen, acts by that, and records the double."""
 
     gamma: float = 0.9

@@ -50,7 +50,7 @@ def test_it_trains_under_each_plan_that_does_not_refuse_it(plan: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Mean(shoal.Algorithm):
+class Mean(shoal.Differentiable):
     """The mean reward of each action, regressed from a replay buffer; no network of Shoal's."""
 
     gamma: float = 0.0

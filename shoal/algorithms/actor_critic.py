@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.algorithms.base import Algorithm, Batch, Model, Params, Records
+from shoal.algorithms.base import Batch, Differentiable, Model, Params, Records
 from shoal.nets.base import Build, Head, step, unroll
 from shoal.ops import distributions
 from shoal.ops.kernels import Array, namespace
@@ -18,7 +18,7 @@ CHUNK = 32  # env steps that a recurrent network is unrolled along, unless the u
 _FURTHEST = 20.0  # |log pi - log mu|: e**20 is far beyond any clip, and far from overflowing
 
 
-class ActorCritic(Algorithm):
+class ActorCritic(Differentiable):
     """How all of them act; what they learn from it is their own."""
 
     def model(self, spaces: Spaces, build: Build) -> Model:

@@ -18,6 +18,7 @@ from shoal.config.bounds import check_bounds
 from shoal.config.schedule import Schedule, at
 from shoal.nets.base import Build, Net
 from shoal.ops.kernels import Array
+from shoal.ops.moments import Moments
 from shoal.ops.optimisers import Optimiser
 from shoal.spaces.base import Spaces
 from shoal.trajectory import Batch, Obs, Trajectory, ndarray
@@ -44,10 +45,11 @@ class Metrics(NamedTuple):
 
 
 class Algorithm(ABC):
-    """The triple of the RLlib paper (policy, postprocessor, loss), and its optimiser.
+    """A policy, and how its parameters move: what every algorithm has.
 
-    ``model``, ``act``, ``loss`` and ``optimiser`` must be given; all else has a default. The plan
-    that runs an algorithm unless another is named follows from ``needs``.
+    ``model``, ``act`` and ``optimiser`` must be given. An algorithm that learns by gradients of a
+    loss is ``Differentiable``, one that learns from returns alone is ``Evolved``
+    (``algorithms.evolved``). The plan that runs it unless another is named follows from ``needs``.
     """
 
     gamma: float  # a field of every algorithm: discount per env step
@@ -58,12 +60,8 @@ class Algorithm(ABC):
 
     "on-policy": the weights to be updated are those that sampled. "epochs": several gradient steps
     on one batch. "replay": transitions, drawn again and again from a buffer of all that was
-    sampled.
+    sampled. "returns": whole episodes of perturbed weights, and nothing else.
     """
-    whole_episodes: ClassVar[bool] = False  # whether a fragment must hold whole episodes
-    reduction: ClassVar[str] = "mean"  # over rows in the loss, or "sum": how gradients add up
-    n_step: int = 1  # env steps before the bootstrap, of transitions from a replay buffer
-    minibatch_size: int | None = None  # rows of one gradient step; None: the whole batch
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -116,6 +114,40 @@ class Algorithm(ABC):
         ``slots`` counts the environments of all workers. Names begin with "explore/".
         """
         return {}
+
+    def deviation(self, moments: Moments) -> ndarray:
+        """What observations are divided by if they are normalised, from all that were seen."""
+        return moments.std()
+
+    # -------------------------------------------------------------- how parameters move
+
+    @property
+    @abstractmethod
+    def optimiser(self) -> Optimiser:
+        """How gradients, or what stands in for them, become steps."""
+
+    def hyper(self, progress: float) -> dict[str, float]:
+        """Present value of every field that may be annealed; progress of the run in [0, 1]."""
+        # Annotations are text: `from __future__ import annotations` stands above every algorithm.
+        names = [f.name for f in fields(self) if f.type in (Schedule, "Schedule")]  # type: ignore[arg-type]
+        return {name: at(getattr(self, name), progress) for name in names}
+
+    @property
+    def warnings(self) -> dict[str, str]:
+        """What to tell the user, once, when the metric of that name is above 0."""
+        return {}
+
+
+class Differentiable(Algorithm):
+    """The triple of the RLlib paper (policy, postprocessor, loss), and its optimiser.
+
+    ``model``, ``act``, ``loss`` and ``optimiser`` must be given; all else has a default.
+    """
+
+    whole_episodes: ClassVar[bool] = False  # whether a fragment must hold whole episodes
+    reduction: ClassVar[str] = "mean"  # over rows in the loss, or "sum": how gradients add up
+    n_step: int = 1  # env steps before the bootstrap, of transitions from a replay buffer
+    minibatch_size: int | None = None  # rows of one gradient step; None: the whole batch
 
     # -------------------------------------------------------------- what is trained on
 
@@ -179,11 +211,6 @@ class Algorithm(ABC):
         """Whether ``loss`` fills ``Metrics.stop``."""
         return False
 
-    @property
-    def warnings(self) -> dict[str, str]:
-        """What to tell the user, once, when the metric of that name is above 0."""
-        return {}
-
     def targets(self, params: Mapping[str, ndarray]) -> dict[str, ndarray]:
         """Target networks as they begin; ``loss`` finds them in aux."""
         return {}
@@ -192,16 +219,15 @@ class Algorithm(ABC):
         """The targets after the run's gradient step of this number (int32 scalar, from 1 on)."""
         return targets
 
-    def hyper(self, progress: float) -> dict[str, float]:
-        """Present value of every field that may be annealed; progress of the run in [0, 1]."""
-        # Annotations are text: `from __future__ import annotations` stands above every algorithm.
-        names = [f.name for f in fields(self) if f.type in (Schedule, "Schedule")]  # type: ignore[arg-type]
-        return {name: at(getattr(self, name), progress) for name in names}
 
-    @property
-    @abstractmethod
-    def optimiser(self) -> Optimiser:
-        """How gradients become steps."""
-
-
-__all__ = ["Algorithm", "Array", "Batch", "Metrics", "Model", "Obs", "Params", "Records"]
+__all__ = [
+    "Algorithm",
+    "Array",
+    "Batch",
+    "Differentiable",
+    "Metrics",
+    "Model",
+    "Obs",
+    "Params",
+    "Records",
+]

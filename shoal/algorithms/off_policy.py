@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from shoal.algorithms.base import Algorithm, Params
+from shoal.algorithms.base import Differentiable, Params
 from shoal.errors import SpaceError
 from shoal.nets.base import Net
 from shoal.ops.kernels import Array, namespace
@@ -17,7 +17,7 @@ TARGET = "target/"  # before the name of a parameter: its target network's
 FLOOR = 1e-6  # added to priorities, so that whatever was stored can be drawn again
 
 
-class OffPolicy(Algorithm):
+class OffPolicy(Differentiable):
     """Transitions in, target networks beside."""
 
     needs = frozenset({"replay"})

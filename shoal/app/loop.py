@@ -336,6 +336,8 @@ def _workers(config: Config) -> str:
 def _learner(trainer: Trainer) -> str:
     """Which learner, and why "auto" took it."""
     name, net = trainer.framework, trainer.model.net
+    if name == "auto":
+        return "numpy (nothing is differentiated)"
     if trainer.config.learner != "auto":
         return name
     if net.framework is not None:

@@ -111,13 +111,13 @@ def settings_help(system: str) -> str:
     """Every setting that a system reads, one per line: name, default, meaning, accepted values."""
     from shoal.config.names import SHORT
     from shoal.config.settings import arguments, to_dict
-    from shoal.systems.table import default_config, unread
+    from shoal.systems.table import default_config, reads
 
     config = default_config(system, "")
     left_out = {"system", "env", *SHORT.values()}
     rows: list[tuple[str, str, str]] = []
     for name, annotation, default, about in arguments(config):
-        if name not in left_out and name.partition(".")[0] not in unread(config):
+        if name not in left_out and reads(config, name):
             rows.append((flag(name), text(to_dict(default)), f"{about}  [{annotation}]".strip()))
     a_width, b_width = (max(len(row[i]) for row in rows) for i in (0, 1))
     lines = [f"settings of {config.system}, with their defaults (other systems: --system NAME):"]

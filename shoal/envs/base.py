@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
@@ -62,6 +63,13 @@ class VectorEnv(Protocol):
 
     def reset(self, seed: int | None = None) -> Obs:
         """Begin a new episode in every slot; a seed makes all that follows reproducible."""
+
+    def play(self, seeds: Sequence[int]) -> Obs:
+        """Begin these episodes, one in each slot; slots for which there is none stand still.
+
+        What follows depends on the seeds alone. A vector environment draws its own from the first,
+        for all of its slots.
+        """
 
     def step(self, action: NDArray) -> Step:
         """Take one action in policy form (`shoal.spaces.base`) per slot.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -81,6 +81,10 @@ class NativeVector:
         except (Exception, SystemExit) as error:
             self._blame(error, "reset")
         return {path: x.copy() for path, x in self._obs.items()}
+
+    def play(self, seeds: Sequence[int]) -> Obs:
+        """Begin an episode in every copy; see `VectorEnv.play`."""
+        return self.reset(int(seeds[0]))
 
     def step(self, action: NDArray) -> Step:
         """Step every copy once; see `VectorEnv.step`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any, NoReturn
 
@@ -101,6 +101,12 @@ class SerialEnv:
             self._begin(slot)
         self._check_batch("reset", self._rows.arrays, range(self.slots))
         return self._copy()
+
+    def play(self, seeds: Sequence[int]) -> Obs:
+        """Begin these episodes; a copy that has ended its own stands still: `VectorEnv.play`."""
+        self._given = iter([int(seed) for seed in seeds])
+        self._step = [env.step for env in self.envs]
+        return self.reset()
 
     def step(self, action: NDArray) -> Step:
         """Step every copy once; see `VectorEnv.step`."""

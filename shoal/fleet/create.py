@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from shoal.algorithms.base import Differentiable
 from shoal.config.config import Config
 from shoal.envs.registry import entries, register
 from shoal.errors import ConfigError
@@ -18,14 +19,13 @@ from shoal.learners.choose import preload
 from shoal.process.tracebacks import is_user_code, place_of
 
 
-def worker(registered: Any, config: Config, env: Any, index: int, restart: int) -> Worker:
+def worker(registered: Any, config: Config, env: Any, index: int, restart: int) -> Any:
     """A worker of the kind that the plan needs, in whatever process this runs.
 
     ``registered`` are the entries of Gymnasium's registry that this process may lack.
     """
     register(registered)
-    member: Worker = (config.plan.member() or Worker)(config, index, env, restart)
-    return member
+    return (config.plan.member() or Worker)(config, index, env, restart)
 
 
 def create_fleet(config: Config, env: Any) -> tuple[Fleet, Callable[[], None]]:
@@ -42,7 +42,8 @@ def create_fleet(config: Config, env: Any) -> tuple[Fleet, Callable[[], None]]:
 
     registered = _registered(env)
     make = partial(worker, registered, config, env)
-    preload(config.learner)
+    if isinstance(config.algorithm, Differentiable):
+        preload(config.learner)
     own = _own_code(env) or any(_own_code(entry.entry_point) for entry in registered)
     connection = connect(cluster, workers, learns(config.plan), own)
     from shoal.fleet.ray import RayFleet

@@ -12,8 +12,8 @@ Weights = dict[str, ndarray]
 Reduce = Callable[[ndarray], ndarray]  # a float32 vector -> its sum over all learners
 
 
-class Learner(Protocol):
-    """Holds the parameters and the optimiser's state, and moves them along gradients."""
+class Versioned(Protocol):
+    """Weights that carry a version, and the state behind them: what every learner has."""
 
     @property
     def version(self) -> int:
@@ -22,6 +22,25 @@ class Learner(Protocol):
     @property
     def gradient_steps(self) -> int:
         """Optimiser steps taken so far."""
+
+    def weights(self) -> Weights:
+        """What a policy acts with: parameters and normalisation, as NumPy arrays."""
+
+    def set_aux(self, aux: Mapping[str, ndarray]) -> None:
+        """Add or replace arrays that act and loss see but that are not differentiated."""
+
+    def rollback(self, version: int) -> None:
+        """Undo the newest update if its version is above this one: it was interrupted."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything that the next update depends on: a tree of NumPy arrays and numbers."""
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state that ``get_state`` returned."""
+
+
+class Learner(Versioned, Protocol):
+    """Holds the parameters and the optimiser's state, and moves them along gradients of a loss."""
 
     def update(
         self,
@@ -54,12 +73,6 @@ class Learner(Protocol):
     def apply(self, gradients: Mapping[str, ndarray], hyper: Mapping[str, float]) -> float:
         """One optimiser step with gradients from anywhere; returns their norm before clipping."""
 
-    def weights(self) -> Weights:
-        """What a policy acts with: parameters and normalisation, as NumPy arrays."""
-
-    def set_aux(self, aux: Mapping[str, ndarray]) -> None:
-        """Add or replace arrays that act and loss see but that are not differentiated."""
-
     def set_weights(self, weights: Mapping[str, ndarray], version: int) -> None:
         """Replace the weights by another learner's; the optimiser's state stays.
 
@@ -68,12 +81,3 @@ class Learner(Protocol):
 
     def adopt(self, state: Mapping[str, Any]) -> None:
         """Replace the state by another learner's; counts as an update that can be rolled back."""
-
-    def rollback(self, version: int) -> None:
-        """Undo the newest update if its version is above this one: it was interrupted."""
-
-    def get_state(self) -> dict[str, Any]:
-        """Everything that the next update depends on: a tree of NumPy arrays and numbers."""
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state that ``get_state`` returned."""

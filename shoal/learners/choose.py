@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.algorithms.base import Algorithm, Model
+from shoal.algorithms.base import Differentiable, Model
 from shoal.config.config import Config
 from shoal.errors import ConfigError
 from shoal.learners.base import Learner
@@ -67,7 +67,7 @@ def preload(wanted: str) -> None:
 
 def create_learner(
     kind: str,
-    algorithm: Algorithm,
+    algorithm: Differentiable,
     model: Model,
     params: Mapping[str, ndarray],
     threads: int,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.algorithms.base import Algorithm, Metrics, Model, Params
+from shoal.algorithms.base import Differentiable, Metrics, Model, Params
 from shoal.learners.base import STEP, Reduce, Weights
 from shoal.learners.bfloat16 import rounded
 from shoal.learners.state import LearnerBase, minibatch, shareable
@@ -44,7 +44,7 @@ class JaxLearner(LearnerBase):
 
     def __init__(
         self,
-        algorithm: Algorithm,
+        algorithm: Differentiable,
         model: Model,
         params: Mapping[str, ndarray],
         threads: int = 1,

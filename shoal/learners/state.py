@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.algorithms.base import Algorithm, Metrics, Model, Params
+from shoal.algorithms.base import Differentiable, Metrics, Model, Params
 from shoal.errors import ShoalError
 from shoal.learners.base import STEP, Weights
 from shoal.ops.kernels import namespace
@@ -28,30 +28,24 @@ class LearnerState:
     targets: dict[str, Any] = field(default_factory=dict)  # target networks
 
 
-class LearnerBase:
+class Learned:
     """Holds the state of a learner, returns and replaces it, and rolls an update back.
 
-    ``put`` turns a dict of NumPy arrays into the framework's own, ``numpy`` turns it back.
+    ``what`` is learned, for messages. ``put`` turns a dict of NumPy arrays into the library's own,
+    ``numpy`` turns it back.
     """
 
     def __init__(
         self,
-        algorithm: Algorithm,
-        model: Model,
-        params: Mapping[str, ndarray],
+        what: str,
+        state: LearnerState,
         put: Callable[[Any], Any],
         numpy: Callable[[Mapping[str, Any]], Weights],
     ) -> None:
-        self.algorithm, self.model = algorithm, model
         self._put, self._numpy = put, numpy
-        frozen = model.net.frozen
-        trained = {k: x for k, x in params.items() if k not in frozen}
-        buffers = {k: x for k, x in params.items() if k in frozen}
-        # The optimiser's zeros are made in NumPy: in JAX each shape of them would be compiled.
-        optimiser, targets = algorithm.optimiser.init(trained), algorithm.targets(trained)
-        self._now = LearnerState(put(trained), put(optimiser), put(buffers), targets=put(targets))
+        self.what = what
+        self._now = state
         self._past = self._now  # before the newest update
-        self._follows = False  # whether it took weights of another learner
 
     @property
     def version(self) -> int:
@@ -67,30 +61,6 @@ class LearnerBase:
     def set_aux(self, aux: Mapping[str, ndarray]) -> None:
         if aux:
             self._now = replace(self._now, aux={**self._now.aux, **self._put(dict(aux))})
-
-    def set_weights(self, weights: Mapping[str, ndarray], version: int) -> None:
-        now = self._now
-        arrays = self._put(dict(weights))
-        params = {name: arrays.pop(name) for name in now.params}
-        targets = now.targets
-        if targets and self._follows:
-            targets = self._followed(params, range(now.version + 1, version + 1))
-        elif targets:  # the first weights: targets begin as a copy of them
-            targets = self._put(self.algorithm.targets(self._numpy(params)))
-        self._follows = True
-        self._past = self._now = replace(
-            now, params=params, aux=arrays, version=version, targets=targets
-        )
-
-    def _followed(self, params: Params, steps: range) -> Params:
-        """The targets after these gradient steps; ``params`` are those of the last step."""
-        targets = self._now.targets
-        for step in steps if targets else ():
-            targets = self._follow(params, targets, np.int32(step))
-        return targets
-
-    def _follow(self, params: Params, targets: Params, step: Any) -> Params:
-        return self.algorithm.after_step(params, targets, step)
 
     def adopt(self, state: Mapping[str, Any]) -> None:
         past = self._now
@@ -135,7 +105,7 @@ class LearnerBase:
             raise ShoalError(
                 f"training has diverged: the loss or its gradient is not finite in update "
                 f"{self.version + 1}",
-                f"{type(self.algorithm).__name__}, after {self.gradient_steps} gradient steps",
+                f"{self.what}, after {self.gradient_steps} gradient steps",
                 "lower algorithm.lr, or clip or normalise more: rewards or observations may be "
                 "large (rollout.scale_reward, rollout.normalise_obs)",
             )
@@ -144,6 +114,52 @@ class LearnerBase:
         version, steps = now.version + 1, now.gradient_steps + steps
         targets = now.targets if targets is None else targets
         self._now = LearnerState(params, optimiser, now.aux, version, steps, targets)
+
+
+class LearnerBase(Learned):
+    """A learner that differentiates, but for its array library."""
+
+    def __init__(
+        self,
+        algorithm: Differentiable,
+        model: Model,
+        params: Mapping[str, ndarray],
+        put: Callable[[Any], Any],
+        numpy: Callable[[Mapping[str, Any]], Weights],
+    ) -> None:
+        self.algorithm, self.model = algorithm, model
+        frozen = model.net.frozen
+        trained = {k: x for k, x in params.items() if k not in frozen}
+        buffers = {k: x for k, x in params.items() if k in frozen}
+        # The optimiser's zeros are made in NumPy: in JAX each shape of them would be compiled.
+        optimiser, targets = algorithm.optimiser.init(trained), algorithm.targets(trained)
+        state = LearnerState(put(trained), put(optimiser), put(buffers), targets=put(targets))
+        super().__init__(type(algorithm).__name__, state, put, numpy)
+        self._follows = False  # whether it took weights of another learner
+
+    def set_weights(self, weights: Mapping[str, ndarray], version: int) -> None:
+        now = self._now
+        arrays = self._put(dict(weights))
+        params = {name: arrays.pop(name) for name in now.params}
+        targets = now.targets
+        if targets and self._follows:
+            targets = self._followed(params, range(now.version + 1, version + 1))
+        elif targets:  # the first weights: targets begin as a copy of them
+            targets = self._put(self.algorithm.targets(self._numpy(params)))
+        self._follows = True
+        self._past = self._now = replace(
+            now, params=params, aux=arrays, version=version, targets=targets
+        )
+
+    def _followed(self, params: Params, steps: range) -> Params:
+        """The targets after these gradient steps; ``params`` are those of the last step."""
+        targets = self._now.targets
+        for step in steps if targets else ():
+            targets = self._follow(params, targets, np.int32(step))
+        return targets
+
+    def _follow(self, params: Params, targets: Params, step: Any) -> Params:
+        return self.algorithm.after_step(params, targets, step)
 
 
 def minibatch(batch: Batch, index: Any) -> Batch:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from shoal.algorithms.base import Algorithm, Metrics, Model, Params
+from shoal.algorithms.base import Differentiable, Metrics, Model, Params
 from shoal.learners.base import STEP, Reduce, Weights
 from shoal.learners.state import LearnerBase, minibatch, shareable
 from shoal.ops.packing import Packing, pack, shared, to_share, unpack
@@ -23,7 +23,7 @@ class TorchLearner(LearnerBase):
 
     def __init__(
         self,
-        algorithm: Algorithm,
+        algorithm: Differentiable,
         model: Model,
         params: Mapping[str, ndarray],
         threads: int = 1,

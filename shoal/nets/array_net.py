@@ -177,6 +177,25 @@ class ArrayNet:
             outs.append(out if free is None else append(xp, out, params[free]))
         return tuple(outs)
 
+    @property
+    def dense(self) -> bool:
+        """Whether it is made of matrix products only, so that ``each`` can be called."""
+        return not self._images and not self._cells
+
+    def each(
+        self, params: Mapping[str, Array], obs: Mapping[str, Array], heads: tuple[str, ...]
+    ) -> tuple[Array, ...]:
+        """What ``__call__`` computes, with parameters of their own for each row of ``obs``.
+
+        Those are ``[N, in, out]`` and ``[N, 1, out]`` instead of ``[in, out]`` and ``[out]``;
+        normalisation is the same for all. One batched matrix product for each layer.
+        """
+        xp = namespace(obs[self._path])
+        _, joined = self._inputs(xp, params, obs)
+        trunks = {self._heads[head][0].name: self._heads[head][0] for head in heads}
+        features = {name: trunk(xp, params, None, joined[:, None]) for name, trunk in trunks.items()}
+        return tuple(out[:, 0] for out in self._outputs(xp, params, features, heads))
+
     def _inputs(self, xp: Any, params: Any, obs: Mapping[str, Array]) -> tuple[Any, Any]:
         """Images by their paths, and the vector of all other leaves (None without any)."""
         images = {leaf.path: leaf(xp, params, obs[leaf.path]) for leaf in self._images}

@@ -7,19 +7,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from shoal.algorithms.base import Algorithm
+from shoal.algorithms.base import Algorithm, Model
 from shoal.config.bounds import check_bounds
+from shoal.config.config import Config
+from shoal.errors import ConfigError
 from shoal.fleet.base import Fleet
 from shoal.fleet.sample import Sample
-from shoal.learners.base import Learner
+from shoal.learners.base import Versioned, Weights
 from shoal.plans.run import Run
 
 LACKS = {
     "trajectories": "it learns from trajectories as they were sampled, not from single transitions",
     "replay": "it learns from transitions drawn again and again, and this plan remembers none",
     "on-policy": "it trains on what older weights sampled, and this algorithm does not correct it",
+    "returns": "it learns from the returns of perturbed weights, and this plan perturbs none",
     "epochs": "it takes several gradient steps on each batch, but here a worker takes one gradient",
 }
 
@@ -33,9 +36,10 @@ class Plan(ABC):
     name: str = "own"  # by which it is chosen and saved
     exact: ClassVar[bool] = False  # all wait for all, so that a run can be resumed bit for bit
     offers: ClassVar[frozenset[str]] = frozenset({"trajectories", "on-policy", "epochs"})
-    """Which of the ``needs`` of an algorithm it meets; "trajectories": of one that does not replay.
+    """Which of the ``needs`` of an algorithm it meets; "trajectories": of one with no other source.
     """
     replays: ClassVar[bool] = False  # the run itself holds the replay buffer, and saves it
+    probes: ClassVar[bool] = True  # normalisation has first moments, from random env steps
 
     def __post_init__(self) -> None:
         check_bounds(self, "plan.")
@@ -46,13 +50,21 @@ class Plan(ABC):
 
     def refuses(self, algorithm: type[Algorithm]) -> str | None:
         """Why this plan cannot run the algorithm; None when it can."""
-        needs = (
-            algorithm.needs if "replay" in algorithm.needs else algorithm.needs | {"trajectories"}
-        )
+        needs = algorithm.needs
+        if not needs & {"replay", "returns"}:
+            needs |= {"trajectories"}
         return next((why for need, why in LACKS.items() if need in needs - self.offers), None)
 
+    def conflict(self, config: Config) -> ConfigError | None:
+        """What is wrong with valid settings that cannot be together under this plan."""
+        return None
+
+    def learner(self, config: Config, model: Model, params: Weights) -> Versioned | None:
+        """What moves these parameters; None: a `Learner`, in the framework of the configuration."""
+        return None
+
     @abstractmethod
-    def run(self, fleet: Fleet, learner: Learner, run: Run) -> Generator[Update]:
+    def run(self, fleet: Fleet, learner: Any, run: Run) -> Generator[Update]:
         """Yield an ``Update`` after every update of the weights, without an end."""
 
 
@@ -87,7 +99,7 @@ class Update:
 class Tally:
     """The bookkeeping of a plan between two updates: work, episodes, and where the time went."""
 
-    def __init__(self, fleet: Fleet, learner: Learner, run: Run) -> None:
+    def __init__(self, fleet: Fleet, learner: Versioned, run: Run) -> None:
         self._fleet, self._learner, self._run = fleet, learner, run
         self.threads = 0  # members that work in threads of this process, if they do
         self._begin()

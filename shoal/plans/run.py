@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from shoal.algorithms.base import Algorithm
 from shoal.config.replay import Replay
 from shoal.config.schedule import at
 from shoal.fleet.sample import Sample
@@ -37,7 +36,7 @@ class Counters(Replayed):
 class Run:
     """The moving parts of a run that are neither in workers nor in the learner."""
 
-    algorithm: Algorithm
+    algorithm: Any  # an ``Algorithm`` of the kind that the plan runs
     rng: np.random.Generator
     total_env_steps: int | None  # of the whole run, where it is known: what annealing refers to
     counters: Counters = field(default_factory=Counters)
@@ -60,7 +59,7 @@ class Run:
 
     def hyper(self) -> dict[str, float]:
         """The algorithm's annealed hyperparameters, now; and replay's."""
-        hyper = self.algorithm.hyper(self.progress)
+        hyper: dict[str, float] = self.algorithm.hyper(self.progress)
         if self.remembers and self.replay.alpha:
             hyper["beta"] = at(self.replay.beta, self.progress)
         return hyper
@@ -78,7 +77,7 @@ class Run:
     def aux(self) -> dict[str, ndarray]:
         """What policies act with besides the parameters, now."""
         exploration = self.algorithm.exploration(self.counters.env_steps, self.slots)
-        return self.normalisation() | exploration
+        return {**self.normalisation(), **exploration}
 
     def observe(self, moments: dict[str, Moments]) -> None:
         """Merge what a worker saw into the run's moments; exact, whatever the order."""
@@ -103,7 +102,8 @@ class Run:
         """
         out: dict[str, ndarray] = {}
         for name, moments in self.moments.items():
-            out[f"norm/{name}/std"] = np.asarray(moments.std(), np.float32)
+            std = moments.std() if name == OWN else self.algorithm.deviation(moments)
+            out[f"norm/{name}/std"] = np.asarray(std, np.float32)
             if name != OWN:
                 mean = moments.mean - self.origins.get(name, 0.0)
                 out[f"norm/{name}/mean"] = np.asarray(mean, np.float32)

@@ -7,7 +7,7 @@ from inspect import GEN_RUNNING, getgeneratorstate
 from typing import Any
 
 from shoal.fleet.base import Fleet
-from shoal.learners.base import Learner
+from shoal.learners.base import Versioned
 from shoal.plans.base import Plan, Update
 from shoal.plans.run import Run
 from shoal.process import interrupts
@@ -26,7 +26,7 @@ class Updates:
     """
 
     def __init__(
-        self, plan: Plan, fleet: Fleet, learner: Learner, run: Run, *, measures: bool
+        self, plan: Plan, fleet: Fleet, learner: Versioned, run: Run, *, measures: bool
     ) -> None:
         self._plan, self._fleet, self._learner, self._run = plan, fleet, learner, run
         self._measures = measures
@@ -73,7 +73,7 @@ class Updates:
     def _start(self) -> Generator[Update]:
         """The plan's updates; before them, the first moments where normalisation has none yet."""
         run, counters = self._run, self._run.counters
-        if self._measures and not run.moments:
+        if self._measures and self._plan.probes and not run.moments:
             for _, sample in self._fleet.map("probe", PROBE_STEPS):
                 run.observe(sample.moments)
                 counters.env_steps += sample.env_steps

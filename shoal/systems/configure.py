@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import fields as dataclass_fields
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from fnmatch import fnmatchcase
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from shoal.config.settings import find, merge, name_of, normal, route
 from shoal.config.trust import absolute, admit, unasked
 from shoal.envs import best_return
 from shoal.errors import ConfigError
-from shoal.systems.table import default_config, made, row_of, unread, with_plan
+from shoal.systems.table import SYSTEMS, default_config, made, reads, row_of, unread, with_plan
 
 log = logging.getLogger("shoal.systems.configure")
 
@@ -181,7 +182,10 @@ def refuse_impossible(config: Config) -> None:
             None,
             "`shoal systems` shows what runs under what",
         )
-    rollout, size = config.rollout, config.algorithm.minibatch_size or 1
+    conflict = config.plan.conflict(config)
+    if conflict is not None:
+        raise conflict
+    rollout, size = config.rollout, getattr(config.algorithm, "minibatch_size", None) or 1
     rows = rollout.fragment_length * rollout.envs_per_worker * max(rollout.workers, 1)
     if size > rows:
         raise ConfigError(
@@ -247,7 +251,7 @@ def _annealed(config: Config) -> dict[str, Linear]:
     return {
         f"{group}.{f.name}": value
         for group, settings in groups.items()
-        if group not in unread(config)
+        if reads(config, group)
         for f in dataclass_fields(settings)
         if isinstance(value := getattr(settings, f.name), Linear)
     }
@@ -255,13 +259,18 @@ def _annealed(config: Config) -> dict[str, Linear]:
 
 def _refuse_unread(config: Config, start: Config, where: str | None) -> None:
     """Raise ConfigError if a setting was changed that nothing reads."""
-    for group, why in unread(config).items():
-        new, old = getattr(config, group), getattr(start, group)
-        for f in dataclass_fields(new):
-            value = getattr(new, f.name)
-            if value != getattr(old, f.name):
-                raise ConfigError(
-                    f"{group}.{f.name} is {value}, but nothing reads it: {why}",
-                    where,
-                    "leave it out, or choose a system that reads it, for example dqn",
-                )
+    for name, why in unread(config).items():
+        new, old = (attrgetter(name)(each) for each in (config, start))
+        names = [f.name for f in dataclass_fields(new)] if is_dataclass(new) else []
+        changed = {
+            f"{name}.{k}": getattr(new, k) for k in names if getattr(new, k) != getattr(old, k)
+        }
+        if not names and new != old:
+            changed = {name: new}
+        for path, value in changed.items():
+            other = next(row.name for row in SYSTEMS.values() if reads(row, path))
+            raise ConfigError(
+                f"{path} is {value}, but nothing reads it: {why}",
+                where,
+                f"leave it out, or choose a system that reads it, for example {other}",
+            )

@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from shoal.algorithms.base import Algorithm
+from shoal.algorithms.base import Algorithm, Differentiable
+from shoal.algorithms.evolved import Evolved
 from shoal.checkpoint import files as checkpoint
 from shoal.config.config import Config, Rollout
 from shoal.config.settings import find, is_ours, merge, name_of, route
@@ -16,7 +17,7 @@ from shoal.errors import ConfigError
 from shoal.systems.configure import change
 from shoal.systems.table import default_config, made, system, with_plan
 
-ACTING = {"model", "init", "act", "memory"}  # what a policy calls of its algorithm
+ACTING = {"model", "init", "act", "memory", "actions"}  # what a policy calls of its algorithm
 
 
 def own_policy(algorithm: Any) -> bool:
@@ -27,7 +28,8 @@ def own_policy(algorithm: Any) -> bool:
     cls = type(algorithm)
     own = [each for each in cls.__mro__ if issubclass(each, Algorithm) and not is_ours(each)]
     defined = {name for each in own for name in vars(each) if not name.startswith("_")}
-    return bool(defined - {f.name for f in fields(cls)} - (set(dir(Algorithm)) - ACTING))
+    learning = {*dir(Differentiable), *dir(Evolved)} - ACTING
+    return bool(defined - {f.name for f in fields(cls)} - learning)
 
 
 @dataclass(frozen=True)

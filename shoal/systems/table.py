@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from shoal.algorithms.a2c import A2C
 from shoal.algorithms.appo import APPO
+from shoal.algorithms.ars import ARS
 from shoal.algorithms.base import Algorithm
 from shoal.algorithms.ddpg import DDPG, TD3
 from shoal.algorithms.dqn import DQN
+from shoal.algorithms.es import ES
 from shoal.algorithms.pg import PG
 from shoal.algorithms.ppo import PPO
 from shoal.algorithms.sac import SAC
@@ -23,6 +25,7 @@ from shoal.plans.allreduce import Allreduce
 from shoal.plans.async_gradients import AsyncGradients
 from shoal.plans.async_replay import AsyncReplay
 from shoal.plans.async_samples import AsyncSamples
+from shoal.plans.evolution import Evolution
 from shoal.plans.parameter_server import ParameterServer
 from shoal.plans.sync_replay import SyncReplay
 from shoal.plans.sync_samples import SyncSamples
@@ -170,6 +173,20 @@ SYSTEMS = {
             Rollout(workers=2, envs_per_worker=8, fragment_length=1),
             "Nair et al. 2015 (arXiv:1507.04296)",
         ),
+        System(
+            "es",
+            ES(),
+            Evolution(),
+            Rollout(envs_per_worker=16, normalise_obs=True),
+            "Salimans et al. 2017 (arXiv:1703.03864)",
+        ),
+        System(
+            "ars",
+            ARS(),
+            Evolution(),
+            Rollout(envs_per_worker=8, normalise_obs=True),
+            "Mania et al. 2018 (arXiv:1803.07055)",
+        ),
     )
 }
 PLANS = (
@@ -180,6 +197,7 @@ PLANS = (
     AsyncGradients,
     AsyncSamples,
     ParameterServer,
+    Evolution,
 )
 
 
@@ -199,7 +217,8 @@ def row_of(algorithm: Any) -> System:
     """The row with the defaults of an algorithm: that of the nearest class it derives from.
 
     A class that derives from none of the table's has a row of its own, under its "module:Name": it
-    runs under ``sync_replay`` if it needs a replay buffer, else under ``sync_samples``.
+    runs under ``sync_replay`` if it needs a replay buffer, under ``evolution`` if it learns from
+    returns, else under ``sync_samples``.
 
     Raises ConfigError for what is no ``Algorithm``.
     """
@@ -212,7 +231,8 @@ def row_of(algorithm: Any) -> System:
         )
     rows = [r for r in SYSTEMS.values() if isinstance(algorithm, type(r.algorithm))]
     if not rows:
-        plan = SyncReplay() if "replay" in algorithm.needs else SyncSamples()
+        needs, plan = algorithm.needs, cast(Any, SyncSamples())
+        plan = SyncReplay() if "replay" in needs else Evolution() if "returns" in needs else plan
         return System(name_of(algorithm), algorithm, plan, Rollout(), "")
     line = type(algorithm).__mro__
     return min(rows, key=lambda r: line.index(type(r.algorithm)))
@@ -279,9 +299,22 @@ def matrix() -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def unread(config: Config) -> dict[str, str]:
-    """Groups of settings that this algorithm does not read, and why not."""
-    if "replay" in config.algorithm.needs:
+def unread(config: Config | System) -> dict[str, str]:
+    """Groups of settings, and single ones, that this algorithm does not read, and why not."""
+    name, needs = type(config.algorithm).__name__, config.algorithm.needs
+    if "replay" in needs:
         return {}
-    name = type(config.algorithm).__name__
-    return {"replay": f"{name} learns from trajectories, without a replay buffer"}
+    if "returns" not in needs:
+        return {"replay": f"{name} learns from trajectories, without a replay buffer"}
+    whole = f"{name} learns from the returns of whole episodes, as they are"
+    names = "fragment_length", "scale_reward", "clip_reward"
+    return {
+        "replay": f"{name} learns from returns, without a replay buffer",
+        **{f"rollout.{name}": whole for name in names},
+        **{k: f"{name} has no gradient to compute" for k in ("learner", "precision")},
+    }
+
+
+def reads(config: Config | System, path: str) -> bool:
+    """Whether this algorithm reads the setting at that path."""
+    return not any(path == name or path.startswith(f"{name}.") for name in unread(config))

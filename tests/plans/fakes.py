@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.algorithms.base import Algorithm
+from shoal.algorithms.base import Differentiable
 from shoal.fleet.base import Fleet, Make, Stats, Stream, no_args
 from shoal.fleet.learning import Gradient
 from shoal.fleet.local import LocalFleet
@@ -102,7 +102,7 @@ class FakeLearner:
 
 
 @dataclass(frozen=True)
-class FakeAlgorithm(Algorithm):
+class FakeAlgorithm(Differentiable):
     """Only what plans ask of an algorithm."""
 
     gamma: float = 0.99

@@ -1,0 +1,197 @@
+"""Does a generation come to the same step, whoever evaluates it and whatever happens meanwhile?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict, Discrete
+
+import shoal
+from shoal.errors import ConfigError
+from tests.worlds import difference
+
+SMALL = {"table_size": 100_000, "directions": 10, "envs_per_worker": 4}
+
+
+def trained(system: Any = "es", env: Any = "CartPole-v1", generations: int = 3, **fields: Any) -> Any:
+    """The weights, counters and reports after some generations."""
+    settings = {**SMALL, "report_every": 1, **fields}
+    with shoal.Trainer(system, env, **settings) as trainer:
+        reports = [trainer.train() for _ in range(generations)]
+        return trainer.learner.get_state(), trainer.run.get_state(), reports
+
+
+@pytest.mark.parametrize("system", ["es", "ars"])
+@pytest.mark.parametrize("slots", [4, 8])  # a loop over copies; the environment's vector form
+def test_any_number_of_workers_takes_the_same_steps(system: str, slots: int) -> None:
+    alone = trained(system, envs_per_worker=slots)
+    for workers in (2, 4):
+        more = trained(system, envs_per_worker=slots, workers=workers, in_process=True)
+        assert not difference(alone[0], more[0])
+        assert not difference(alone[1], more[1])
+
+
+def test_weights_that_are_sent_are_those_that_workers_make_themselves() -> None:
+    rebuilt, sent = (trained(rebuild=x, workers=2, in_process=True) for x in (True, False))
+    assert not difference(rebuilt[0], sent[0])
+
+
+@pytest.mark.parametrize("system", ["es", "ars"])
+def test_resuming_takes_the_same_steps(system: str, tmp_path: Path) -> None:
+    fields = {**SMALL, "report_every": 1, "cap": 20} if system == "es" else {**SMALL}
+    fields["report_every"] = 1
+    with shoal.Trainer(system, "CartPole-v1", **fields) as trainer:
+        for _ in range(3):
+            trainer.train()
+        trainer.save(tmp_path)
+        for _ in range(3):
+            trainer.train()
+        whole = trainer.learner.get_state(), trainer.run.get_state()
+    with shoal.Trainer.restore(tmp_path) as trainer:
+        for _ in range(3):
+            trainer.train()
+        assert not difference(whole[0], trainer.learner.get_state())
+        assert not difference(whole[1], trainer.run.get_state())
+
+
+def test_an_interrupted_generation_is_taken_again() -> None:
+    whole = trained(generations=4)[0]
+    with shoal.Trainer("es", "CartPole-v1", report_every=1, **SMALL) as trainer:
+        trainer.train()
+        learner, weigh = trainer.learner, shoal.ES.weigh
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="now"):
+
+            def fail(*args: Any) -> Any:
+                raise RuntimeError("now")
+
+            patch.setattr(shoal.ES, "weigh", fail)
+            trainer.train()
+        assert shoal.ES.weigh is weigh
+        for _ in range(3):
+            trainer.train()
+        assert not difference(whole, learner.get_state())
+
+
+def test_sampled_is_trained_and_evaluated() -> None:
+    _, run, reports = trained(generations=5, evaluation_share=0.2)
+    counters = run["counters"]
+    assert counters["env_steps"] == counters["trained_steps"] + counters["dropped_steps"]
+    assert counters["dropped_steps"] > 0  # the episodes of the weights as they are
+    assert counters["episodes"] == 5 * 2 * SMALL["directions"]
+    assert reports[-1]["evaluated/return_mean"] > 0
+
+
+class Still(gymnasium.Env[Any, Any]):
+    """Every episode returns the same, whatever is done."""
+
+    observation_space = Box(-1.0, 1.0, (2,), np.float32)
+    action_space = Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        self.t += 1
+        return np.zeros(2, np.float32), 1.0, self.t == 3, False, {}
+
+
+@pytest.mark.parametrize("system", ["es", "ars"])
+def test_flat_returns_move_nothing(system: str) -> None:
+    first, last = (trained(system, Still, generations=n)[0] for n in (1, 4))
+    assert not difference(first["params"], last["params"])
+    assert last["version"] == 4
+    assert last["gradient_steps"] == 0
+
+
+class Broken(Still):
+    """Returns no number in its second step, if its episode's seed is odd."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        self.odd = bool((seed or 0) % 2)
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> Any:
+        obs, _, terminated, truncated, info = super().step(action)
+        return obs, np.nan if self.odd and self.t == 2 else 1.0, terminated, truncated, info
+
+
+def test_a_return_that_is_no_number_is_named_with_seed_and_index() -> None:
+    with pytest.raises(shoal.errors.EnvError, match="reward is nan") as caught:
+        trained("es", Broken)
+    notes = "\n".join(caught.value.__notes__)
+    assert "episode seed" in notes
+    assert "generation 0, " in notes
+    assert "of the noise table" in notes
+
+
+class Nested(Still):
+    """A Dict of numbers, a choice and an image; actions are choices."""
+
+    observation_space = Dict(
+        {
+            "x": Box(-1.0, 1.0, (2,), np.float64),
+            "n": Discrete(3),
+            "image": Box(0, 255, (1, 36, 36), np.uint8),
+        }
+    )
+    action_space = Discrete(3, start=1)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action)
+        _, _, over, _, _ = super().step(action)
+        return self.observation_space.sample(), float(action), over, False, {}
+
+
+@pytest.mark.parametrize("system", ["es", "ars"])
+def test_dict_observations_and_choices_learn_save_and_act(system: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {**SMALL, "report_every": 1, "table_size": 3_000_000}
+    with shoal.Trainer(system, Nested, **settings) as trainer:
+        trainer.train()
+        trainer.save(tmp_path)
+        own = trainer.policy
+    world, loaded = Nested(), shoal.load(tmp_path)
+    obs, _ = world.reset(seed=0)
+    for _ in range(3):
+        assert own.act(obs) == loaded.act(obs)
+        obs, *_ = world.step(own.act(obs))
+
+
+def test_bins_take_only_their_values() -> None:
+    seen = []
+
+    class Watched(Still):
+        def step(self, action: Any) -> Any:
+            seen.append(float(action[0]))
+            return super().step(action)
+
+    trained("es", Watched, bins=3, action_noise=0.0)
+    assert set(seen) <= {-1.0, 0.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    ("system", "fields", "match"),
+    [
+        ("es", {"envs_per_worker": 3}, "envs_per_worker is 3"),
+        ("es", {"table_size": 10}, "table_size is 10"),
+        ("es", {"learner": "torch"}, "learner is torch, but nothing reads it"),
+        ("es", {"fragment_length": 7}, "fragment_length is 7, but nothing reads it"),
+        ("es", {"shaping": "none"}, "shaping is 'none'"),
+        ("ars", {"top": 9}, "top is 9"),
+        ("es", {"plan": "sync_samples"}, "ES does not run under sync_samples"),
+        ("ppo", {"plan": "evolution"}, "PPO does not run under evolution"),
+    ],
+)
+def test_what_cannot_be_is_refused(system: str, fields: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        shoal.Trainer(system, "CartPole-v1", **fields)
