@@ -38,7 +38,11 @@ BOXES = {
     "act": Box(1, 2, "act", "action and records", "shoal.algorithms.base:Algorithm.act"),
     "trajectory": Box(2, 2, "trajectory", "T steps of B slots", "shoal.trajectory:Trajectory"),
     "postprocess": Box(
-        3, 2, "postprocess", "trajectory to batch", "shoal.algorithms.base:Differentiable.postprocess"
+        3,
+        2,
+        "postprocess",
+        "trajectory to batch",
+        "shoal.algorithms.base:Differentiable.postprocess",
     ),
     "plan": Box(4, 2, "plan", "who waits for whom", "shoal.plans.base:Plan.run"),
     "replay": Box(4.5, 3, "replay buffer", "if the plan replays", "shoal.replay.buffer:Buffer"),

@@ -79,14 +79,19 @@ REFUSED = {
 ROWS = list(SYSTEMS.values())[::-1]  # of several systems of an algorithm the first
 ALGORITHMS = {type(row.algorithm).__name__: row.algorithm for row in ROWS}
 REPLAYING = {"DQN", "DDPG", "TD3", "SAC"}
+EVOLVED = {"ES", "ARS"}
 for plan in ("sync_replay", "async_replay"):
     REFUSED |= {(name, plan): "single transitions" for name in ALGORITHMS if name not in REPLAYING}
 for plan in ("sync_samples", "async_samples", "allreduce"):
     REFUSED |= {(name, plan): "remembers none" for name in REPLAYING}
+REFUSED |= {(name, "evolution"): "gradients of a loss" for name in ALGORITHMS}
+REFUSED |= {(name, p().name): "perturbs none" for name in EVOLVED for p in PLANS}
+for name in EVOLVED:
+    del REFUSED[name, "evolution"]
 
 
 def test_the_matrix_refuses_these_and_no_others() -> None:
-    assert len(matrix()) == 63
+    assert len(matrix()) == 88
     reasons = {(algorithm, plan): why for algorithm, plan, _, why in matrix() if why}
     assert reasons.keys() == REFUSED.keys()
     assert all(REFUSED[pair] in why for pair, why in reasons.items())
@@ -104,6 +109,8 @@ def test_what_cannot_be_is_refused_before_anything_starts(algorithm: Any, plan: 
         "network": TINY,
         "learner": "torch",
     }
+    if pair[0] in EVOLVED:
+        small = {"envs_per_worker": 2, "network": TINY}
     if pair[0] in REPLAYING:
         small |= {"batch_size": 16, "warmup": 64, "replay_ratio": 1.0}
     floats = pair[0] in ("DDPG", "TD3")  # which act in floats alone

@@ -14,6 +14,7 @@ import numpy as np
 
 from shoal.algorithms.base import Algorithm, Model, Params, Records
 from shoal.config.schedule import Schedule
+from shoal.errors import NetworkError
 from shoal.nets.base import Build, Head
 from shoal.ops import distributions
 from shoal.ops.deterministic import Plain
@@ -38,8 +39,11 @@ class Evolved(Algorithm):
     def model(self, spaces: Spaces, build: Build) -> Model:
         """One head: logits of which the highest is taken, or the numbers of the action itself."""
         dist: Any = self.actions(spaces)
-        heads = {"pi": Head(dist.n_out, gain=0.01)}
-        return Model(spaces, build(self.network, spaces, heads), dist)
+        net = build(self.network, spaces, {"pi": Head(dist.n_out, gain=0.01)})
+        if net.memory:
+            what = f"{type(self).__name__} perturbs feed-forward networks, and this one remembers"
+            raise NetworkError(what, None, "leave the network's memory out")
+        return Model(spaces, net, dist)
 
     def actions(self, spaces: Spaces) -> Any:
         """How the network's output becomes an action."""

@@ -193,7 +193,9 @@ class ArrayNet:
         xp = namespace(obs[self._path])
         _, joined = self._inputs(xp, params, obs)
         trunks = {self._heads[head][0].name: self._heads[head][0] for head in heads}
-        features = {name: trunk(xp, params, None, joined[:, None]) for name, trunk in trunks.items()}
+        features = {
+            name: trunk(xp, params, None, joined[:, None]) for name, trunk in trunks.items()
+        }
         return tuple(out[:, 0] for out in self._outputs(xp, params, features, heads))
 
     def _inputs(self, xp: Any, params: Any, obs: Mapping[str, Array]) -> tuple[Any, Any]:

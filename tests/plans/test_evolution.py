@@ -17,7 +17,9 @@ from tests.worlds import difference
 SMALL = {"table_size": 100_000, "directions": 10, "envs_per_worker": 4}
 
 
-def trained(system: Any = "es", env: Any = "CartPole-v1", generations: int = 3, **fields: Any) -> Any:
+def trained(
+    system: Any = "es", env: Any = "CartPole-v1", generations: int = 3, **fields: Any
+) -> Any:
     """The weights, counters and reports after some generations."""
     settings = {**SMALL, "report_every": 1, **fields}
     with shoal.Trainer(system, env, **settings) as trainer:
