@@ -13,7 +13,7 @@ import numpy as np
 
 from shoal.algorithms.base import Model
 from shoal.algorithms.evolved import Evolved, is_linear
-from shoal.config.bounds import check, setting
+from shoal.config.bounds import require, setting
 from shoal.config.schedule import Schedule
 from shoal.nets.network import Network
 from shoal.ops.evolution import search_weights
@@ -43,7 +43,7 @@ class ARS(Evolved):
     def __post_init__(self) -> None:
         super().__post_init__()
         wanted = f"at most algorithm.directions, {self.directions}"
-        check(self.top is None or self.top <= self.directions, "algorithm.top", self.top, wanted)
+        require(self.top is None or self.top <= self.directions, "algorithm.top", self.top, wanted)
 
     def init(self, model: Model, rng: np.random.Generator) -> dict[str, ndarray]:
         """Zeros, as the paper begins; with hidden layers these would stay zeros."""

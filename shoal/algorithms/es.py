@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from shoal.algorithms.evolved import Evolved
-from shoal.config.bounds import check, setting
+from shoal.config.bounds import require, setting
 from shoal.config.schedule import Schedule
 from shoal.errors import SpaceError
 from shoal.nets.network import Network
@@ -45,7 +45,7 @@ class ES(Evolved):
     def __post_init__(self) -> None:
         super().__post_init__()
         names = get_args(Shaping)
-        check(self.shaping in names, "algorithm.shaping", self.shaping, f"one of {names}")
+        require(self.shaping in names, "algorithm.shaping", self.shaping, f"one of {names}")
 
     def actions(self, spaces: Spaces) -> Any:
         """How the network's output becomes an action. Raises SpaceError for bins without bounds."""
