@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from shoal.config.trust import absolute
-from shoal.envs import VectorEnv, make_for_evaluation, rendering
+from shoal.envs import VectorEnv, make_for_evaluation, rendering, seen
 from shoal.envs.base import ENDLESS
 from shoal.errors import EnvError, ShoalError, SpaceError
 from shoal.policy import Policy
@@ -41,7 +41,8 @@ def evaluate(
     which samples actions instead of taking the most likely ones.
 
     Args:
-        policy: what acts; its spaces must be those of the environment.
+        policy: what acts; its spaces must be those of the environment, of which it sees what its
+            view shows.
         env, env_kwargs: as for ``Trainer``; a constructor's ``worker_index`` is -1.
         video: a file (.mp4 or .gif) for the frames of the first ``video_episodes`` episodes, which
             one copy then plays alone, before the others begin.
@@ -75,6 +76,7 @@ def evaluate(
         )
         try:
             _check_spaces(policy, world)
+            world = seen(world, policy.view)
             played.extend(_play(policy, world, last - first, stream, film, progress, played))
         finally:
             world.close()

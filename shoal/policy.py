@@ -11,25 +11,38 @@ import numpy as np
 from shoal.algorithms.base import Algorithm, Model
 from shoal.algorithms.memory import Memory
 from shoal.checkpoint import files as checkpoint
-from shoal.errors import CheckpointError
+from shoal.errors import CheckpointError, SpaceError
 from shoal.nets.factory import build
 from shoal.spaces.base import Spaces
 from shoal.spaces.gym import GymSpaces
+from shoal.spaces.view import View
 from shoal.systems.saved import Saved
 from shoal.trajectory import Obs, ndarray
+
+ALL = View()
 
 
 class Policy:
     """Acts on observations as its environment gives them.
 
-    It holds everything that acting takes: weights, normalisation, action masks, rescaling.
+    It holds everything that acting takes: weights, normalisation, action masks, rescaling, and the
+    view of an environment of these ``spaces`` that it was trained with. What it remembers, and its
+    previous action, belong to the episode: call ``reset`` when another one begins.
     """
 
     def __init__(
-        self, algorithm: Algorithm, spaces: Spaces, weights: Mapping[str, ndarray], seed: int = 0
+        self,
+        algorithm: Algorithm,
+        spaces: Spaces,
+        weights: Mapping[str, ndarray],
+        seed: int = 0,
+        view: View = ALL,
     ) -> None:
-        self.algorithm, self.spaces = algorithm, spaces
-        self.model: Model = algorithm.model(spaces, build)
+        self.algorithm, self.spaces, self.view = algorithm, spaces, view
+        self._lens = view.of(spaces)
+        self.model: Model = algorithm.model(self._lens.spaces, build)
+        self._taken: ndarray | None = None  # the last action in policy form, since the last reset
+        self._begins: ndarray | None = None  # where an episode has begun since, bool [...]
         self._memory = Memory(algorithm, self.model)
         self._remembered: Obs = {}  # since the last reset
         # If each environment explores in its own way, the policy explores as the first does.
@@ -41,20 +54,55 @@ class Policy:
         size = sum(x.size for name, x in self.weights.items() if name in self.model.net.shapes())
         return f"<Policy: {type(self.algorithm).__name__}, {size:,} weights>"
 
-    def act(self, obs: Any, *, explore: bool = False, action_mask: Any = None) -> Any:
+    def act(
+        self, obs: Any, *, reward: Any = None, explore: bool = False, action_mask: Any = None
+    ) -> Any:
         """The action, ready for ``env.step``, for one observation or a batch of them.
 
         ``obs`` is in the environment's own form (an array, or a dict or tuple of them), with any
-        leading axes. ``explore=False`` takes the most likely action, True samples. ``action_mask``
-        is that of ``info``, if the environment gives it there: bool [..., choices], or a tuple of
-        one for each component. The action has the space's shape and dtype; one of a Discrete space
-        is an int.
+        leading axes. ``reward`` is what the action before it earned, of the same axes; it must be
+        given, after an episode's first step, to a policy that was trained with the previous action
+        and reward (``rollout.previous``); others ignore it. ``explore=False`` takes the most likely
+        action, True samples. ``action_mask`` is that of ``info``, if the environment gives it
+        there: bool [..., choices], or a tuple of one for each component. The action has the space's
+        shape and dtype; one of a Discrete space is an int.
+
+        Raises SpaceError for an observation that does not fit, and for a reward that is missing.
         """
         flat = self.spaces.flatten(obs)
         if action_mask is not None:
             flat["action_mask"] = self.spaces.flatten_mask(action_mask)
-        action = self.spaces.to_env(self.choose(flat, self.rng if explore else None))
+        flat = self._seen(flat, reward)
+        chosen = self.choose(flat, self.rng if explore else None)
+        if self.view.previous:
+            self._taken, self._begins = chosen, np.zeros(_axes(self.model.spaces, flat), bool)
+        action = self.spaces.to_env(chosen)
         return int(action) if self.spaces.action_kind == "discrete" and not action.ndim else action
+
+    def _seen(self, flat: Obs, reward: Any) -> Obs:
+        """The view of these observations, with the previous action and reward if it has them."""
+        if not self.view:
+            return flat
+        seen = self._lens(flat)
+        if not self.view.previous:
+            return seen
+        axes = _axes(self.spaces, flat)
+        if self._begins is None or self._begins.shape != axes:
+            self._taken, self._begins = None, np.ones(axes, bool)  # episodes begin
+        if self._taken is None or self._begins.all():
+            return {**seen, **self._lens.initial(axes)}
+        if reward is None or np.shape(reward) != axes:
+            given = "not given" if reward is None else f"given with the shape {np.shape(reward)}"
+            raise SpaceError(
+                f"the policy sees the previous reward, which was {given}",
+                "Policy.act",
+                f"policy.act(obs, reward=...), of shape {axes}; policy.reset() where an episode "
+                "begins",
+            )
+        previous = self._lens.previous(self._taken, reward)
+        for x in previous.values():
+            x[self._begins] = 0
+        return {**seen, **previous}
 
     def choose(
         self,
@@ -63,12 +111,11 @@ class Policy:
     ) -> ndarray:
         """Actions in policy form (see ``shoal.spaces.base``) for ``{leaf: [..., *shape]}``.
 
-        The most likely ones; with ``rng``, samples. If each of a batch has a generator of its own,
-        its samples do not depend on the others.
+        ``obs`` is what the policy's view shows of observations (``view.of(spaces)``). The actions
+        are the most likely ones; with ``rng``, samples. If each of a batch has a generator of its
+        own, its samples do not depend on the others.
         """
-        first = self.spaces.leaves[0]
-        x = obs[first.path]
-        axes = x.shape[: x.ndim - len(first.shape)]
+        axes = _axes(self.model.spaces, obs)
         dist, noise = self.model.dist, None
         if isinstance(rng, np.random.Generator):
             noise = dist.noise(rng, axes)
@@ -76,7 +123,8 @@ class Policy:
             noise = np.stack([dist.noise(each, ()) for each in rng])
         if self._memory:
             kept = self._remembered
-            if any(x.shape[: len(axes)] != axes for x in kept.values()) or not kept:
+            shapes = {path: (*axes, *x.shape) for path, x in self._memory.initial.items()}
+            if {path: x.shape for path, x in kept.items()} != shapes:
                 kept = self._memory.begin(axes)
             obs = {**obs, **kept}
         action, records = self.algorithm.act(self.model, self.weights, obs, noise)
@@ -87,13 +135,24 @@ class Policy:
         """Forget what was seen: call it when an episode begins.
 
         With a batch of environments, ``slots`` (bool, the batch's shape) are those whose episode
-        begins; None is all. Without memory in the policy it does nothing. A batch of another shape
-        begins with a new memory by itself.
+        begins; None is all. Without memory in the policy, or a view of its previous action, it does
+        nothing. A batch of another shape begins anew by itself.
         """
         if slots is None:
-            self._remembered = {}
-        elif self._remembered:
-            self._remembered = self._memory.reset(self._remembered, np.asarray(slots, bool))
+            self._remembered, self._begins = {}, None
+            return
+        slots = np.asarray(slots, bool)
+        if self._remembered:
+            self._remembered = self._memory.reset(self._remembered, slots)
+        if self._begins is not None:
+            self._begins = self._begins | slots
+
+
+def _axes(spaces: Spaces, flat: Mapping[str, ndarray]) -> tuple[int, ...]:
+    """Leading axes of observations."""
+    first = spaces.leaves[0]
+    x = flat[first.path]
+    return x.shape[: x.ndim - len(first.shape)]
 
 
 def load(
@@ -123,7 +182,7 @@ def policy_of(
     with checkpoint.blame(saved.path):
         spaces, seed = GymSpaces.from_json(saved.meta["spaces"]), saved.meta["config"]["seed"]
         weights = {**state["learner"]["aux"], **state["learner"]["params"]}
-        policy = Policy(found, spaces, weights, seed)
+        policy = Policy(found, spaces, weights, seed, View(**saved.view()))
     expected = policy.model.net.shapes()
     shapes = {name: weights[name].shape for name in expected if name in weights}
     if shapes != expected:

@@ -29,6 +29,7 @@ from shoal.policy import Policy
 from shoal.process import interrupts
 from shoal.replay.settings import saved as saves
 from shoal.spaces.base import Spaces
+from shoal.spaces.view import View
 from shoal.systems.configure import configure
 from shoal.systems.saved import Saved, own_policy
 
@@ -88,7 +89,9 @@ class Trainer:
     def _join(self) -> None:
         """What the workers' environments decide: spaces, model, learner."""
         config, algorithm = self.config, self.config.algorithm
-        self.spaces: Spaces = results(self.fleet.map("get_spaces"))[0]
+        self._own_spaces: Spaces = results(self.fleet.map("get_spaces"))[0]
+        self.view = View(config.rollout.hide, config.rollout.previous)
+        self.spaces = self.view.of(self._own_spaces).spaces  # as the policy sees them
         self.model = algorithm.model(self.spaces, build)
         self.run = create_run(config, self.model, self.fleet)
         self.recorder = Recorder()
@@ -188,7 +191,13 @@ class Trainer:
     @property
     def policy(self) -> Policy:
         """The policy as it is now."""
-        return Policy(self.config.algorithm, self.spaces, self.learner.weights(), self.config.seed)
+        return Policy(
+            self.config.algorithm,
+            self._own_spaces,
+            self.learner.weights(),
+            self.config.seed,
+            self.view,
+        )
 
     def evaluate(
         self, episodes: int = 10, seed: int | None = None, *, explore: bool = False
@@ -228,7 +237,7 @@ class Trainer:
             "system": self.config.system,
             "own_policy": own_policy(self.config.algorithm),
             "config": to_dict(self.config),
-            "spaces": self.spaces.to_json(),
+            "spaces": self._own_spaces.to_json(),
             "counters": asdict(self.run.counters),
             "learner": self.framework,
         }
@@ -275,15 +284,22 @@ class Trainer:
         state, meta = checkpoint.load(Path(path))
         saved = Saved(path, meta, trust)
         config = saved.config(env=env, network=network, algorithm=algorithm, plan=plan)
+        view = View(config.rollout.hide, config.rollout.previous)
         objects = {"env": env, "algorithm.network": network}
         config = saved.changed(config, fields, [k for k, x in objects.items() if x is not None])
         with checkpoint.blame(path):
             spaces = meta["spaces"]
+        if View(config.rollout.hide, config.rollout.previous) != view:
+            raise ConfigError(
+                "rollout.hide and rollout.previous cannot change when a run goes on",
+                str(path),
+                "start a new run with them",
+            )
         trainer = cls(config, env if callable(env) else None)
-        if trainer.spaces.to_json() != spaces:
+        if trainer._own_spaces.to_json() != spaces:
             raise CheckpointError(
                 f"this checkpoint is of another environment: its spaces were {spaces}, "
-                f"{trainer.config.env} has {trainer.spaces.to_json()}",
+                f"{trainer.config.env} has {trainer._own_spaces.to_json()}",
                 str(path),
                 "give the environment that it was trained on",
             )

@@ -310,6 +310,7 @@ def header(trainer: Trainer, folder: Path, default_stop: bool = False) -> str:
         rows = f"{config.replay.capacity:,} env steps"
         kept = "" if trainer.saves_replay else ", not saved: a resumed run fills it anew"
         memory = f"replay buffer of {rows}, {size(trainer.run.replay_bytes)}{kept}\n"
+    shown = f"{trainer.view}\n" if trainer.view else ""
     seen = "".join(
         f"{line}\n" for line in describe_inputs(config.algorithm.network, trainer.spaces)
     )
@@ -317,7 +318,7 @@ def header(trainer: Trainer, folder: Path, default_stop: bool = False) -> str:
         f"{config.system} on {config.env}: {type(config.algorithm).__name__} under "
         f"{config.plan.name}, learner {_learner(trainer)}, "
         f"{_workers(config)}, seed {config.seed}\n"
-        f"{seen}{memory}until {' or '.join(ends)}{default}; run folder {folder}"
+        f"{seen}{shown}{memory}until {' or '.join(ends)}{default}; run folder {folder}"
     )
 
 

@@ -45,6 +45,8 @@ class Rollout:
         "auto", above=0, help="clip rewards to +- this; auto: 1 on Atari"
     )
     env_kwargs: Mapping[str, Any] = field(default_factory=Frozen)  # arguments of the environment
+    hide: tuple[int | str, ...] = ()  # not shown to the policy: entries 1,3 or leaf or leaf:1,3
+    previous: bool = False  # the previous action and reward join the observation
 
     def __post_init__(self) -> None:
         check_bounds(self, "rollout.")
@@ -54,6 +56,8 @@ class Rollout:
         fix = "'auto' or none if rollout.scale_reward is on: scaled rewards are clipped already"
         require(not both, "rollout.clip_reward", self.clip_reward, fix)
         object.__setattr__(self, "env_kwargs", Frozen(self.env_kwargs))
+        known = isinstance(self.hide, tuple) and all(type(x) in (int, str) for x in self.hide)
+        check(known, "rollout.hide", self.hide, "a tuple of entries and names of leaves")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from shoal.envs.base import Step, VectorEnv
 from shoal.envs.make import make, make_for_evaluation, rendering
 from shoal.envs.tasks import BEST_RETURN, best_return
+from shoal.envs.view import seen
 
 __all__ = [
     "BEST_RETURN",
@@ -12,4 +13,5 @@ __all__ = [
     "make",
     "make_for_evaluation",
     "rendering",
+    "seen",
 ]

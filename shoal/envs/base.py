@@ -80,7 +80,10 @@ class VectorEnv(Protocol):
         """
 
     def get_state(self) -> dict[str, Any]:
-        """Nested dicts of JSON data and NumPy arrays, from which `set_state` goes on."""
+        """Nested dicts of JSON data and NumPy arrays, from which `set_state` goes on.
+
+        Its entry `"obs"` is what was observed last.
+        """
 
     def set_state(self, state: dict[str, Any]) -> Obs:
         """Go on from there; returns the observations to act on next.

@@ -16,7 +16,7 @@ import numpy as np
 from shoal.algorithms.base import Model
 from shoal.algorithms.memory import Memory
 from shoal.config.config import Config
-from shoal.envs import Step, VectorEnv, make
+from shoal.envs import Step, VectorEnv, make, seen
 from shoal.envs.base import ENDLESS
 from shoal.envs.checks import Bounds
 from shoal.errors import EnvError
@@ -29,6 +29,7 @@ from shoal.process.machine import cpus
 from shoal.replay.layout import column, layout_of
 from shoal.spaces import axes
 from shoal.spaces.base import ACTION_MASK, OWN, Spaces
+from shoal.spaces.view import View
 from shoal.trajectory import Batch, Obs, Trajectory, ndarray
 
 REWARD_CLIP = 10.0  # of scaled rewards, in standard deviations (PPO detail 31)
@@ -103,7 +104,7 @@ class Worker:
         self.rng = np.random.default_rng([config.seed, *own])
         self.beat = 0  # env steps of all slots together so far: tells from outside that it is alive
         self._idle_since = perf_counter()
-        self.env: VectorEnv = make(
+        world = make(
             config.env if env is None else env,
             rollout.envs_per_worker,
             kwargs=rollout.env_kwargs,
@@ -111,6 +112,8 @@ class Worker:
             threads=cpus() if rollout.workers == 0 else 1,
             worker=index,
         )
+        self._own_spaces = world.spaces
+        self.env: VectorEnv = seen(world, View(rollout.hide, rollout.previous))
         self._bounds = Bounds(self.env.spaces)
         clip: Any = rollout.clip_reward
         if clip == "auto":
@@ -127,8 +130,8 @@ class Worker:
         self._start()
 
     def get_spaces(self) -> Spaces:
-        """Spaces of the environment, as it was made here."""
-        return self.env.spaces
+        """Spaces of the environment, as it was made here; a view may show less of it."""
+        return self._own_spaces
 
     def get_stacks(self) -> dict[str, int]:
         """Lengths of stacked frames, by leaf."""

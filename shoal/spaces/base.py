@@ -135,5 +135,15 @@ class Spaces(Protocol):
     def to_env(self, action: Any) -> NDArray:
         """Actions in policy form [..., *action_shape] as `env.step` takes them."""
 
+    def from_env(self, action: Any) -> NDArray:
+        """What `env.step` took, with any leading axes, in policy form."""
+
+    def clip(self, action: NDArray) -> NDArray:
+        """Actions of a Box in policy form, within the bounds that `to_env` keeps to."""
+
+    @property
+    def action_bounds(self) -> tuple[NDArray, NDArray]:
+        """Least and most of each component of a Box in policy form, [action_dim]."""
+
     def to_json(self) -> dict[str, Any]:
         """Both spaces as JSON values."""

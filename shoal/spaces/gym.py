@@ -206,8 +206,7 @@ class GymSpaces:
         action, space = np.asarray(action), self.action
         out: NDArray
         if self.action_kind == "box":
-            rescale = self._rescale
-            out = np.minimum(np.maximum(action, rescale.below), rescale.above)
+            rescale, out = self._rescale, self.clip(action)
             if not rescale.unit:
                 out = out * rescale.scale + rescale.offset
                 out = np.minimum(np.maximum(out, rescale.low), rescale.high)  # rounding
@@ -217,6 +216,31 @@ class GymSpaces:
             return out.astype(space.dtype, copy=False)[()]  # one action is a number, not an array
         out = action.reshape(action.shape[:-1] + space.shape) + getattr(space, "start", 0)
         return out.astype(space.dtype)
+
+    def clip(self, action: NDArray) -> NDArray:
+        """Actions of a Box in policy form, within the bounds that `to_env` keeps to."""
+        rescale = self._rescale
+        out: NDArray = np.minimum(np.maximum(action, rescale.below), rescale.above)
+        return out
+
+    def from_env(self, action: Any) -> NDArray:
+        """What `env.step` took, with any leading axes, in policy form: the inverse of `to_env`.
+
+        Bounds are not checked.
+        """
+        action, space = np.asarray(action), self.action
+        shape = *action.shape[: action.ndim - len(space.shape)], *self.action_shape
+        if self.action_kind != "box":
+            action = action - np.asarray(getattr(space, "start", 0))
+        out: NDArray = action.reshape(shape)
+        if self.action_kind == "box" and not self._rescale.unit:
+            out = (out - self._rescale.offset) / self._rescale.scale
+        return out.astype(self.action_dtype)
+
+    @property
+    def action_bounds(self) -> tuple[NDArray, NDArray]:
+        """Least and most of each component of a Box in policy form, [action_dim]."""
+        return self._rescale.below, self._rescale.above
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -124,6 +124,14 @@ class Saved:
                 "pass it again: env=... in Python, --env module:Name on the command line",
             )
 
+    def view(self) -> dict[str, Any]:
+        """What the policy saw of its environment: the fields of a ``View``."""
+        names = ("hide", "previous")
+        with checkpoint.blame(self.path):
+            saved = {k: x for k, x in self.meta["config"]["rollout"].items() if k in names}
+            rollout = merge(Rollout(), saved, str(self.path))
+        return {name: getattr(rollout, name) for name in names}
+
     def env_kwargs(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of the environment, those that are ``given`` in the place of the saved.
 

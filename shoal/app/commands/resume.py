@@ -22,6 +22,8 @@ _LASTING = (  # settings that cannot change when a run is resumed
     "rollout.envs_per_worker",
     "rollout.normalise_obs",
     "rollout.scale_reward",
+    "rollout.hide",
+    "rollout.previous",
 )
 
 

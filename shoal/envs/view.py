@@ -1,0 +1,116 @@
+"""A vector environment as a policy sees it: see `shoal.spaces.view`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from shoal.envs.base import NDArray, Obs, Step, VectorEnv
+from shoal.errors import CheckpointError
+from shoal.spaces.view import Lens, View
+
+
+def seen(env: VectorEnv, view: View) -> VectorEnv:
+    """The environment under a view; itself, where that shows everything.
+
+    Raises ConfigError, and closes the environment, if the view hides what it does not have.
+    """
+    if not view:
+        return env
+    try:
+        return ViewedEnv(env, view.of(env.spaces))
+    except BaseException:
+        env.close()
+        raise
+
+
+class ViewedEnv:
+    """A vector environment whose observations are those of a view.
+
+    What came before an observation is all zero in the rows that a reset gave, whichever step of an
+    episode's end they stand in; a lost life that the game goes on after is no such end.
+    """
+
+    def __init__(self, env: VectorEnv, lens: Lens) -> None:
+        self.env, self._lens = env, lens
+        self.id, self.slots, self.spaces = env.id, env.slots, lens.spaces
+        self.frame_stack, self.reward_clip = env.frame_stack, env.reward_clip
+        self._previous: Obs = {}  # what came before the present observations
+
+    @property
+    def episode_seeds(self) -> list[int | None]:
+        """Those of the environment."""
+        return self.env.episode_seeds
+
+    def reset(self, seed: int | None = None) -> Obs:
+        """See `VectorEnv.reset`."""
+        obs = self.env.reset(seed)
+        self._previous = self._lens.initial((self.slots,))
+        return self._joined(obs)
+
+    def step(self, action: NDArray) -> Step:
+        """See `VectorEnv.step`."""
+        step = self.env.step(action)
+        self._previous = self._lens.previous(action, step.reward)
+        final = step.final
+        if final is not None:
+            slots, last = final
+            before = {path: x[slots] for path, x in self._previous.items()}
+            final = slots, {**self._lens(last), **before}
+        for x in self._previous.values():
+            if step.valid is not None:
+                x[~step.valid] = 0
+            if final is not None:
+                x[final[0]] = 0
+        return step._replace(obs=self._joined(step.obs), final=final)
+
+    def get_state(self) -> dict[str, Any]:
+        """The environment's, and what came before the present observations."""
+        inner = self.env.get_state()
+        return {
+            "kind": "view",
+            "env": inner,
+            "previous": dict(self._previous),
+            "obs": {**self._lens(inner["obs"]), **self._previous},
+        }
+
+    def set_state(self, state: dict[str, Any]) -> Obs:
+        """See `VectorEnv.set_state`. Nothing came before an episode that begins anew."""
+        previous = self._lens.initial((self.slots,))
+        kept = state.get("previous")
+        if (
+            state.get("kind") != "view"
+            or not isinstance(kept, dict)
+            or {path: x.shape for path, x in kept.items()}
+            != {path: x.shape for path, x in previous.items()}
+        ):
+            raise CheckpointError(
+                f"this is no state of {self.slots} copies of {self.id!r} under this view",
+                fix="restore with the same rollout.hide and rollout.previous",
+            )
+        obs = self.env.set_state(state["env"])
+        same = np.ones(self.slots, bool)
+        for path, x in obs.items():
+            same &= (x == state["env"]["obs"][path]).reshape(self.slots, -1).all(1)
+        for path, x in kept.items():
+            previous[path][same] = x[same]
+        self._previous = previous
+        return self._joined(obs)
+
+    def render(self) -> Any:
+        """A frame of the first copy: all of it."""
+        return self.env.render()
+
+    @property
+    def fps(self) -> float | None:
+        """Frames of `render` in a second, if the environment says."""
+        return self.env.fps
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.env.close()
+
+    def _joined(self, obs: Obs) -> Obs:
+        """What is seen of the environment's observations, with what came before them."""
+        return {**self._lens(obs), **self._previous}
