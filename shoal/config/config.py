@@ -57,7 +57,7 @@ class Rollout:
         require(not both, "rollout.clip_reward", self.clip_reward, fix)
         object.__setattr__(self, "env_kwargs", Frozen(self.env_kwargs))
         known = isinstance(self.hide, tuple) and all(type(x) in (int, str) for x in self.hide)
-        check(known, "rollout.hide", self.hide, "a tuple of entries and names of leaves")
+        require(known, "rollout.hide", self.hide, "a tuple of entries and names of leaves")
 
 
 @dataclass(frozen=True)
