@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,11 @@ class ViewedEnv:
 
     def reset(self, seed: int | None = None) -> Obs:
         """See `VectorEnv.reset`."""
-        obs = self.env.reset(seed)
-        self._previous = self._lens.initial((self.slots,))
-        return self._joined(obs)
+        return self._first(self.env.reset(seed))
+
+    def play(self, seeds: Sequence[int]) -> Obs:
+        """See `VectorEnv.play`."""
+        return self._first(self.env.play(seeds))
 
     def step(self, action: NDArray) -> Step:
         """See `VectorEnv.step`."""
@@ -110,6 +113,11 @@ class ViewedEnv:
     def close(self) -> None:
         """Close the environment."""
         self.env.close()
+
+    def _first(self, obs: Obs) -> Obs:
+        """What is seen where every episode begins."""
+        self._previous = self._lens.initial((self.slots,))
+        return self._joined(obs)
 
     def _joined(self, obs: Obs) -> Obs:
         """What is seen of the environment's observations, with what came before them."""
