@@ -17,17 +17,16 @@ import numpy as np
 from shoal.algorithms.base import Model
 from shoal.algorithms.evolved import choose
 from shoal.config.config import Config
-from shoal.envs import VectorEnv, make
 from shoal.envs.base import ENDLESS
 from shoal.envs.checks import Bounds
 from shoal.errors import EnvError
 from shoal.fleet.sample import Sample
+from shoal.fleet.world import make_world
 from shoal.learners.evolver import Evolver, Recipe
 from shoal.nets.factory import build
 from shoal.nets.population import Population
 from shoal.ops.moments import Moments
 from shoal.process import interrupts
-from shoal.process.machine import cpus
 from shoal.spaces import axes
 from shoal.spaces.base import Spaces
 from shoal.trajectory import Obs, ndarray
@@ -70,14 +69,7 @@ class Evaluator:
         self.config, self.index = config, index
         self.beat = 0  # env steps of all slots so far: tells from outside that it is alive
         self._idle_since = perf_counter()
-        self.env: VectorEnv = make(
-            config.env if env is None else env,
-            rollout.envs_per_worker,
-            kwargs=rollout.env_kwargs,
-            seed=config.seed,
-            threads=cpus() if rollout.workers == 0 else 1,
-            worker=index,
-        )
+        self.env, self._own_spaces = make_world(config, env, index, config.seed)
         self._bounds = Bounds(self.env.spaces)
         self.model: Model = config.algorithm.model(self.env.spaces, build)
         params = config.algorithm.init(self.model, np.random.default_rng([config.seed, 0]))
@@ -89,8 +81,8 @@ class Evaluator:
         ]
 
     def get_spaces(self) -> Spaces:
-        """Spaces of the environment, as it was made here."""
-        return self.env.spaces
+        """Spaces of the environment, as it was made here; a view may show less of it."""
+        return self._own_spaces
 
     def set_weights(self, state: Mapping[str, Any], version: int) -> None:
         """Go on from a learner's state."""

@@ -16,20 +16,19 @@ import numpy as np
 from shoal.algorithms.base import Model
 from shoal.algorithms.memory import Memory
 from shoal.config.config import Config
-from shoal.envs import Step, VectorEnv, make, seen
+from shoal.envs import Step
 from shoal.envs.base import ENDLESS
 from shoal.envs.checks import Bounds
 from shoal.errors import EnvError
 from shoal.fleet.parcel import Parcel
 from shoal.fleet.sample import Sample
+from shoal.fleet.world import make_world
 from shoal.nets.factory import build
 from shoal.ops.moments import Moments
 from shoal.process import interrupts
-from shoal.process.machine import cpus
 from shoal.replay.layout import column, layout_of
 from shoal.spaces import axes
 from shoal.spaces.base import ACTION_MASK, OWN, Spaces
-from shoal.spaces.view import View
 from shoal.trajectory import Batch, Obs, Trajectory, ndarray
 
 REWARD_CLIP = 10.0  # of scaled rewards, in standard deviations (PPO detail 31)
@@ -104,16 +103,8 @@ class Worker:
         self.rng = np.random.default_rng([config.seed, *own])
         self.beat = 0  # env steps of all slots together so far: tells from outside that it is alive
         self._idle_since = perf_counter()
-        world = make(
-            config.env if env is None else env,
-            rollout.envs_per_worker,
-            kwargs=rollout.env_kwargs,
-            seed=int(self.rng.integers(2**31)),
-            threads=cpus() if rollout.workers == 0 else 1,
-            worker=index,
-        )
-        self._own_spaces = world.spaces
-        self.env: VectorEnv = seen(world, View(rollout.hide, rollout.previous))
+        seed = int(self.rng.integers(2**31))
+        self.env, self._own_spaces = make_world(config, env, index, seed)
         self._bounds = Bounds(self.env.spaces)
         clip: Any = rollout.clip_reward
         if clip == "auto":

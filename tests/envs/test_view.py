@@ -339,6 +339,15 @@ def test_a_reward_that_is_missing_is_named() -> None:
     policy.act(np.zeros(3))
 
 
+@pytest.mark.parametrize("system", ["es", "impala", "ape-x", "dd-ppo", "gorila"])
+def test_every_plan_takes_it(system: str) -> None:
+    """Evolution, whose members play whole episodes, and plans whose workers differentiate too."""
+    where = {"workers": 2, "in_process": True, "hide": (1, 3), "previous": True, "network": TINY}
+    with Trainer(system, "CartPole-v1", stop_steps=300, report_every=200, **where) as trainer:
+        trainer.train()
+        assert [leaf.shape for leaf in trainer.model.spaces.leaves] == [(2,), (2,), (1,)]
+
+
 def test_from_the_command_line_to_evaluation(tmp_path: Path, capsys: Any) -> None:
     out = str(tmp_path / "run")
     line = ["train", "CartPole-v1", "--system", "ppo", "--hide", "1,3", "--previous"]
