@@ -12,6 +12,8 @@ from types import TracebackType
 from typing import Any, Self
 from weakref import WeakSet
 
+import numpy as np
+
 from shoal.checkpoint import files as checkpoint
 from shoal.config.config import Config
 from shoal.config.settings import named, to_dict
@@ -30,7 +32,7 @@ from shoal.process import interrupts
 from shoal.replay.settings import saved as saves
 from shoal.spaces.base import Spaces
 from shoal.spaces.view import View
-from shoal.systems.configure import configure
+from shoal.systems.configure import change, configure, differences, settable
 from shoal.systems.saved import Saved, own_policy
 
 log = logging.getLogger("shoal.trainer")
@@ -296,16 +298,72 @@ class Trainer:
                 "start a new run with them",
             )
         trainer = cls(config, env if callable(env) else None)
-        if trainer._own_spaces.to_json() != spaces:
-            raise CheckpointError(
-                f"this checkpoint is of another environment: its spaces were {spaces}, "
-                f"{trainer.config.env} has {trainer._own_spaces.to_json()}",
-                str(path),
-                "give the environment that it was trained on",
-            )
+        trainer._check_spaces(spaces, path)
         with checkpoint.blame(path):
             trainer.set_state(state)
         return trainer
+
+    def _check_spaces(self, spaces: Any, path: str | Path) -> None:
+        if self._own_spaces.to_json() != spaces:
+            raise CheckpointError(
+                f"this checkpoint is of another environment: its spaces were {spaces}, "
+                f"{self.config.env} has {self._own_spaces.to_json()}",
+                str(path),
+                "give the environment that it was trained on",
+            )
+
+    def load(self, path: str | Path) -> None:
+        """Go on from a checkpoint in this trainer, with the settings that it has now.
+
+        Weights, targets, the optimiser's state, normalisation, counters and, if saved, the replay
+        buffer are the checkpoint's. Every setting is this trainer's: what a checkpoint says of
+        settings is not read. One of the same seed goes on exactly as it would have; one of another
+        seed (a member of a population copies another) goes on with fresh episodes and randomness of
+        its own, so that the two do not sample the same.
+
+        Raises CheckpointError when it is damaged, of another version, or does not fit.
+        """
+        state, meta = checkpoint.load(Path(path))
+        with checkpoint.blame(path):
+            spaces, seed = meta["spaces"], int(meta["config"]["seed"])
+        self._check_spaces(spaces, path)
+        same = seed == self.config.seed and self.config.plan.exact
+        self.updates.close()
+        self.fleet.settle()
+        with checkpoint.blame(path):
+            self.set_state(state if same else {**state, "workers": []})
+        if not same:
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Fresh episodes, and randomness that depends on the seed and the env steps so far."""
+        number = self.run.counters.env_steps
+        self.run.rng = np.random.default_rng([self.config.seed, 0, number])
+        self.fleet.map("begin", self.config.seed, number)
+        self.updates.restart()
+
+    def set(self, **fields: Any) -> None:
+        """Change settings from the next update on: ``trainer.set(lr=1e-4)``.
+
+        Those that no compiled program and no worker holds: an algorithm's schedules (``lr``,
+        ``clip``, ``entropy_coef``), ``replay.beta``, stops, ``report_every``, ``checkpointing``,
+        ``seed``. Checkpoints hold the new values, and ``restore`` goes on with them.
+
+        Raises ConfigError, with nothing changed, for any other setting.
+        """
+        config = change(self.config, fields, self.run.counters.env_steps)
+        lasting = [path for path in differences(self.config, config) if not settable(config, path)]
+        if lasting:
+            raise ConfigError(
+                f"{lasting[0]} cannot change while this trainer runs",
+                None,
+                "begin a new one; `Trainer.restore` takes the weights over where they fit",
+            )
+        reseeded, self.config = config.seed != self.config.seed, config
+        self.run.algorithm, self.run.replay = config.algorithm, config.replay
+        self.run.total_env_steps = config.stop.env_steps
+        if reseeded:
+            self._begin_anew()
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Take over what ``save`` wrote."""

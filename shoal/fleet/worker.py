@@ -138,6 +138,12 @@ class Worker:
         self.lengths = np.zeros(slots, np.int64)
         self.discounted = np.zeros(slots)  # running discounted return, for reward scaling
 
+    def begin(self, seed: int, number: int) -> None:
+        """Fresh episodes, with randomness that depends on these two."""
+        self.rng = np.random.default_rng([seed, 1 + self.index, self.restart, number])
+        self.fragments, self._before, self._restore = 0, None, None
+        self._start()
+
     def set_weights(self, weights: Mapping[str, ndarray], version: int) -> None:
         """Act with these from the next env step on."""
         self.weights, self.version = {**weights, **self._explores(weights)}, version

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from shoal.config.config import Config, Stop
 from shoal.config.files import load_file
 from shoal.config.schedule import Linear, at
-from shoal.config.settings import find, merge, name_of, normal, route
+from shoal.config.settings import arguments, find, merge, name_of, normal, route
 from shoal.config.trust import absolute, admit, unasked
 from shoal.envs import best_return
 from shoal.errors import ConfigError
@@ -243,6 +243,21 @@ def change(config: Config, fields: Mapping[str, Any], env_steps: int) -> Config:
                 *(path, config.stop.env_steps, new.stop.env_steps, before, after),
             )
     return new
+
+
+def differences(old: Config, new: Config) -> dict[str, Any]:
+    """The settings of ``new`` that are others than those of ``old``, by path."""
+    before = {argument.name: argument.default for argument in arguments(old)}
+    after = {argument.name: argument.default for argument in arguments(new)}
+    return {k: x for k, x in after.items() if k not in before or before[k] != x}
+
+
+def settable(config: Config, path: str) -> bool:
+    """Whether a setting can change while a trainer runs: the plan asks for it anew each time."""
+    group, _, name = path.rpartition(".")
+    if group == "algorithm":
+        return name in config.algorithm.hyper(0.0)
+    return group in ("stop", "checkpointing") or path in ("replay.beta", "report_every", "seed")
 
 
 def _annealed(config: Config) -> dict[str, Linear]:
