@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium.spaces import Box
 
 from shoal.nets.network import Network
+from shoal.spaces.base import OWN
 from shoal.trainer import Trainer
 from tests.envs.micro import Bandit, Constant, Delayed, OppositeSigns, Reach
 
@@ -22,6 +24,24 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ppo": {"lr": 1e-2, "fragment_length": 32, "epochs": 4},
 }
 SYSTEMS = list(SETTINGS)
+
+
+class Once(Constant):
+    """The same world, but over after one env step."""
+
+    def step(self, action: Any) -> Any:
+        obs, reward, *_, info = super().step(action)
+        return obs, reward, True, False, info
+
+
+class Pushed(Constant):
+    """The same world, with a float for an action."""
+
+    action_space = Box(-1.0, 1.0, (1,), np.float32)
+
+
+class PushedOnce(Once):
+    action_space = Pushed.action_space
 
 
 REPLAYING: dict[str, Any] = {
@@ -78,13 +98,7 @@ def test_a_time_limit_is_not_an_ending(system: str, error: float) -> None:
 
 @pytest.mark.parametrize("system", ["a2c", "ppo"])
 def test_an_ending_is_an_ending(system: str) -> None:
-    """The same world, but over after one env step: V = 1."""
-
-    class Once(Constant):
-        def step(self, action: int) -> Any:
-            obs, reward, *_, info = super().step(action)
-            return obs, reward, True, False, info
-
+    """V = 1 where an episode is over after one env step."""
     trainer = trained(system, Once, 10_000, gamma=0.9, max_grad_norm=None)
     assert values(trainer, [1.0]) == pytest.approx([1.0], abs=0.02)
 
@@ -124,3 +138,55 @@ def test_values_of_actions_are_those_of_a_reward_that_comes_later(system: str) -
     found = q(trainer, [0, 0], [1, 0], [1, 1])
     np.testing.assert_allclose(found[0], [0.0, 0.7], atol=0.1)
     np.testing.assert_allclose(found[1:].max(1), [0.0, 1.0], atol=0.1)
+
+
+COOL: dict[str, Any] = {
+    "tune_alpha": False,
+    "algorithm.alpha": 1e-3,
+    "random_steps": 0,
+}  # as if entropy were 0
+REPLAYED: dict[str, dict[str, Any]] = {
+    "dqn": {"target_every": 10},
+    "rainbow": {"target_every": 10, "atoms": 31, "v_min": 0.0, "v_max": 15.0},
+    "ape-x": {"target_every": 10, "workers": 1, "in_process": True},
+    "sac": {**COOL, "tau": 0.1},
+    "ddpg": {"random_steps": 0, "tau": 0.1},
+    "td3": {"random_steps": 0, "tau": 0.1},
+}
+
+
+def judged(trainer: Trainer) -> float:
+    """The value of an action in the one state of ``Constant``, the mean over all heads."""
+    algorithm, model, weights = trainer.config.algorithm, trainer.model, trainer.learner.weights()
+    obs = {"obs": np.ones((1, 1), np.float32)}
+    if hasattr(algorithm, "critics"):
+        if model.spaces.action_kind == "box":
+            obs[OWN] = np.zeros((1, 1), np.float32)
+        return float(np.mean(algorithm.q(model, weights, obs)))
+    return float(np.mean(algorithm.q(algorithm.values(model, weights, obs))))
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["limit", "ending"])
+@pytest.mark.parametrize(
+    ("system", "floats"),
+    [(system, system in ("ddpg", "td3")) for system in REPLAYED] + [("sac", True)],
+)
+def test_transitions_know_a_time_limit_from_an_ending(
+    system: str, floats: bool, ends: bool
+) -> None:
+    """Q = 1 / (1 - gamma) = 5 with a limit; an ending taken for a limit gives 5 where Q is 1."""
+    env = {(False, False): Constant, (False, True): Once, (True, False): Pushed}.get(
+        (floats, ends), PushedOnce
+    )
+    fields = {**REPLAYING, "lr": 1e-2, **REPLAYED[system]}
+    trainer = trained(system, env, 800, gamma=0.8, **fields)
+    assert judged(trainer) == pytest.approx(1.0 if ends else 5.0, abs=0.25)
+
+
+@pytest.mark.parametrize(
+    ("env", "steps", "best"),
+    [(Bandit, 800, 1.0), (Delayed, 1_500, 1.0), (OppositeSigns, 1_500, 8.0)],
+)
+def test_soft_actor_critic_of_choices(env: Any, steps: int, best: float) -> None:
+    trainer = trained("sac", env, steps, gamma=0.7, **REPLAYING, random_steps=200, tau=0.05)
+    assert trainer.evaluate(50)["return_mean"] == best
