@@ -26,6 +26,11 @@ SETTINGS: dict[str, Any] = {
     "entropy_coef": 0.0,
     "max_grad_norm": 0.5,
 }
+RECURRENT: dict[str, Any] = {  # of the pair of recurrent PPO, where they differ
+    "steps": 128,
+    "minibatch": 128,
+    "cell": 128,  # units of the LSTM, one for the policy and one for the value function
+}
 DEADLINE = 300.0  # seconds within which something must have been sampled
 ROWS: int = SETTINGS["envs"] * SETTINGS["steps"]  # env steps of one update
 

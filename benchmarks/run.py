@@ -32,7 +32,7 @@ from workers import MEASURES, table
 HERE = Path(__file__).resolve().parent
 VENV = HERE.parent / ".bench-venv"
 PEERS = (
-    *("stable-baselines3", "sbx-rl", "ray[rllib]", "torch", "cpprb", "tianshou"),
+    *("stable-baselines3", "sb3-contrib", "sbx-rl", "ray[rllib]", "torch", "cpprb", "tianshou"),
     *("gymnasium[classic-control,mujoco]", "ale-py", "opencv-python-headless"),
 )
 ALONE = {"samplefactory": ("sample-factory", "gymnasium[classic-control]", "torch")}
@@ -61,6 +61,7 @@ PAIRS = (
     Pair("cartpole-rllib", "CartPole-v1", "rllib", 25.0),
     Pair("halfcheetah-sb3", "HalfCheetah-v5", "sb3", 3.5),
     Pair("halfcheetah-sbx", "HalfCheetah-v5", "sbx", 2.2),
+    Pair("recurrent-cartpole-sb3", "CartPole-v1", "sb3_recurrent", 6.0, ("shoal_recurrent.py",)),
     Pair("impala-cartpole-rllib", "CartPole-v1", "rllib_impala", 10.0, IMPALA, None),
     Pair("impala-cartpole-samplefactory", "CartPole-v1", "samplefactory", 5.0, IMPALA, None),
     Pair("impala-pong-rllib", PONG, "rllib_impala", 2.8, IMPALA, None),
