@@ -198,6 +198,8 @@ def _from_id(name: str, kwargs: dict[str, Any]) -> Source:
     from shoal.envs.atari import ENTRY, settings
 
     id = name.rpartition(":")[2]
+    if id.startswith("shoal/"):
+        import shoal.envs.memory  # noqa: F401  (it registers its tasks)
     if _ATARI.match(id) and id not in gymnasium.registry:
         try:
             import ale_py  # noqa: F401  (it registers its games)

@@ -29,6 +29,8 @@ BEST_RETURN: dict[str, float] = {
     "PongNoFrameskip-v4": 21.0,
     "ALE/Boxing-v5": 100.0,
     "BoxingNoFrameskip-v4": 100.0,
+    "shoal/Cue-v0": 1.0,
+    "shoal/Chain-v0": 1.0,
 }
 
 
