@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,18 @@ import numpy.typing as npt
 ndarray = npt.NDArray[Any]
 Obs = dict[str, ndarray]
 Batch = dict[str, Any]
+
+
+class Window(NamedTuple):
+    """What is drawn of a replay buffer for a recurrent network: a sequence of env steps.
+
+    See R2D2 (Kapturowski et al. 2019, ICLR, section 2.3).
+    """
+
+    steps: int  # env steps that are trained on
+    burn_in: int  # those before them, from which the memory at the first one follows
+    overlap: int  # env steps that a sequence has in common with the next one of its episode
+    eta: float  # priority: eta max + (1 - eta) mean of those of its env steps
 
 
 @dataclass

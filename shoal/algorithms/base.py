@@ -21,7 +21,7 @@ from shoal.ops.kernels import Array
 from shoal.ops.moments import Moments
 from shoal.ops.optimisers import Optimiser
 from shoal.spaces.base import Spaces
-from shoal.trajectory import Batch, Obs, Trajectory, ndarray
+from shoal.trajectory import Batch, Obs, Trajectory, Window, ndarray
 
 Params = dict[str, Array]  # flat: {"pi/0/w": ..., "pi/0/b": ..., ...}
 Records = dict[str, Array]
@@ -89,6 +89,10 @@ class Algorithm(ABC):
         By default what the network remembers.
         """
         return dict(model.net.memory)
+
+    def window(self, model: Model) -> Window | None:
+        """What a replay buffer draws: sequences of env steps; None: single transitions."""
+        return None
 
     def records(self, model: Model) -> dict[str, ndarray]:
         """What a replay buffer keeps of the records of ``act``: an example of one slot, by name.

@@ -19,7 +19,16 @@ import numpy as np
 
 from shoal.algorithms.actor_critic import masked_mean
 from shoal.algorithms.base import Batch, Metrics, Model, Params, Records
-from shoal.algorithms.off_policy import FLOOR, OffPolicy, Pair, copies, follow, refused, targets_of
+from shoal.algorithms.off_policy import (
+    FLOOR,
+    OffPolicy,
+    Pair,
+    copies,
+    follow,
+    refuse_memory,
+    refused,
+    targets_of,
+)
 from shoal.config.bounds import setting
 from shoal.config.schedule import Schedule
 from shoal.nets.array_net import ArrayNet
@@ -56,7 +65,9 @@ class Critics(OffPolicy):
             leaves.append(Leaf(OWN, "box", (spaces.action_dim,), np.dtype(np.float32)))
         heads = {f"q{i}": Head(size) for i in range(self.critics)}
         critic = ArrayNet(settings, leaves, heads, trunk="critic")
-        return Pair(build(self.network, spaces, {"pi": policy}), critic)
+        net = build(self.network, spaces, {"pi": policy})
+        refuse_memory(net.memory, settings.memory)
+        return Pair(net, critic)
 
     def q(self, model: Model, params: Params, obs: Mapping[str, Array]) -> tuple[Array, ...]:
         """What each critic says: [N, size]."""

@@ -5,12 +5,14 @@ DQN (Mnih et al. 2015, Nature 518), double (van Hasselt et al. 2016, arXiv:1509.
 arXiv:1707.06887) and noisy (Fortunato et al. 2018, arXiv:1706.10295). All of them together, with
 prioritised replay (Schaul et al. 2016, arXiv:1511.05952), are Rainbow (Hessel et al. 2018,
 arXiv:1710.02298); all off is DQN.
+
+With a recurrent network it learns from sequences, as R2D2 does (Kapturowski et al. 2019, ICLR).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -29,14 +31,24 @@ from shoal.algorithms.off_policy import (
 )
 from shoal.config.bounds import require, setting
 from shoal.config.schedule import Schedule
-from shoal.nets.base import Build, Head
+from shoal.errors import ConfigError
+from shoal.nets.base import Build, Head, step, unroll
 from shoal.nets.network import Network
 from shoal.ops.exploration import EpsilonGreedy
-from shoal.ops.kernels import Array, constant, namespace, ndarray, stop_gradient
+from shoal.ops.kernels import Array, arange, constant, namespace, ndarray, stop_gradient
 from shoal.ops.optimisers import Optimiser
-from shoal.ops.q_learning import allowed, dueling, huber, log_softmax, pick, project
-from shoal.spaces.base import Spaces
-from shoal.trajectory import Trajectory
+from shoal.ops.q_learning import (
+    allowed,
+    backup,
+    dueling,
+    huber,
+    log_softmax,
+    mixed_priority,
+    pick,
+    project,
+)
+from shoal.spaces.base import MEMORY, Spaces
+from shoal.trajectory import Trajectory, Window
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,13 @@ class DQN(OffPolicy):
     epsilon_steps: int = setting(10_000, least=1)  # env steps over which epsilon falls
     ladder: float | None = setting(None, least=0)  # environment i: epsilon^(1 + ladder i / (n - 1))
     target_every: int = setting(500, least=1)  # gradient steps between copies to the target network
+    rescale: float | None = setting(
+        None, above=0, help="learn values rescaled by R2D2's h, of this epsilon (paper: 1e-3)"
+    )
+    sequence: int = setting(80, least=1)  # with memory: env steps trained on (R2D2, Table 2)
+    burn_in: int = setting(40, least=0)  # env steps before them that only refresh the memory
+    overlap: int = setting(40, least=0)  # env steps that neighbouring sequences have in common
+    eta: float = setting(0.9, least=0, most=1)  # weight of the largest error in a priority
     max_grad_norm: float | None = setting(10.0, above=0)  # global norm (dueling paper, section 4.2)
     rule: Literal["adam", "adagrad", "rmsprop"] = "adam"  # optimiser
     eps: float = setting(1e-8, above=0)  # the optimiser's epsilon
@@ -66,11 +85,16 @@ class DQN(OffPolicy):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.v_min < self.v_max, "v_max", self.v_max, f"above v_min, {self.v_min}")
+        shorter = f"shorter than algorithm.sequence, {self.sequence}"
+        require(self.overlap < self.sequence, "algorithm.overlap", self.overlap, shorter)
 
     # -------------------------------------------------------------- the network
 
     def model(self, spaces: Spaces, build: Build) -> Model:
-        """Raises SpaceError where actions are not one choice of several."""
+        """Raises SpaceError where actions are not one choice of several.
+
+        And ConfigError if settings of sequences were changed for a network without memory.
+        """
         if spaces.action_kind != "discrete":
             raise refused("DQN needs actions that are one choice of several", spaces)
         n = spaces.action_n[0]
@@ -78,8 +102,27 @@ class DQN(OffPolicy):
         if self.dueling:
             heads = {"a": Head(n * self.atoms, own=True), "v": Head(self.atoms, own=True)}
         net = build(self.network, spaces, heads)
+        if not net.memory:
+            self._refuse_sequences()
         width = noisy.width(noisy.layers(net.shapes())) if self.noisy else 0
         return Model(spaces, net, EpsilonGreedy(n, width))
+
+    def _refuse_sequences(self) -> None:
+        for f in fields(DQN):
+            value = getattr(self, f.name)
+            if f.name in ("sequence", "burn_in", "overlap", "eta") and value != f.default:
+                raise ConfigError(
+                    f"algorithm.{f.name} is {value}, but nothing reads it: the network has no "
+                    "memory, and learns from single transitions",
+                    None,
+                    "leave it out, or take a recurrent network (network.memory=lstm)",
+                )
+
+    def window(self, model: Model) -> Window | None:
+        """Sequences for a recurrent network."""
+        if not model.net.memory:
+            return None
+        return Window(self.sequence, self.burn_in, self.overlap, self.eta)
 
     def init(self, model: Model, rng: np.random.Generator) -> dict[str, ndarray]:
         params = model.net.init(rng)
@@ -91,14 +134,42 @@ class DQN(OffPolicy):
         self, model: Model, params: Params, obs: Mapping[str, Array], noise: Array | None = None
     ) -> Array:
         """Value of every action, or logits of its return's atoms: [..., actions, atoms]."""
-        if self.noisy and noise is not None:
-            net: Any = model.net  # hashable, as whatever is compared by identity
-            params = noisy.perturbed(_layers(net), params, noise)
-        if self.dueling:
-            a, v = model.net(params, obs, ("a", "v"))
-            return dueling(self._atomic(v, 1), self._atomic(a, model.dist.n))
-        (q,) = model.net(params, obs, ("q",))
-        return self._atomic(q, model.dist.n)
+        return self._joined(model, model.net(self._noisy(model, params, noise), obs, self.heads))
+
+    def unrolled(
+        self, model: Model, params: Params, batch: Batch, noise: Array | None = None
+    ) -> Array:
+        """``values`` along sequences, from the first trained env step on: [N, M + n_step, ...].
+
+        The prefix of each (burn-in) only brings the stored memory up to these parameters: no
+        gradient flows through it.
+        """
+        net, length = model.net, self.burn_in
+        params, begins, obs = self._noisy(model, params, noise), batch["begins"], batch["obs"]
+        memory = {path: x for path, x in obs.items() if path.startswith(MEMORY)}
+        rows = {path: x for path, x in obs.items() if path not in memory}
+        if length:
+            fixed = {name: stop_gradient(x) for name, x in params.items()}
+            prefix = {path: x[:, :length] for path, x in rows.items()} | memory
+            _, memory = unroll(net, fixed, prefix, begins[:, :length], self.heads)
+            memory = {path: stop_gradient(x) for path, x in memory.items()}
+        rest = {path: x[:, length:] for path, x in rows.items()} | memory
+        return self._joined(model, unroll(net, params, rest, begins[:, length:], self.heads)[0])
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Those of the network."""
+        return ("a", "v") if self.dueling else ("q",)
+
+    def _noisy(self, model: Model, params: Params, noise: Array | None) -> Params:
+        if not self.noisy or noise is None:
+            return params
+        net: Any = model.net  # hashable, as whatever is compared by identity
+        return noisy.perturbed(_layers(net), params, noise)
+
+    def _joined(self, model: Model, outs: tuple[Array, ...]) -> Array:
+        first = self._atomic(outs[0], model.dist.n)
+        return dueling(self._atomic(outs[1], 1), first) if self.dueling else first
 
     def _atomic(self, out: Array, n: int) -> Array:
         return namespace(out).reshape(out, (*out.shape[:-1], n, self.atoms))
@@ -128,8 +199,9 @@ class DQN(OffPolicy):
         own = None
         if noise is not None and self.noisy:
             own = namespace(noise).reshape(noise, (-1, noise.shape[-1]))[0, 2:]
-        values = self.values(model, params, obs, own)
-        q, records = self.q(values), {"values": values}
+        outs, memory = step(model.net, self._noisy(model, params, own), obs, self.heads)
+        values = self._joined(model, outs)
+        q, records = self.q(values), {"values": values, **memory}
         if noise is None or self.noisy:
             return model.dist.mode(q, mask), records
         epsilon = params.get("explore/epsilon", self.epsilon)
@@ -182,36 +254,71 @@ class DQN(OffPolicy):
     def loss(
         self, model: Model, params: Params, aux: Params, batch: Batch
     ) -> tuple[Array, Metrics]:
-        """Weighted mean over rows; row metric ``priority``: what to draw each by next."""
-        values, following, judge = self._valued(model, params, aux, batch)
-        mask = batch["next_obs"].get("action_mask")
-        best = namespace(judge).argmax(allowed(self.q(judge), mask), axis=-1)
-        chosen, then = pick(values, batch["action"]), pick(following, best)
-        error, priority = self._error(chosen, then, batch["reward"], batch["discount"])
-        loss = masked_mean(batch["weight"] * error, batch["mask"])
+        """Weighted mean over rows; row metric ``priority``: what to draw each by next.
+
+        Of sequences, the mean is over all env steps.
+        """
+        values, following, judge, mask = self._valued(model, params, aux, batch)
+        xp, valid, weight = namespace(values), batch["mask"], batch["weight"]
+        action, reward, discount, counted = (
+            xp.reshape(x, (-1,))
+            for x in (batch["action"], batch["reward"], batch["discount"], valid)
+        )
+        best = xp.argmax(allowed(self.q(judge), mask), axis=-1)
+        chosen, then = pick(values, action), pick(following, best)
+        error, priority = self._error(chosen, then, reward, discount)
+        if valid.ndim > 1:
+            error, weight = xp.reshape(error, valid.shape), weight[:, None]
+            priority = mixed_priority(xp.reshape(priority, valid.shape), valid, self.eta)
+        loss = masked_mean(weight * error, valid)
         q = stop_gradient(self.q(values))
-        scalars = {"q_mean": masked_mean(pick(q, batch["action"]), batch["mask"])}
+        scalars = {"q_mean": masked_mean(pick(q, action), counted)}
         if self.atoms > 1:
-            xp, reward = namespace(values), batch["reward"]
             outside = (reward < self.v_min) | (reward > self.v_max)
-            scalars["outside_support"] = masked_mean(xp.astype(outside, q.dtype), batch["mask"])
+            scalars["outside_support"] = masked_mean(xp.astype(outside, q.dtype), counted)
         return loss, Metrics(scalars, {"priority": stop_gradient(priority) + FLOOR})
 
     def _valued(
         self, model: Model, params: Params, aux: Params, batch: Batch
-    ) -> tuple[Array, Array, Array]:
+    ) -> tuple[Array, Array, Array, Array | None]:
         """Values of each row's observation, and of the next one: to bootstrap from, and to choose
-        the next action by. All are what was recorded while acting, if the batch has it."""
+        the next action by. All are what was recorded while acting, if the batch has it.
+
+        And the actions that are allowed there. The env steps of sequences are rows too: [N M, ...].
+        """
         if "known" in batch:
             following = batch["next_known"]["values"]
-            return batch["known"]["values"], following, following
+            mask = batch["next_obs"].get("action_mask")
+            return batch["known"]["values"], following, following, mask
         online, target = {**aux, **params}, targets_of(aux, params)
         noise = batch["step"].get("noise", (None, None, None))
+        if model.net.memory:
+            return self._of_sequences(model, online, target, batch, noise)
         values = self.values(model, online, batch["obs"], noise[0])
         judge = following = stop_gradient(self.values(model, target, batch["next_obs"], noise[2]))
         if self.double:
             judge = stop_gradient(self.values(model, online, batch["next_obs"], noise[1]))
-        return values, following, judge
+        return values, following, judge, batch["next_obs"].get("action_mask")
+
+    def _of_sequences(
+        self, model: Model, online: Params, target: Params, batch: Batch, noise: Any
+    ) -> tuple[Array, Array, Array, Array | None]:
+        """One unroll of each network: of the online one, both its values and its choices."""
+        values = self.unrolled(model, online, batch, noise[0])
+        followed = stop_gradient(self.unrolled(model, target, batch, noise[2]))
+        xp = namespace(values)
+        n, steps = batch["then"].shape
+        row = arange(n, values)[:, None]
+
+        def then(x: Array, first: int) -> Array:
+            found = x[row, batch["then"] - first]
+            return xp.reshape(found, (n * steps, *found.shape[2:]))
+
+        following = then(followed, self.burn_in)
+        judge = then(stop_gradient(values), self.burn_in) if self.double else following
+        mask = batch["obs"].get("action_mask")
+        now = xp.reshape(values[:, :steps], (n * steps, *values.shape[2:]))
+        return now, following, judge, None if mask is None else then(mask, 0)
 
     @property
     def warnings(self) -> dict[str, str]:
@@ -228,9 +335,9 @@ class DQN(OffPolicy):
         """Loss and priority of each row, [N]: of the TD error, or of the distribution's KL."""
         xp = namespace(chosen)
         if self.atoms == 1:
-            td = reward + discount * then[:, 0] - chosen[:, 0]
+            td = backup(reward, discount, then[:, 0], self.rescale) - chosen[:, 0]
             return huber(td), xp.abs(td)
-        m = project(xp.exp(log_softmax(then)), self.z(then), reward, discount)
+        m = project(xp.exp(log_softmax(then)), self.z(then), reward, discount, self.rescale)
         cross = -xp.sum(m * log_softmax(chosen), axis=-1)
         entropy = -xp.sum(m * xp.log(xp.clip(m, 1e-12, None)), axis=-1)
         return cross, xp.clip(cross - entropy, 0.0, None)

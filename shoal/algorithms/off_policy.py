@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from shoal.algorithms.base import Differentiable, Params
-from shoal.errors import SpaceError
+from shoal.errors import NetworkError, SpaceError
 from shoal.nets.base import Net
 from shoal.ops.kernels import Array, namespace
 from shoal.spaces.base import Spaces
@@ -32,6 +32,16 @@ def refused(what: str, spaces: Spaces) -> SpaceError:
     }
     where, fix = f"action space: {spaces.action}", f"choose {fits[spaces.action_kind]}"
     return SpaceError(what, where, fix)
+
+
+def refuse_memory(*found: object) -> None:
+    """Raise NetworkError if one of these, of a policy or its critics, is a memory."""
+    if any(found):
+        raise NetworkError(
+            "this network has a memory, but DDPG, TD3 and SAC learn from single transitions",
+            "network",
+            "leave network.memory out, or choose r2d2 or ppo",
+        )
 
 
 def copies(params: Mapping[str, ndarray], names: Iterable[str]) -> dict[str, ndarray]:
@@ -64,7 +74,7 @@ class Pair:
         self.policy, self.critic = policy, critic
         self.framework = policy.framework
         self.shared = False
-        self.memory = policy.memory
+        self.memory: Mapping[str, ndarray] = {}
         self.critic_names = tuple(critic.shapes())
 
     @property

@@ -14,7 +14,7 @@ class Replay:
     """The replay buffer: its size, how batches are drawn from it, and how often."""
 
     capacity: int = setting(100_000, least=2)  # env steps in the buffer, of all slots together
-    batch_size: int = setting(64, least=1)  # transitions in one gradient step
+    batch_size: int = setting(64, least=1)  # transitions, or sequences, in one gradient step
     replay_ratio: float = setting(8.0, above=0)  # transitions replayed per env step
     warmup: int = setting(1_000, least=1)  # env steps before the first gradient step
     alpha: float = setting(0.0, least=0, most=1)  # priority exponent; 0: uniform (PER: 0.6)
@@ -45,15 +45,16 @@ class Replay:
         """
         return self.warmup - replayed / self.replay_ratio if stored >= self.warmup else None
 
-    def due(self, stored: int, learning_from: float | None, replayed: int) -> int:
+    def due(self, stored: int, learning_from: float | None, replayed: int, each: int) -> int:
         """Gradient steps that the replay ratio asks for, after ``replayed`` transitions.
 
-        The ratio counts env steps from ``learning_from`` on; None: learning has not begun.
+        Each of them replays ``each``. The ratio counts env steps from ``learning_from`` on; None:
+        learning has not begun.
         """
         if learning_from is None:
             return 0
         owed = self.replay_ratio * (stored - learning_from) - replayed
-        return max(int(owed // self.batch_size), 0)
+        return max(int(owed // each), 0)
 
     def at_once(self, due: int, most: int) -> int:
         """Gradient steps of one call: a power of two, since each number is compiled separately."""

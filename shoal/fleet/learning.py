@@ -96,8 +96,7 @@ class LearningWorker(Worker):
         drawn = replay.draw(self.rng, 1, hyper.get("beta", 0.0))
         noise = {name: x[0] for name, x in drawn.batch["step"].items()}  # of the one step
         values, metrics, rows = self.learner.gradients({**drawn.batch, "step": noise}, hyper)
-        replay.trained(drawn, rows)
-        count = len(drawn.rows)
+        count = replay.trained(drawn, rows)
         return Gradient(values, metrics, self._without_batch(sample, start), count)
 
     def gradient_of(

@@ -22,7 +22,7 @@ class Exchanged:
     number: int  # of the exchange
     restart: int  # of the shard: how often it was replaced
     stored: int  # env steps that came in with this exchange
-    size: int  # transitions that it holds
+    held: int  # env steps that it holds
     mass: float  # sum of their priorities
     drawn: Drawn | None
 
@@ -71,7 +71,7 @@ class ReplayShard:
             buffer.store(worker, batch)
         stored = buffer.stored - before
         drawn = buffer.draw(u, beta) if u is not None and buffer.mass > 0.0 else None
-        return Exchanged(number, self._restart, stored, buffer.size, buffer.mass, drawn)
+        return Exchanged(number, self._restart, stored, buffer.held, buffer.mass, drawn)
 
     def close(self) -> None:
         """Nothing is held outside of memory."""

@@ -34,7 +34,45 @@ def huber(x: Array, delta: float = 1.0) -> Array:
     return inner * (size - 0.5 * inner)
 
 
-def project(p: Array, z: Array, reward: Array, discount: Array) -> Array:
+def rescaled(x: Array, eps: float) -> Array:
+    """h(x) = sign(x) (sqrt(|x| + 1) - 1) + eps x (Pohlen et al. 2018, arXiv:1805.11593, prop. A.2).
+
+    Values of any size become numbers that one step size suits; rewards need not be clipped.
+    """
+    xp = namespace(x)
+    return xp.sign(x) * (xp.sqrt(xp.abs(x) + 1.0) - 1.0) + eps * x
+
+
+def unscaled(x: Array, eps: float) -> Array:
+    """The inverse of ``rescaled``, in a form that loses nothing near 0."""
+    xp = namespace(x)
+    size = xp.abs(x) + (1.0 + eps)
+    root = 2.0 * size / (xp.sqrt(1.0 + 4.0 * eps * size) + 1.0)
+    return xp.sign(x) * (root * root - 1.0)
+
+
+def backup(reward: Array, discount: Array, then: Array, eps: float | None = None) -> Array:
+    """reward + discount then; with ``eps``, of values that are ``rescaled``: h(r + d h^-1(v)).
+
+    R2D2 (Kapturowski et al. 2019, ICLR, section 2.3).
+    """
+    if eps is None:
+        return reward + discount * then
+    return rescaled(reward + discount * unscaled(then, eps), eps)
+
+
+def mixed_priority(priority: Array, mask: Array, eta: float) -> Array:
+    """eta max + (1 - eta) mean over the valid env steps of each sequence: [N, M] to [N].
+
+    R2D2 (Kapturowski et al. 2019, ICLR, section 2.3), eta = 0.9.
+    """
+    xp = namespace(priority)
+    own = xp.where(mask > 0, priority, xp.zeros_like(priority))
+    mean = xp.sum(own, axis=1) / xp.clip(xp.sum(mask, axis=1), 1.0, None)
+    return eta * xp.max(own, axis=1) + (1.0 - eta) * mean
+
+
+def project(p: Array, z: Array, reward: Array, discount: Array, eps: float | None = None) -> Array:
     """The distribution of ``reward + discount Z`` on Z's own atoms (Bellemare et al. 2017,
     arXiv:1707.06887, Algorithm 1).
 
@@ -45,12 +83,13 @@ def project(p: Array, z: Array, reward: Array, discount: Array) -> Array:
         p: [N, atoms], probabilities of the atoms.
         z: [atoms], equally spaced.
         reward, discount: [N].
+        eps: of rescaled atoms; see ``backup``.
 
     Returns:
         [N, atoms].
     """
     xp = namespace(p)
-    moved = xp.clip(reward[:, None] + discount[:, None] * z, z[0], z[-1])
+    moved = xp.clip(backup(reward[:, None], discount[:, None], z, eps), z[0], z[-1])
     share = 1.0 - xp.abs(moved[:, None, :] - z[:, None]) / (z[1] - z[0])
     return xp.sum(xp.clip(share, 0.0, 1.0) * p[:, None, :], axis=-1)
 

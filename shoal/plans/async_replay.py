@@ -81,7 +81,7 @@ class AsyncReplay(Plan):
                     tally.clock("learn")
                     if run.replay.alpha:
                         ledger.accounts[index].priorities.append((drawn.rows, by_row["priority"]))
-                    counts.replayed_steps += len(drawn.rows)
+                    counts.replayed_steps += ledger.replayed(drawn)
                     counts.gradient_steps = learner.gradient_steps
                     yield from tally.report({**metrics, "age": drawn.age}, hyper)
                 elif counts.learning_from is None:  # before learning begins, fragments are news

@@ -13,8 +13,7 @@ from shoal.fleet.base import Fleet, results
 from shoal.fleet.replay_shard import Exchanged, ReplayShard
 from shoal.fleet.sample import Sample
 from shoal.plans.run import Run
-from shoal.replay.layout import layout_of
-from shoal.replay.settings import most_steps
+from shoal.replay.settings import most_steps, trained_steps
 from shoal.trajectory import ndarray
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ class Account:
     pending: deque[Exchange] = field(default_factory=deque)
     number: int = 0  # exchanges so far
     restart: int = 0
-    size: int = 0
+    held: int = 0  # env steps
     mass: float = 0.0
     owed: float = 0.0  # batches that it is behind its share, which is that of its mass
 
@@ -78,9 +77,9 @@ class ShardLedger:
     def __init__(self, fleet: Fleet, run: Run, shards: int, slack: int, fused: int) -> None:
         self._run, self._slack = run, slack
         self._stacks: Mapping[str, int] = results(fleet.map("get_stacks"))[0]
-        self._most = min(
-            fused, most_steps(run.replay, layout_of(run.algorithm, run.model, self._stacks))
-        )
+        replayed = run.replay, run.algorithm, run.model
+        self._most = min(fused, most_steps(*replayed, self._stacks))
+        self._each = trained_steps(*replayed)  # env steps of one gradient step
         self._workers = max(fleet.size, 1)
         self.accounts = [Account() for _ in range(shards)]
         self._stored = 0
@@ -108,8 +107,8 @@ class ShardLedger:
         stored, begun = self._stored + coming, counts.learning_from
         if begun is None:
             begun = replay.begin(stored, counts.replayed_steps)
-        behind = (self._asked - counts.replayed_steps) // replay.batch_size
-        behind += replay.due(stored, begun, self._asked)
+        behind = (self._asked - counts.replayed_steps) // self._each
+        behind += replay.due(stored, begun, self._asked, self._each)
         if self._slack == 0:
             return not behind and not any(a.fragments or a.pending for a in self.accounts)
         return behind <= self._slack
@@ -122,7 +121,8 @@ class ShardLedger:
     def exchange(self, index: int) -> tuple[Any, ...] | None:
         """The arguments of a shard's next exchange; None if there is nothing to be exchanged."""
         account, run = self.accounts[index], self._run
-        due = run.replay.due(self._stored, run.counters.learning_from, self._asked)
+        begun = run.counters.learning_from
+        due = run.replay.due(self._stored, begun, self._asked, self._each)
         steps = run.replay.at_once(due, self._most)
         if self._slack == 0 and any(each.fragments for each in self.accounts):
             steps = 0  # what is on its way counts first
@@ -134,27 +134,31 @@ class ShardLedger:
             for each in self.accounts:
                 each.owed += steps * each.mass / total
             account.owed -= steps
-            self._asked += steps * run.replay.batch_size
+            self._asked += steps * self._each
         return account.exchange(run, steps)
 
     def take(self, index: int, answer: Exchanged) -> Drawn | None:
         """Count what came of an exchange; returns what there is to learn from."""
         account, run, counts = self.accounts[index], self._run, self._run.counters
         if answer.restart != account.restart:
-            log.warning("replay shard %d was lost, with %s transitions", index, f"{account.size:,}")
-            counts.lost_steps += account.size
+            log.warning("replay shard %d was lost, with %s env steps", index, f"{account.held:,}")
+            counts.lost_steps += account.held
             account.restart, account.priorities = answer.restart, []
         while account.pending and account.pending[0].number < answer.number:
             gone = account.pending.popleft()  # an exchange that died with its shard
             counts.dropped_steps += sum(gone.steps)
-            self._asked -= gone.draws * run.replay.batch_size
+            self._asked -= gone.draws * self._each
         exchange = account.pending.popleft()
         self._stored += answer.stored
         counts.trained_steps += answer.stored
         counts.dropped_steps += sum(exchange.steps) - answer.stored
         if answer.drawn is None:
-            self._asked -= exchange.draws * run.replay.batch_size
-        account.size, account.mass = answer.size, answer.mass
+            self._asked -= exchange.draws * self._each
+        account.held, account.mass = answer.held, answer.mass
         if counts.learning_from is None:
             counts.learning_from = run.replay.begin(self._stored, counts.replayed_steps)
         return answer.drawn
+
+    def replayed(self, drawn: Drawn) -> int:
+        """Env steps that the gradient steps on what was drawn trained on."""
+        return len(drawn.rows) // self._run.replay.batch_size * self._each

@@ -34,7 +34,7 @@ SEEN, STEP, TERMINATED, TRUNCATED = range(4)  # what a row is
 
 @dataclass
 class Drawn:
-    """Transitions drawn together."""
+    """Transitions or sequences drawn together."""
 
     batch: Batch  # obs, next_obs, action, reward, discount, weight, mask: [N, ...]
     rows: ndarray  # int64 [N]: row ids, for ``set_priorities``
@@ -52,7 +52,7 @@ class _Change:
     leaves: ndarray  # int64 [m]
     values: ndarray  # float64 [m]
     head: ndarray  # int64 [B]
-    due: ndarray  # int64 [B, 2]
+    marks: ndarray  # int64 [B, marks]
     rest: tuple[int, float, int]  # live, highest, stored
 
 
@@ -68,6 +68,8 @@ class Buffer:
         alpha: exponent of priorities; 0 draws uniformly.
     """
 
+    marks = 2  # numbers kept of each slot, besides its head
+
     def __init__(
         self,
         layout: Layout,
@@ -82,6 +84,8 @@ class Buffer:
         self.n_step, self.alpha = n_step, alpha
         self._first, *self._others = layout.obs.items()
         self.reach = max((c.stack for c in layout.obs.values()), default=1)  # rows of a stack
+        self.padding = self.reach - 1  # rows before the first of an episode
+        self._behind = 1  # rows before the head whose leaves a fragment may change
         if self.length <= self.reach:
             raise ValueError(f"{self.length} rows for each slot, and a stack takes {self.reach}")
         self._rows = np.zeros((slots, self.length, layout.words), np.uint32)
@@ -93,7 +97,8 @@ class Buffer:
         }
         self._head = np.zeros(slots, np.int64)  # rows that each slot has had; there stands the
         # observation that followed the last of them, where there is one
-        self._due = np.full((slots, 2), -1, np.int64)  # the fragment that goes on from there
+        self._marks = np.full((slots, self.marks), -1, np.int64)
+        self._due = self._marks[:, :2]  # the fragment that goes on from there
         leaf = layout.places[self._first[0]]
         self._read = self._rows, self._head, layout.action.words, *leaf, n_step, gamma
         self._tree = sum_tree(slots * self.length)
@@ -106,6 +111,11 @@ class Buffer:
     @property
     def size(self) -> int:
         """Transitions that can be drawn."""
+        return self._live
+
+    @property
+    def held(self) -> int:
+        """Env steps in it."""
         return self._live
 
     @property
@@ -146,10 +156,9 @@ class Buffer:
             records: {name: [T, B, ...]}, at least those of the layout.
             fragment: int [2], as ``Trajectory.fragment``; None: the observation alone decides.
         """
-        value = None if priority is None else priority.astype(np.float64) ** self.alpha
         if self._undo is not None:
             ends = (terminated | truncated | ~valid).sum(0).max(initial=0)
-            self._keep_slots(slots, len(reward) + (int(ends) + 1) * self.reach)
+            self._keep_slots(slots, len(reward) + (int(ends) + 1) * (self.padding + 1))
         self.changes += 1
         most = self.length - self.reach  # rows of one call that do not overwrite each other
         for b, slot in enumerate(range(slots.start, slots.stop)):
@@ -172,7 +181,7 @@ class Buffer:
                 for name, column in self._records.items():
                     column[slot, at] = (records or {})[name][t:end, b]
                 self._kind[slot, at] = kind
-                self._weigh(slot, at, kind, None if value is None else value[t:end, b])
+                self._weigh(slot, at, kind, None if priority is None else priority[t:end, b])
                 self.stored += int(np.count_nonzero(kind))
                 last = final.get((end - 1, b))
                 if last is not None and kind[-1] == TRUNCATED:
@@ -226,12 +235,12 @@ class Buffer:
             # What followed stands at the head: keep it. A gap cuts an episode as a time limit does.
             self._kind[slot, last] = TRUNCATED
             self._advance(slot, 1)
-        if self.reach > 1:
+        if self.padding:
             self._see(slot, {path: self._older(path, x[0]) for path, x in obs.items()})
 
     def _older(self, path: str, x: ndarray) -> ndarray:
         """What the rows before the first observation of an episode hold."""
-        column, rows = self.layout.obs[path], self.reach - 1
+        column, rows = self.layout.obs[path], self.padding
         if column.stack == 1:
             return np.broadcast_to(x, (rows, *x.shape))
         return x[np.maximum(np.arange(rows) - (rows + 1 - column.stack), 0)]
@@ -273,7 +282,9 @@ class Buffer:
         column = self.layout.obs[path]
         return x if column.stack == 1 else x[..., -1, :, :]  # [..., stack, height, width]
 
-    def _weigh(self, slot: int, at: ndarray, kind: ndarray, value: ndarray | None) -> None:
+    def _weigh(self, slot: int, at: ndarray, kind: ndarray, priority: ndarray | None) -> None:
+        """Rows of these kinds were stored: what to draw them by, from now on."""
+        value = None if priority is None else priority.astype(np.float64) ** self.alpha
         values = np.full(len(at), self._highest) if value is None else value
         self._live += set_leaves(
             self._tree, slot * self.length + at, np.where(kind != SEEN, values, 0.0)
@@ -298,11 +309,14 @@ class Buffer:
 
     def everything(self) -> Drawn:
         """All that could be drawn, slot by slot in the order of time."""
+        return self._drawn(_transitions(self._live_leaves(), *self._read))
+
+    def _live_leaves(self) -> ndarray:
         live = np.flatnonzero(self._tree[len(self._tree) // 2 :])
         slot, at = np.divmod(live, self.length)
         age = (self._head[slot] - 1 - at) % self.length
-        leaves = live[np.lexsort((-age, slot))]
-        return self._drawn(_transitions(leaves, *self._read))
+        leaves: ndarray = live[np.lexsort((-age, slot))]
+        return leaves
 
     def _drawn(self, found: tuple[Any, ...]) -> Drawn:
         """The transitions of which all but further leaves of the observations were found."""
@@ -312,8 +326,8 @@ class Buffer:
         obs, next_obs = {path: column.of(now)}, {path: column.of(then)}
         for path, column in self._others:
             leaf = self.layout.places[path]
-            obs[path] = column.of(_gather(self._rows, where[0], *leaf))
-            next_obs[path] = column.of(_gather(self._rows, where[1], *leaf))
+            obs[path] = column.of(gather(self._rows, where[0], *leaf))
+            next_obs[path] = column.of(gather(self._rows, where[1], *leaf))
         batch: Batch = {
             "obs": obs,
             "next_obs": next_obs,
@@ -326,13 +340,13 @@ class Buffer:
         for name, column in self.layout.records.items():
             place = self.layout.record_places[name]
             records = batch.setdefault("records", {})
-            records[name] = column.of(_gather(self._rows, where[0], *place))
+            records[name] = column.of(gather(self._rows, where[0], *place))
         return Drawn(batch, where[2], age)
 
     def set_priorities(self, rows: ndarray, priority: ndarray) -> int:
         """New priorities (above 0) of rows that were drawn; returns how many had gone meanwhile."""
         if self._undo is not None:
-            slot, row = np.divmod(rows, _SLOT)
+            slot, row = np.divmod(rows, SLOT)
             none = np.zeros(0, np.int64)
             self._keep(none, none[:, None], slot * self.length + row % self.length)
         self.changes += 1
@@ -366,7 +380,7 @@ class Buffer:
         while self._undo and (last := self._undo[-1]).number > changes:
             self._rows[last.slots[:, None], last.at] = last.rows
             set_leaves(self._tree, last.leaves, last.values)
-            self._head[last.slots], self._due[last.slots] = last.head, last.due
+            self._head[last.slots], self._marks[last.slots] = last.head, last.marks
             self._live, self._highest, self.stored = last.rest
             self.changes = last.number - 1
             self._undo.pop()
@@ -375,17 +389,18 @@ class Buffer:
         """As ``_keep``, before these slots get at most ``rows`` rows."""
         which = np.arange(slots.start, slots.stop)
         # One before, which may become the last of its episode; one after, and leaves further on.
-        span = np.arange(-1, min(rows + self.reach + 1, self.length - 1))
+        span = np.arange(-self._behind, min(rows + self.reach + 1, self.length - self._behind))
         at = (self._head[which, None] + span) % self.length
-        self._keep(which, at, (which[:, None] * self.length + at).reshape(-1))
+        leaves = (which[:, None] * self.length + at).reshape(-1)
+        self._keep(which, at[:, self._behind - 1 :], leaves)
 
     def _keep(self, slots: ndarray, at: ndarray, leaves: ndarray) -> None:
         """A change begins, which will write over no more than this."""
         assert self._undo is not None
         rows, values = self._rows[slots[:, None], at], self._tree[len(self._tree) // 2 + leaves]
         rest = self._live, self._highest, self.stored
-        head, due = self._head[slots], self._due[slots]
-        change = _Change(self.changes + 1, slots, at, rows, leaves, values, head, due, rest)
+        head, marks = self._head[slots], self._marks[slots]
+        change = _Change(self.changes + 1, slots, at, rows, leaves, values, head, marks, rest)
         self._undo.append(change)
 
     # -------------------------------------------------------------- kept
@@ -398,7 +413,7 @@ class Buffer:
             "values": self._tree[len(self._tree) // 2 :][: self.slots * self.length],
             "highest": self._highest,
             "stored": self.stored,
-            "due": self._due,
+            "due": self._marks,
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -408,7 +423,7 @@ class Buffer:
             ("rows", rows, self._rows.shape),
             ("head", head, self._head.shape),
             ("values", values, (self.slots * self.length,)),
-            ("due", due, self._due.shape),
+            ("due", due, self._marks.shape),
         ):
             if saved.shape != own:
                 raise ValueError(f"a buffer's {name} were {saved.shape}, and are {own} now")
@@ -416,14 +431,14 @@ class Buffer:
             raise ValueError("a buffer with values or a head below 0, or not finite")
         if np.any(rows[..., KIND] > TRUNCATED):
             raise ValueError("a buffer with rows of an unknown kind")
-        self._rows[:], self._head[:], self._due[:] = rows, head, due
+        self._rows[:], self._head[:], self._marks[:] = rows, head, due
         self._tree[:] = 0.0
         # Sums are computed anew, so that no draw is led where there is no row.
         self._live = set_leaves(self._tree, np.flatnonzero(values), values[values > 0.0])
         self._highest, self.stored = state["highest"], state["stored"]
 
 
-_SLOT = 1 << 40  # rows that no slot will ever have: one number names a slot and a row
+SLOT = 1 << 40  # rows that no slot will ever have: one number names a slot and a row
 
 
 def _nan(x: ndarray) -> bool:
@@ -449,14 +464,22 @@ def _draw(
     leaves = drawn_leaves(tree, u)
     found = _transitions(leaves, rows, head, acted, begin, words, stack, n, gamma)
     if beta > 0.0:
-        size, weight = len(tree) // 2, found[1][2]
-        for part in range(parts):
-            least = np.inf  # of the priorities: it has the largest weight
-            for j in range(part * k, part * k + k):
-                least = min(least, tree[size + leaves[j]])
-            for j in range(part * k, part * k + k):
-                weight[j] = (tree[size + leaves[j]] / least) ** -beta
+        importance(tree, leaves, parts, k, beta, found[1][2])
     return found
+
+
+@njit(cache=True, nogil=True)
+def importance(
+    tree: ndarray, leaves: ndarray, parts: int, k: int, beta: float, weight: ndarray
+) -> None:
+    """Equation 1's weights, (N P)^-beta over the largest of each of ``parts`` batches of k."""
+    size = len(tree) // 2
+    for part in range(parts):
+        least = np.inf  # of the priorities: it has the largest weight
+        for j in range(part * k, part * k + k):
+            least = min(least, tree[size + leaves[j]])
+        for j in range(part * k, part * k + k):
+            weight[j] = (tree[size + leaves[j]] / least) ** -beta
 
 
 @njit(cache=True, nogil=True)
@@ -472,7 +495,7 @@ def _transitions(
     gamma: float,
 ) -> tuple[Any, ...]:
     """Rows for leaves: the leaves, their successors and their numbers [3, N]; return, product of
-    discounts, and a weight and a mask of 1 [4, N]; action [N, acted]; what ``_gather`` finds of the
+    discounts, and a weight and a mask of 1 [4, N]; action [N, acted]; what ``gather`` finds of the
     leaves and of their successors; their mean age.
 
     A window ends with its episode: the product is 0 where the task ended, gamma^m where a time
@@ -487,7 +510,7 @@ def _transitions(
         i, end, newest = leaves[j], (s + 1) * length, s * length + head[s] % length
         age = (newest - 1 - i) % length
         ages += age
-        where[0, j], where[2, j] = i, s * _SLOT + head[s] - 1 - age
+        where[0, j], where[2, j] = i, s * SLOT + head[s] - 1 - age
         total, discount = 0.0, 1.0
         for _ in range(n):
             what = flat[i, KIND]
@@ -501,14 +524,14 @@ def _transitions(
             if what != STEP or i == newest:
                 break
         where[1, j], numbers[0, j], numbers[1, j] = i, total, discount
-    action = _gather(rows, where[0], ACTION, acted, 1)
-    now = _gather(rows, where[0], begin, words, stack)
-    then = _gather(rows, where[1], begin, words, stack)
+    action = gather(rows, where[0], ACTION, acted, 1)
+    now = gather(rows, where[0], begin, words, stack)
+    then = gather(rows, where[1], begin, words, stack)
     return where, numbers, action, now, then, ages / max(count, 1)
 
 
 @njit(cache=True, nogil=True)
-def _gather(rows: ndarray, leaves: ndarray, begin: int, words: int, stack: int) -> ndarray:
+def gather(rows: ndarray, leaves: ndarray, begin: int, words: int, stack: int) -> ndarray:
     """The words of rows from ``begin`` on, with their stacks joined: [N, stack words]."""
     length, flat = rows.shape[1], rows.reshape(-1, rows.shape[2])
     out = np.empty((len(leaves), stack * words), np.uint32)
@@ -539,8 +562,8 @@ def _prioritise(
     kept, size = 0, len(tree) // 2
     leaves, values = np.empty(len(rows), np.int64), np.empty(len(rows))
     for j in range(len(rows)):
-        s = rows[j] // _SLOT
-        row = rows[j] - s * _SLOT
+        s = rows[j] // SLOT
+        row = rows[j] - s * SLOT
         leaf = s * length + row % length
         # Overwritten, or, in a buffer that was restored meanwhile, no env step.
         if row <= head[s] - length + reach - 1 or tree[size + leaf] == 0.0:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from shoal.spaces.base import ACTION_MASK, MEMORY, Spaces
-from shoal.trajectory import ndarray
+from shoal.trajectory import Window, ndarray
 
 # Words of a row in which these begin; observations and records follow.
 KIND, REWARD, ACTION = range(3)
+
+PRIORITY = "~priority"  # the record of an env step's own first priority; NaN: it has none
 
 
 @dataclass(frozen=True)
@@ -139,3 +141,13 @@ def layout(
 def layout_of(algorithm: Any, model: Any, stacks: Mapping[str, int]) -> Layout:
     """Rows of a run of this algorithm, with what it remembers and records."""
     return layout(model.spaces, stacks, algorithm.memory(model), algorithm.records(model))
+
+
+def with_priorities(layout: Layout) -> Layout:
+    """Rows that also hold the first priority of their env step."""
+    return replace(layout, records={**layout.records, PRIORITY: Column((), np.dtype(np.float32))})
+
+
+def least_rows(window: Window, n_step: int, stack: int) -> int:
+    """Rows of a slot of which a sequence can always be drawn, however long its episodes are."""
+    return 2 * window.steps - window.overlap + window.burn_in + n_step + 2 * stack

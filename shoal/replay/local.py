@@ -13,7 +13,7 @@ import numpy as np
 
 from shoal.config.replay import Replay
 from shoal.replay.counts import Replayed
-from shoal.replay.settings import make, most_steps
+from shoal.replay.settings import make, most_steps, trained_steps
 from shoal.trajectory import Batch, ndarray
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class LocalReplay:
         self.settings, self._algorithm, self._model = settings, algorithm, model
         self.counts = counts
         self.buffer = make(settings, algorithm, model, stacks, slots)
-        self._most = most_steps(settings, self.buffer.layout)
+        self._most = most_steps(settings, algorithm, model, stacks)
+        self._each = trained_steps(settings, algorithm, model)  # env steps of one gradient step
 
     def due(self) -> int:
         """Gradient steps to take in one call before more is stored.
@@ -47,13 +48,14 @@ class LocalReplay:
         is never more than one batch behind when something is sampled.
         """
         counts = self.counts
-        due = self.settings.due(self.buffer.stored, counts.learning_from, counts.replayed_steps)
+        stored, replayed = self.buffer.stored, counts.replayed_steps
+        due = self.settings.due(stored, counts.learning_from, replayed, self._each)
         return self.settings.at_once(due, self._most)
 
     def store(self, worker: int, batch: Batch) -> None:
         """Store a worker's fragment."""
         self.buffer.store(worker, batch)
-        if self.counts.learning_from is None:
+        if self.counts.learning_from is None and self.buffer.mass > 0.0:
             counts = self.counts
             counts.learning_from = self.settings.begin(self.buffer.stored, counts.replayed_steps)
 
@@ -62,11 +64,16 @@ class LocalReplay:
         drawn = self.buffer.draw(rng.random((steps, self.settings.batch_size)), beta)
         return with_noise(drawn, self.settings, self._algorithm, self._model, rng)
 
-    def trained(self, drawn: Drawn, rows: Mapping[str, ndarray]) -> None:
-        """Count gradient steps on what was drawn, and take the new priorities of its rows."""
-        self.counts.replayed_steps += len(drawn.rows)
+    def trained(self, drawn: Drawn, rows: Mapping[str, ndarray]) -> int:
+        """Count gradient steps on what was drawn, and take the new priorities of its rows.
+
+        Returns the env steps that were replayed.
+        """
+        replayed = len(drawn.rows) // self.settings.batch_size * self._each
+        self.counts.replayed_steps += replayed
         if self.settings.alpha:
             self.buffer.set_priorities(drawn.rows, rows["priority"])
+        return replayed
 
 
 def with_noise(

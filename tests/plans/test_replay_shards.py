@@ -46,7 +46,7 @@ def answered(ledger: ShardLedger, index: int, restart: int = 0) -> int:
     account, steps = ledger.accounts[index], 0
     while account.pending:
         exchange = account.pending[0]
-        held = sum(exchange.steps) + account.size
+        held = sum(exchange.steps) + account.held
         drawn: Any = None
         if exchange.draws:
             drawn = SimpleNamespace(rows=np.zeros(64 * exchange.draws))

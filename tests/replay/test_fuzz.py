@@ -90,6 +90,8 @@ def stream(rng: np.random.Generator, s: Setting, first: int) -> dict[str, ndarra
         "frames": frames[:-1],
         "next": frames[1:],
         "after": np.where(cut[:, None], final, frames[1:]),
+        "count": t[:-1] - begun[:-1],  # steps of the episode before
+        "next_count": t[1:] - begun[1:],
         "stored": np.zeros(ROWS, bool),
         "goes_on": np.zeros(ROWS, bool),  # the next row was stored as its continuation
     }
