@@ -136,3 +136,16 @@ def test_it_is_named_on_the_command_line_saved_and_loaded(
     assert "--algorithm own_algorithm:AWR" in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path), "--episodes", "2", "--algorithm", name]) == 0
     assert isinstance(shoal.load(tmp_path, algorithm=AWR()).act(np.zeros(4, np.float32)), int)
+
+
+@pytest.mark.parametrize("name", ["own_network", "own_recurrent_network"])
+def test_the_examples_of_own_networks_train(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As they stand, but for the number of env steps."""
+    text = (EXAMPLES / f"{name}.py").read_text()
+    assert text.count("50_000") == 1
+    monkeypatch.chdir(tmp_path)
+    exec(compile(text.replace("50_000", "2_500"), f"{name}.py", "exec"), {"__name__": "__main__"})
+    steps, mean = capsys.readouterr().out.splitlines()[0].split()
+    assert int(steps) >= 2_500 and float(mean) > 8.0
