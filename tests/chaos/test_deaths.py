@@ -20,7 +20,7 @@ from shoal.plans.parameter_server import ParameterServer
 from shoal.plans.run import Run
 from shoal.trainer import Trainer
 from tests.chaos.mortal import Ledger, Mortal
-from tests.fleet.test_ray_fleet import pid_of
+from tests.fleet.members import pid_of
 from tests.worlds import TINY
 
 PLANS = {

@@ -20,7 +20,7 @@ from shoal.learners.choose import create_learner
 from shoal.plans.async_replay import AsyncReplay
 from shoal.trainer import Trainer
 from shoal.trajectory import flat
-from tests.fleet.test_ray_fleet import pid_of
+from tests.fleet.members import pid_of
 from tests.plans.test_sync_replay import SMALL
 from tests.worlds import difference, settings, worker
 
