@@ -562,3 +562,12 @@ def test_a_linear_schedule_meets_both_its_ends(start: float, end: float) -> None
 def test_schedules_have_values() -> None:
     assert at(Linear(1e-3), 0.25) == pytest.approx(7.5e-4)
     assert at(0.2, 0.9) == 0.2
+
+
+def test_tuned_settings_are_those_for_what_is_hidden() -> None:
+    """And the environment's own if there are none for that."""
+    hidden = configure("ppo", "CartPole-v1", fields={"hide": "1,3"}, use_tuned=True)
+    assert hidden.algorithm.network.memory == "lstm" and hidden.rollout.hide == (1, 3)
+    whole = configure("ppo", "Pendulum-v1", fields={"hide": "0"}, use_tuned=True)
+    own = configure("ppo", "Pendulum-v1", use_tuned=True)
+    assert whole.algorithm == own.algorithm and whole.rollout.hide == (0,)

@@ -23,6 +23,8 @@ REFERENCES = {  # (system, environment): what others reached
     ("ppo", "CartPole-v1"): "500 in 100k (RL Baselines3 Zoo)",
     ("ppo", "Pendulum-v1"): "-172 +- 104 in 100k (RL Baselines3 Zoo)",
     ("ppo", "Acrobot-v1"): "-73.5 +- 18 in 1M (RL Baselines3 Zoo)",
+    ("ppo-lstm", "CartPole-v1, hide 1,3"): "500 in 100k (RL Baselines3 Zoo, recurrent PPO)",
+    ("ppo-lstm", "Pendulum-v1, hide 2"): "-218 +- 140 in 100k (RL Baselines3 Zoo, recurrent PPO)",
     ("a2c", "CartPole-v1"): "500 in 500k (RL Baselines3 Zoo)",
     ("dqn", "CartPole-v1"): "500 in 50k (RL Baselines3 Zoo)",
     ("dqn", "Acrobot-v1"): "-76.6 +- 12 in 100k (RL Baselines3 Zoo)",
@@ -38,8 +40,10 @@ def keep(folders: Iterable[Path]) -> None:
     for folder in folders:
         summary = json.loads((folder / "summary.json").read_text())
         config = json.loads((folder / "config.json").read_text())
-        system, env = summary["system"], summary["env"]
-        path = RESULTS / f"{system}-{env.replace('/', '-')}.json"
+        system, env = names(config)
+        path = (
+            RESULTS / f"{system}-{env.replace('/', '-').replace(', ', '-').replace(' ', '-')}.json"
+        )
         known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         runs = {run["seed"]: run for run in known.get("runs", [])}
         run = runs[summary["seed"]] = {name: summary[name] for name in KEPT}
@@ -57,6 +61,19 @@ def keep(folders: Iterable[Path]) -> None:
         }
         RESULTS.mkdir(exist_ok=True)
         path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def names(config: dict[str, Any]) -> tuple[str, str]:
+    """Of the system, with its memory, and of the environment, with what is hidden of it."""
+    system, env = config["system"], config["env"]
+    network = config["algorithm"].get("network")
+    memory = network.get("memory") if isinstance(network, dict) else None
+    hidden = config["rollout"].get("hide", ())
+    recurrent = memory and not system.startswith("r2d")
+    return (
+        f"{system}-{memory}" if recurrent else system,
+        f"{env}, hide {','.join(map(str, hidden))}" if hidden else env,
+    )
 
 
 def row(result: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields as dataclass_fields
 from dataclasses import is_dataclass, replace
 from fnmatch import fnmatchcase
@@ -23,14 +23,17 @@ from shoal.systems.table import SYSTEMS, default_config, made, reads, row_of, un
 log = logging.getLogger("shoal.systems.configure")
 
 
-def tuned(name: str, env: str) -> dict[str, Any]:
+def tuned(name: str, env: str, hidden: Sequence[int | str] = ()) -> dict[str, Any]:
     """Settings known to work well for a system on an environment (``tuned.yaml``).
 
-    An entry's name may be a pattern ("ALE/*"); an exact name has priority.
+    An entry's name may be a pattern ("ALE/*"); an exact name has priority, and before that one for
+    what is ``hidden`` from the policy ("CartPole-v1, hide 1,3").
 
     Raises ConfigError, with the environments that have tuned settings, if this one has none.
     """
     known = load_file(Path(__file__).with_name("tuned.yaml")).get(name, {})
+    if (masked := f"{env}, hide {','.join(map(str, hidden))}") in known:
+        env = masked
     name_of = env if env in known else next((k for k in known if fnmatchcase(env, k)), None)
     if name_of is None:
         raise ConfigError(
@@ -92,12 +95,18 @@ def configure(
     config = _of_class(config, nested, algorithm, asked)
     plan = (dict(fields).pop("plan.name", None) if isinstance(fields, Mapping) else None) or plan
     config = start = _under_plan(config, nested, plan, asked)
+
+    def changed(config: Config) -> tuple[Config, dict[str, Any]]:
+        """With all changes; and the fields, which are found by name wherever they stand."""
+        config = merge(config, nested | {"env": env}, where)
+        flat = dict(fields(config) if callable(fields) else fields or {})
+        flat.pop("plan.name", None)
+        return route(config, flat), flat
+
     if use_tuned:
-        config = merge(config, tuned(config.system, str(env)), "tuned.yaml")
-    config = merge(config, nested | {"env": env}, where)
-    flat = dict(fields(config) if callable(fields) else fields or {})
-    flat.pop("plan.name", None)
-    config = route(config, flat)
+        hidden = changed(config)[0].rollout.hide
+        config = merge(config, tuned(config.system, str(env), hidden), "tuned.yaml")
+    config, flat = changed(config)
     given = {find(config, name) for name in flat} | ({"env"} if own_env else set())
     before = unasked(start)
     found = unasked(config).items()
