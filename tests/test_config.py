@@ -23,6 +23,7 @@ from shoal.config.names import OTHERS, SHORT
 from shoal.config.schedule import Linear, Schedule, at
 from shoal.config.settings import arguments, find, merge, route, to_dict
 from shoal.errors import ConfigError, nearest
+from shoal.systems.configure import configure
 from shoal.systems.table import SYSTEMS, default_config
 
 
