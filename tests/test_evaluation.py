@@ -205,6 +205,28 @@ class Guess(Shown):
         return obs, float(action), *ends
 
 
+@pytest.mark.parametrize("suffix", [".gif", ".mp4"])
+def test_a_film_has_the_pace_and_the_picture_of_its_environment(
+    suffix: str, tmp_path: Path
+) -> None:
+    """10 frames a second; of odd sides, which H.264 cannot have, the last row and column go."""
+    import imageio.v3 as imageio
+
+    class Odd(Shown):
+        def render(self) -> Any:
+            picture = np.zeros((33, 35, 3), np.uint8)
+            picture[:, :16] = 255
+            return picture
+
+    film = tmp_path / f"film{suffix}"
+    evaluate(policy(Steps), Odd, 1, video=film)
+    assert imageio.improps(film).shape[1:3] == (32, 34)
+    about = imageio.immeta(film)  # a GIF of 40 equal frames is one, shown for their 4,000 ms
+    assert about["duration"] == 4000 if suffix == ".gif" else about["fps"] == 10
+    frame = imageio.imread(film, index=0)
+    assert frame[:, :14].mean() > 240 and frame[:, 20:].mean() < 15
+
+
 def test_a_film_does_not_change_what_exploring_finds(tmp_path: Path) -> None:
     """Each episode draws its own numbers, whatever else is played beside it."""
     made, film = policy(Guess), tmp_path / "film.gif"
