@@ -388,12 +388,20 @@ class Trainer:
         What those who leave had sampled and nobody had taken is not counted. Raises ConfigError
         for a trainer whose only worker is this process, and where there is no place for more.
         """
+        fanout = self.config.plan.fanout
         if workers < 1 or self.config.rollout.workers == 0:
             raise ConfigError(
                 f"cannot go on with {workers} workers: this trainer has "
                 f"{self.config.rollout.workers or 'none besides itself'}",
                 None,
                 "begin with rollout.workers >= 1, and keep at least one",
+            )
+        if fanout is not None and max(workers, self.config.rollout.workers) > fanout:
+            raise ConfigError(
+                f"cannot go on with {workers} workers: more than plan.fanout, {fanout}, form a "
+                "tree, which keeps its size",
+                None,
+                "save, and restore with workers=...",
             )
         self.fleet.resize(workers)
         rollout = replace(self.config.rollout, workers=workers)

@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any
 
 from shoal.algorithms.base import Differentiable
-from shoal.config.config import Config
+from shoal.config.config import Cluster, Config
 from shoal.envs.registry import entries, register
 from shoal.errors import ConfigError
-from shoal.fleet.base import Fleet
+from shoal.fleet.base import Fleet, Make
 from shoal.fleet.failure import sendable
-from shoal.fleet.local import LocalFleet
+from shoal.fleet.group import Place, tree
 from shoal.fleet.worker import Worker
 from shoal.learners.choose import preload
 from shoal.process.tracebacks import is_user_code, place_of
@@ -36,21 +36,47 @@ def create_fleet(config: Config, env: Any) -> tuple[Fleet, Callable[[], None]]:
     """
     workers, cluster = config.rollout.workers, config.cluster
     if workers == 0 or cluster.in_process:
-        fleet = LocalFleet(partial(worker, (), config, env), max(workers, 1))
+        make: Make = partial(worker, (), config, env)
+        return create(make, max(workers, 1), cluster, fanout=config.plan.fanout, local=True)
+    registered = _registered(env)
+    if isinstance(config.algorithm, Differentiable):
+        preload(config.learner)
+    return create(
+        partial(worker, registered, config, env),
+        workers,
+        cluster,
+        fanout=config.plan.fanout,
+        learns=learns(config.plan),
+        own_code=_own_code(env) or any(_own_code(entry.entry_point) for entry in registered),
+    )
+
+
+def create(
+    make: Make,
+    workers: int,
+    cluster: Cluster,
+    *,
+    fanout: int | None = None,
+    local: bool = False,
+    learns: bool = False,
+    own_code: bool = False,
+) -> tuple[Fleet, Callable[[], None]]:
+    """A fleet of that many members, and what to call when it is no longer needed.
+
+    ``fanout``: members that one process calls at most; None is no limit. ``local``: all of them in
+    this process, in turn. The rest as for ``fleet.cluster.connect``, which also says what it
+    raises.
+    """
+    fanout = workers if fanout is None else fanout
+    if local:
+        fleet = tree(Place(cluster), make, workers, fanout)
         return fleet, fleet.close
     from shoal.fleet.cluster import connect, cpus_per_worker
 
-    registered = _registered(env)
-    make = partial(worker, registered, config, env)
-    if isinstance(config.algorithm, Differentiable):
-        preload(config.learner)
-    own = _own_code(env) or any(_own_code(entry.entry_point) for entry in registered)
-    connection = connect(cluster, workers, learns(config.plan), own)
-    from shoal.fleet.ray import RayFleet
-
+    connection = connect(cluster, workers, learns, own_code)
     try:
-        cpus = cpus_per_worker(cluster, workers)
-        remote = RayFleet(make, workers, cluster, cpus)
+        place = Place(cluster, cpus_per_worker(cluster, workers))
+        remote = tree(place, make, workers, fanout)
     except BaseException:
         connection.close()
         raise

@@ -37,6 +37,7 @@ class Evolution(Plan):
     evaluation_share: float = setting(
         0.01, least=0, most=1
     )  # of episodes, with the weights as they are (paper: 0.003)
+    fanout: int | None = setting(64, least=2)  # workers that one process calls; more form a tree
     rebuild: bool = True  # workers take each step themselves; else they are sent the weights
 
     exact = True
@@ -62,7 +63,12 @@ class Evolution(Plan):
         return learner_of(config, model, params)
 
     def run(self, fleet: Fleet, learner: Evolver, run: Run) -> Generator[Update]:
-        tally, algorithm, workers = Tally(fleet, learner, run), run.algorithm, Dispatcher(fleet)
+        tally, algorithm, each = (
+            Tally(fleet, learner, run),
+            run.algorithm,
+            self._each(fleet, learner, run),
+        )
+        workers = Dispatcher(fleet, each)
         workers.publish(learner.get_state(), learner.version, send=True)
         whole = sum(x.nbytes for x in learner.weights().values())
         try:
@@ -92,6 +98,10 @@ class Evolution(Plan):
                 yield from tally.report(metrics, hyper)
         finally:
             workers.close()
+
+    def _each(self, fleet: Fleet, learner: Evolver, run: Run) -> int:
+        """Chunks in one call: one for each worker that the called member stands for."""
+        return max(math.ceil(run.slots / (2 * learner.pairs) / max(fleet.size, 1)), 1)
 
     def _extra(self, learner: Evolver) -> tuple[int, ...]:
         """A chunk of episodes of the weights as they are, if one is due; the first at once."""

@@ -197,3 +197,39 @@ def test_bins_take_only_their_values() -> None:
 def test_what_cannot_be_is_refused(system: str, fields: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         shoal.Trainer(system, "CartPole-v1", **fields)
+
+
+# ----------------------------------------------------------------------------- many workers
+
+
+def fan_in(fleet: Any) -> int:
+    """The most members that one process calls, anywhere in a tree."""
+    below = [fan_in(member.fleet) for member in fleet._members if hasattr(member, "fleet")]
+    return max([fleet.size, *below])
+
+
+def leaves(fleet: Any) -> int:
+    return sum(leaves(m.fleet) if hasattr(m, "fleet") else 1 for m in fleet._members)
+
+
+@pytest.mark.parametrize(("workers", "fanout"), [(70, 64), (30, 4)])
+def test_a_tree_of_workers_takes_the_same_steps(workers: int, fanout: int) -> None:
+    fields = {**SMALL, "directions": 80, "envs_per_worker": 2, "report_every": 1}
+    alone = trained(generations=2, **fields)
+    many = {"workers": workers, "in_process": True, "fanout": fanout}
+    with shoal.Trainer("es", "CartPole-v1", **fields, **many) as trainer:
+        for _ in range(2):
+            trainer.train()
+        assert fan_in(trainer.fleet) <= fanout
+        assert leaves(trainer.fleet) == workers
+        assert not difference(alone[0], trainer.learner.get_state())
+        assert not difference(alone[1], trainer.run.get_state())
+        with pytest.raises(ConfigError, match="form a tree"):
+            trainer.resize(2)
+
+
+def test_a_group_asks_for_the_state_anew_when_it_knows_too_many_steps(monkeypatch: Any) -> None:
+    monkeypatch.setattr("shoal.fleet.group.LOG", 2)
+    many = {"workers": 4, "in_process": True, "fanout": 2}
+    alone, tree = trained(generations=7), trained(generations=7, **many)
+    assert not difference(alone[0], tree[0])
