@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from shoal.config.replay import Replay
     from shoal.config.schedule import Linear, Schedule
     from shoal.evaluation import evaluate
+    from shoal.evolution import Found, evolve
     from shoal.nets.network import Network
     from shoal.plans.allreduce import Allreduce
     from shoal.plans.async_gradients import AsyncGradients
@@ -68,6 +69,8 @@ _HOMES = {
     "Linear": "config.schedule",
     "Schedule": "config.schedule",
     "evaluate": "evaluation",
+    "Found": "evolution",
+    "evolve": "evolution",
     "Network": "nets.network",
     "Allreduce": "plans.allreduce",
     "AsyncGradients": "plans.async_gradients",
@@ -104,6 +107,7 @@ __all__ = [
     "Differentiable",
     "Evolution",
     "Evolved",
+    "Found",
     "Linear",
     "Metrics",
     "Model",
@@ -121,6 +125,7 @@ __all__ = [
     "VTrace",
     "__version__",
     "evaluate",
+    "evolve",
     "load",
     "setting",
 ]

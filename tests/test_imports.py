@@ -44,7 +44,13 @@ ARROWS: dict[str, set[str]] = {
     "policy": {"systems", "checkpoint", "algorithms", "nets", "spaces", "trajectory", "errors"},
     "evaluation": {"policy", "envs", "config", "process", "errors"},
 }
-FRONT = {"trainer", "app", "__init__", "__main__"}  # the only rooms that know all the others
+FRONT = {
+    "trainer",
+    "evolve",
+    "app",
+    "__init__",
+    "__main__",
+}  # the only rooms that know all the others
 
 FRAMEWORK_FILES = {
     "shoal.learners.bfloat16",

@@ -7,6 +7,7 @@ asked for, not on what it did before, so that any worker can do any other's shar
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -18,7 +19,6 @@ from shoal.algorithms.base import Model
 from shoal.algorithms.evolved import choose
 from shoal.config.config import Config
 from shoal.envs.base import ENDLESS
-from shoal.envs.checks import Bounds
 from shoal.errors import EnvError
 from shoal.fleet.sample import Sample
 from shoal.fleet.world import make_world
@@ -61,19 +61,62 @@ def learner_of(config: Config, model: Model, params: Mapping[str, ndarray]) -> E
     return Evolver(config.algorithm, params, config.seed, size, pairs, model.net.frozen)
 
 
-class Evaluator:
+class Stateless:
+    """A member whose results do not depend on what it did before: nothing is saved or undone."""
+
+    def rollback(self, fragments: int) -> None:
+        """Nothing that was evaluated has left a trace."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """The inverse of ``get_state``."""
+
+
+class Evaluating(Stateless, ABC):
+    """Catches up with the learner, and evaluates what it is asked for; ``_evaluated`` says how."""
+
+    def __init__(self, learner: Evolver) -> None:
+        self.learner = learner
+        self.beat = 0  # how far it has come: tells from outside that it is alive
+
+    def set_weights(self, state: Mapping[str, Any], version: int) -> None:
+        """Go on from a learner's state."""
+        self.learner.set_state(state)
+
+    def evaluate(self, job: Job) -> list[Evaluation]:
+        """Catch up with the generation, and evaluate these chunks of it."""
+        if job.since <= self.learner.version:
+            for recipe in job.recipes[self.learner.version - job.since :]:
+                self.learner.evolve(recipe)
+        version = self.learner.version
+        if version == job.version:
+            return [self._evaluated(job, chunk) for chunk in job.chunks]
+        nothing = Sample({}, 0, 0, job.version, [], {})
+        return [Evaluation(chunk, version, nothing) for chunk in job.chunks]
+
+    @abstractmethod
+    def _evaluated(self, job: Job, chunk: int) -> Evaluation:
+        """What becomes of one chunk of the present generation."""
+
+    def close(self) -> None:
+        """Let go of the noise table."""
+        self.learner.close()
+
+
+class Evaluator(Evaluating):
     """Plays episodes of perturbed policies: half as many directions at once as it has slots."""
 
     def __init__(self, config: Config, index: int, env: Any = None, restart: int = 0) -> None:
         rollout = config.rollout
         self.config, self.index = config, index
-        self.beat = 0  # env steps of all slots so far: tells from outside that it is alive
         self._idle_since = perf_counter()
         self.env, self._own_spaces = make_world(config, env, index, config.seed)
-        self._bounds = Bounds(self.env.spaces)
         self.model: Model = config.algorithm.model(self.env.spaces, build)
         params = config.algorithm.init(self.model, np.random.default_rng([config.seed, 0]))
-        self.learner = learner_of(config, self.model, params)
+        super().__init__(learner_of(config, self.model, params))
         self._measured = [
             leaf.path
             for leaf in self.env.spaces.leaves
@@ -84,22 +127,8 @@ class Evaluator:
         """Spaces of the environment, as it was made here; a view may show less of it."""
         return self._own_spaces
 
-    def set_weights(self, state: Mapping[str, Any], version: int) -> None:
-        """Go on from a learner's state."""
-        self.learner.set_state(state)
-
-    def evaluate(self, job: Job) -> list[Evaluation]:
-        """Catch up with the generation, and play the episodes of these chunks of it."""
-        if job.since <= self.learner.version:
-            for recipe in job.recipes[self.learner.version - job.since :]:
-                self.learner.evolve(recipe)
-        return [self._evaluated(job, chunk) for chunk in job.chunks]
-
     def _evaluated(self, job: Job, chunk: int) -> Evaluation:
-        version = self.learner.version
-        if version != job.version:
-            return Evaluation(chunk, version, Sample({}, 0, 0, job.version, [], {}))
-        idle = perf_counter() - self._idle_since
+        version, idle = job.version, perf_counter() - self._idle_since
         draws, slots = self.learner.draws(), self.env.slots
         part = self.learner.part(chunk)
         at, seeds = draws.at[part], draws.seeds[part].reshape(-1)
@@ -134,7 +163,6 @@ class Evaluator:
         returns, scores = np.zeros(slots), np.zeros(slots)
         lengths = np.zeros(slots, np.int64)
         seen: list[tuple[Obs, ndarray]] = []
-        outside: dict[str, int] = {}
         steps = 0
         obs = env.play(seeds.tolist())
         acted = 0.0
@@ -176,7 +204,6 @@ class Evaluator:
             ended if perturbs else [],
             {},
             {"env": spent, "act": acted},
-            outside,
         )
         pairs = (returns if not perturbs else scores)[: len(seeds)].reshape(-1, 2)
         return Evaluation(
@@ -202,17 +229,7 @@ class Evaluator:
             for path in self._measured
         }
 
-    def rollback(self, fragments: int) -> None:
-        """Nothing that was evaluated has left a trace."""
-
-    def get_state(self) -> dict[str, Any]:
-        """Nothing: what a worker finds depends on the learner's state alone."""
-        return {}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """The inverse of ``get_state``."""
-
     def close(self) -> None:
-        """End the environments, and let go of the noise table."""
+        """End the environments, too."""
         self.env.close()
-        self.learner.close()
+        super().close()

@@ -15,7 +15,7 @@ from typing import Any
 from shoal.config.config import Cluster
 from shoal.fleet.base import Fleet, Make, results
 from shoal.fleet.dispatch import Dispatcher
-from shoal.fleet.evaluator import Evaluation, Job
+from shoal.fleet.evaluator import Evaluation, Job, Stateless
 from shoal.fleet.local import LocalFleet
 from shoal.fleet.sample import Sample
 from shoal.spaces.base import Spaces
@@ -57,7 +57,7 @@ def numbered(make: Make, first: int, index: int, restart: int) -> Any:
     return make(first + index, restart)
 
 
-class Group:
+class Group(Stateless):
     """The ``index``-th part of a tree, with its share of the workers; a member like any other."""
 
     def __init__(
@@ -96,16 +96,6 @@ class Group:
         found = [evaluation for _, evaluation in self._dispatcher.gather(job)]
         late, self._dispatcher.stale = self._dispatcher.stale, []
         return found + [evaluation for _, evaluation in late]
-
-    def rollback(self, fragments: int) -> None:
-        """Nothing that was evaluated has left a trace."""
-
-    def get_state(self) -> dict[str, Any]:
-        """Nothing, as of its workers."""
-        return {}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """The inverse of ``get_state``."""
 
     def close(self) -> None:
         """End its workers."""

@@ -87,7 +87,7 @@ class Evolution(Plan):
                 norm = learner.evolve(recipe)
                 learner.note(
                     np.concatenate([each.lengths for each in perturbed]),
-                    np.concatenate([np.zeros((0, 2)), *(x.scores for x in found if x.chunk < 0)]),
+                    np.array([score for x in found if x.chunk < 0 for score in x.scores.flat]),
                 )
                 tally.clock("learn")
                 workers.step(recipe)  # the weight edge: a few numbers, with each worker's next call
