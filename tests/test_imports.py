@@ -46,7 +46,7 @@ ARROWS: dict[str, set[str]] = {
 }
 FRONT = {
     "trainer",
-    "evolve",
+    "evolution",
     "app",
     "__init__",
     "__main__",
