@@ -5,11 +5,20 @@ from __future__ import annotations
 import os
 import platform
 
+_most: int | None = None
+
 
 def cpus() -> int:
     """CPUs that this process may use; where the system cannot tell, those of the machine."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux; psutil asks the same
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    found = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    return found if _most is None else min(found, _most)
+
+
+def limit(most: int) -> None:
+    """Count on this many CPUs at most from now on: others of the machine have other users."""
+    global _most
+    _most = max(most, 1)
 
 
 def system() -> str:
