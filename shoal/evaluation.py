@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def evaluate(
     played: list[tuple[float, int]] = []  # return and length
     stream = seed if explore else None
 
-    def run(first: int, last: int, film: Film | None) -> None:
+    def play(first: int, last: int, film: Film | None) -> None:
         """Episodes ``first`` to ``last - 1``, in copies of their own."""
         world = make_for_evaluation(
             env,
@@ -75,10 +75,9 @@ def evaluate(
             render_mode="rgb_array" if film else None,
         )
         try:
-            check_spaces(policy, world)
+            _check_spaces(policy, world)
             world = seen(world, policy.view)
-            left = last - first
-            played.extend(play(policy, world, left, stream, film, progress, played))
+            played.extend(_play(policy, world, last - first, stream, film, progress, played))
         finally:
             world.close()
 
@@ -87,17 +86,12 @@ def evaluate(
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a screen too
         film = Film(Path(video))
         try:
-            run(0, filmed, film)
+            play(0, filmed, film)
         finally:
             film.close()
         result = {"frames": film.frames, "video_s": film.frames / film.fps}
     if filmed < episodes:
-        run(filmed, episodes, None)
-    return summary(played) | result
-
-
-def summary(played: list[tuple[float, int]]) -> dict[str, Any]:
-    """The returns and lengths of episodes in one flat vocabulary."""
+        play(filmed, episodes, None)
     returns, lengths = zip(*played, strict=True)
     return {
         "return_mean": float(np.mean(returns)),
@@ -105,19 +99,20 @@ def summary(played: list[tuple[float, int]]) -> dict[str, Any]:
         "return_min": min(returns),
         "return_max": max(returns),
         "length_mean": float(np.mean(lengths)),
-        "episodes": len(played),
+        "episodes": episodes,
         "returns": list(returns),
+        **result,
     }
 
 
-def play(
+def _play(
     policy: Policy,
     world: VectorEnv,
     episodes: int,
     seed: int | None,
-    film: Film | None = None,
-    progress: Progress | None = None,
-    before: Sequence[tuple[float, int]] = (),
+    film: Film | None,
+    progress: Progress | None,
+    before: list[tuple[float, int]],
 ) -> list[tuple[float, int]]:
     """Return and length of the first ``episodes`` episodes, in the order in which they began.
 
@@ -173,7 +168,7 @@ def play(
     return [found[i] for i in range(episodes)]
 
 
-def check_spaces(policy: Policy, world: VectorEnv) -> None:
+def _check_spaces(policy: Policy, world: VectorEnv) -> None:
     """Raise SpaceError if the policy was made for other observations or actions."""
     wanted, found = policy.spaces, world.spaces
     pairs = [

@@ -35,6 +35,7 @@ from shoal.process import interrupts
 from shoal.process.machine import cpus, system
 from shoal.replay.settings import size
 from shoal.trainer import Trainer
+from shoal.tuning.lineage import Replayed
 
 _PACKAGES = ("numpy", "gymnasium", "jax", "torch", "ray")
 
@@ -106,14 +107,18 @@ def _loop(trainer: Trainer, console: Console, keeper: _Keeper) -> tuple[str, Bas
     begun, before, recorder = perf_counter(), trainer.recorder.wall_s, trainer.recorder
     stopped_by: str | None
 
-    def save_if_due() -> None:
+    replayed = Replayed(keeper.folder)
+
+    def between() -> None:
+        replayed.apply(trainer)
         reported, recorder.wall_s = recorder.wall_s, before + perf_counter() - begun
         keeper.save_if_due()
         recorder.wall_s = reported  # the report counts its own seconds
 
     try:
         while (stopped_by := trainer.stopped_by()) is None:
-            report = trainer.train(save_if_due)
+            replayed.apply(trainer)
+            report = trainer.train(between)
             keeper.keep(report)
             console.report(report)
             keeper.save_if_due()
@@ -132,6 +137,7 @@ class _Keeper:
 
     def __init__(self, trainer: Trainer, folder: Path, console: Console, resumed: bool) -> None:
         self._trainer, self._folder, self._console = trainer, folder, console
+        self.folder = folder
         # What was taken is written down, not "auto": elsewhere that might mean another.
         self._config = {**to_dict(trainer.config), "learner": trainer.framework}
         changed = write_config(folder, self._config)

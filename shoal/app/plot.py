@@ -16,7 +16,7 @@ from shoal.errors import ShoalError
 
 ndarray = npt.NDArray[Any]
 POINTS = 200  # of a line that is a mean over seeds
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", "--", ":", "-.")
 # Settings in which runs of one line may differ.
 _INCIDENTAL = ("shoal", "seed", "stop", "checkpointing", "report_every")
@@ -60,21 +60,30 @@ def plot(folders: Sequence[Path], out: Path) -> list[str]:
     be written.
     """
     curves = gather(folders)
+    check_picture(out)
+    write_picture(_figure(curves), out)
+    return [
+        f"{curve.label}: return {curve.steps.mean[-1]:.1f} at {curve.steps.x[-1]:,.0f} env steps"
+        for curve in curves
+    ]
+
+
+def check_picture(out: Path) -> None:
+    """Raise ShoalError for a file that is no picture by its name."""
     suffixes = (".png", ".pdf", ".svg")
     if out.suffix not in suffixes:
         what = f"a picture ends in {', '.join(suffixes)}, not {out.suffix or 'nothing'!r}"
         raise ShoalError(what, str(out), f"write to {out.with_suffix('.png')}")
-    figure = _figure(curves)
+
+
+def write_picture(figure: Any, out: Path) -> None:
+    """Write a figure to a file. Raises ShoalError if that cannot be done."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out)
     except OSError as error:
         what = f"the picture cannot be written: {error.strerror or error}"
         raise ShoalError(what, str(out), "give another -o FILE") from error
-    return [
-        f"{curve.label}: return {curve.steps.mean[-1]:.1f} at {curve.steps.x[-1]:,.0f} env steps"
-        for curve in curves
-    ]
 
 
 def gather(folders: Sequence[Path]) -> list[Curve]:
@@ -180,8 +189,8 @@ def _figure(curves: Sequence[Curve]) -> Any:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)
     for i, curve in enumerate(curves):
-        colour = _COLOURS[i % len(_COLOURS)]
-        dashes = _DASHES[i // len(_COLOURS) % len(_DASHES)]
+        colour = COLOURS[i % len(COLOURS)]
+        dashes = _DASHES[i // len(COLOURS) % len(_DASHES)]
         for axes, line in ((left, curve.steps), (right, curve.seconds)):
             label = curve.label.replace("$", r"\$") if axes is left else None  # no formulas
             axes.plot(line.x, line.mean, dashes, color=colour, linewidth=1.6, label=label)
@@ -190,7 +199,7 @@ def _figure(curves: Sequence[Curve]) -> Any:
     left.set_ylabel("return, mean of the last 100 episodes")
     left.set_xlabel("env steps")
     right.set_xlabel("seconds")
-    left.xaxis.set_major_formatter(_count)
+    left.xaxis.set_major_formatter(counted)
     for axes in (left, right):
         axes.grid(True, color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
@@ -203,7 +212,7 @@ def _figure(curves: Sequence[Curve]) -> Any:
     return figure
 
 
-def _count(value: float, position: int) -> str:
+def counted(value: float, position: int) -> str:
     from shoal.app.console import count
 
     return count(value)

@@ -10,18 +10,20 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from ray.tune.schedulers import PopulationBasedTraining
 
+from shoal.app.folder import write_json
+from shoal.config.settings import to_dict
 from shoal.errors import ConfigError
+from shoal.tuning.lineage import LINEAGE, SCHEDULE, lineage, schedule
 from shoal.tuning.search import TIME, Population, Search, domains
 from shoal.tuning.trial import SEARCH, number
 
-LINEAGE = "lineage.jsonl"
 KEPT = 3  # copies of donors' checkpoints that a member keeps
 
 
@@ -260,7 +262,17 @@ class Scheduler(PopulationBasedTraining):
         }
         with (self._folder / LINEAGE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, default=_plain) + "\n")
+        self._write_schedule(trial)
         tune_controller.checkpoint(force=True)
+
+    def _write_schedule(self, trial: Any) -> None:
+        """What `shoal train --schedule` replays: the settings that led to the member."""
+        chosen = {name: x for name, x in trial.config.items() if name != SEARCH}
+        config = to_dict(self._search.config(chosen, number(trial.trial_id)))
+        changes = schedule(lineage(self._folder), trial.trial_id)
+        write_json(
+            Path(trial.storage.trial_fs_path) / SCHEDULE, {"config": config, "schedule": changes}
+        )
 
     def _copied(self, trial: Any, time: int) -> Path:
         """The donor's checkpoint as the member's own: the donor may delete its when it goes on."""
@@ -308,32 +320,3 @@ def _link(source: str, target: str) -> None:
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else str(value)
-
-
-def lineage(folder: Path) -> list[dict[str, Any]]:
-    """The exploits of a population so far, in order; one that a kill cut off is not one."""
-    try:
-        lines = (folder / LINEAGE).read_text(encoding="utf-8").split("\n")[:-1]
-    except OSError:
-        return []
-    return [json.loads(line) for line in lines]
-
-
-def schedule(entries: Sequence[Mapping[str, Any]], member: str) -> list[dict[str, Any]]:
-    """The settings that led to a member as it is now: [{"env_steps": ..., "set": {...}}, ...].
-
-    Followed back from its last exploit to its donor before that moment, and so on.
-    """
-    found: list[dict[str, Any]] = []
-    who, before = member, len(entries)
-    first: Mapping[str, Any] | None = None
-    while True:
-        own = [i for i in range(before) if entries[i]["recipient"] == who]
-        if not own:
-            break
-        entry = entries[own[-1]]
-        found.append({"env_steps": entry["time"], "set": entry["new"]})
-        who, before, first = entry["donor"], own[-1], entry["donor_had"]
-    if first is not None:
-        found.append({"env_steps": 0, "set": dict(first)})
-    return found[::-1]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from shoal.tuning.population import Member, donor, explore, schedule, truncation, welch
+from shoal.tuning.lineage import schedule
+from shoal.tuning.population import Member, donor, explore, truncation, welch
 from shoal.tuning.search import Population
 
 

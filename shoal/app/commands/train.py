@@ -47,6 +47,11 @@ def options() -> Parser:
     parser.option("--out", metavar="DIR", help="run folder (default runs/SYSTEM-ENV-SEED-TIME)")
     command.reports(parser)
     parser.option("--config", metavar="FILE", help="settings in YAML or JSON (or a config.json)")
+    parser.option(
+        "--schedule",
+        metavar="FILE",
+        help="replay a population member's settings: its schedule.json",
+    )
     parser.option("--tuned", action="store_true", help="start from settings that do well on ENV")
     command.trust(parser, "the --config file")
     return parser
@@ -56,10 +61,14 @@ def _run(parser: Parser, argv: list[str]) -> int:
     from shoal.app import folder as folders
     from shoal.app import loop
     from shoal.app.console import create_console
+    from shoal.config.settings import to_dict
     from shoal.trainer import Trainer
+    from shoal.tuning.lineage import SCHEDULE, read_schedule, refuse_lasting
 
     args, pairs = parser.read(argv)
     config, default_stop = new_config(parser, args, pairs)
+    changes = read_schedule(Path(args.schedule))[1] if args.schedule else []
+    refuse_lasting(config, changes, args.schedule)
     command.silence_third_parties()
     console = create_console()
     with (
@@ -75,6 +84,9 @@ def _run(parser: Parser, argv: list[str]) -> int:
             with suppress(OSError):
                 folder.rmdir()
             raise
+        if args.schedule:
+            replayed = {"config": to_dict(config), "schedule": changes}
+            folders.write_json(folder / SCHEDULE, replayed)
         with trainer, folders.locked(folder):
             console.say(loop.header(trainer, folder, default_stop))
             return loop.train(trainer, folder, console)
@@ -91,8 +103,11 @@ def new_config(parser: Parser, args: Any, pairs: Pairs) -> tuple[Config, bool]:
     from shoal.config.files import load_file
     from shoal.config.names import OTHERS
     from shoal.systems.configure import configure, refuse_impossible
+    from shoal.tuning.lineage import read_schedule
 
     nested = load_file(args.config) if args.config else {}
+    if args.schedule:
+        nested = read_schedule(Path(args.schedule))[0] | nested
     system = args.system or args.algorithm
     if system is not None:
         nested.pop("system", None)
@@ -114,7 +129,7 @@ def new_config(parser: Parser, args: Any, pairs: Pairs) -> tuple[Config, bool]:
         lambda known: {**settings(parser, args, pairs, known), **network},
         plan=args.plan,
         algorithm=args.algorithm,
-        where=args.config,
+        where=args.config or args.schedule,
         use_tuned=args.tuned,
         final=False,
         trust=args.trust,
