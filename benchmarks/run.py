@@ -54,6 +54,7 @@ IMPALA = ("shoal_distributed.py", "--system", "impala")
 PPO_PONG = ("shoal_distributed.py", "--system", "ppo")
 REPLAY = ("shoal_replay.py",)
 BUFFER = ("shoal_buffer.py",)
+ARS = ("shoal_ars.py",)
 BF16 = ("--precision", "bfloat16")
 PAIRS = (
     Pair("cartpole-sb3", "CartPole-v1", "sb3", 12.0),
@@ -73,6 +74,8 @@ PAIRS = (
     Pair("sac-pendulum-sb3", "Pendulum-v1", "sb3_replay", 2.8, REPLAY, None),
     Pair("sac-pendulum-sbx", "Pendulum-v1", "sbx_replay", 1.4, REPLAY, None),
     Pair("sac-pendulum-sbx-bf16", "Pendulum-v1", "sbx_replay", 1.4, (*REPLAY, *BF16), None),
+    Pair("ars-cartpole-sb3", "CartPole-v1", "sb3_ars", 5.0, ARS),
+    Pair("ars-halfcheetah-sb3", "HalfCheetah-v5", "sb3_ars", 1.5, ARS),
     Pair("buffer-32-cpprb", "32", "cpprb", 3.0, BUFFER),
     Pair("buffer-512-tianshou", "512", "tianshou", 2.0, BUFFER),
 )

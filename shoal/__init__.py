@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from shoal.plans.sync_replay import SyncReplay
     from shoal.plans.sync_samples import SyncSamples
     from shoal.policy import Policy, load
+    from shoal.recording import record
     from shoal.trainer import Trainer
 
 __version__ = "0.1.0"
@@ -83,6 +84,7 @@ _HOMES = {
     "Plan": "plans.base",
     "Policy": "policy",
     "load": "policy",
+    "record": "recording",
     "Trainer": "trainer",
 }
 __all__ = [
@@ -127,6 +129,7 @@ __all__ = [
     "evaluate",
     "evolve",
     "load",
+    "record",
     "setting",
 ]
 

@@ -54,6 +54,10 @@ class NetworkError(ShoalError):
     """A network that cannot be built for these spaces, or whose output does not fit."""
 
 
+class DemoError(ShoalError):
+    """Demonstrations that cannot be read, or that do not fit the environment."""
+
+
 class CheckpointError(ShoalError):
     """A checkpoint that is damaged, hostile, of another version or of another environment."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def evaluate(
     played: list[tuple[float, int]] = []  # return and length
     stream = seed if explore else None
 
-    def play(first: int, last: int, film: Film | None) -> None:
+    def run(first: int, last: int, film: Film | None) -> None:
         """Episodes ``first`` to ``last - 1``, in copies of their own."""
         world = make_for_evaluation(
             env,
@@ -75,9 +75,10 @@ def evaluate(
             render_mode="rgb_array" if film else None,
         )
         try:
-            _check_spaces(policy, world)
+            check_spaces(policy, world)
             world = seen(world, policy.view)
-            played.extend(_play(policy, world, last - first, stream, film, progress, played))
+            left = last - first
+            played.extend(play(policy, world, left, stream, film, progress, played))
         finally:
             world.close()
 
@@ -86,12 +87,17 @@ def evaluate(
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a screen too
         film = Film(Path(video))
         try:
-            play(0, filmed, film)
+            run(0, filmed, film)
         finally:
             film.close()
         result = {"frames": film.frames, "video_s": film.frames / film.fps}
     if filmed < episodes:
-        play(filmed, episodes, None)
+        run(filmed, episodes, None)
+    return summary(played) | result
+
+
+def summary(played: list[tuple[float, int]]) -> dict[str, Any]:
+    """The returns and lengths of episodes in one flat vocabulary."""
     returns, lengths = zip(*played, strict=True)
     return {
         "return_mean": float(np.mean(returns)),
@@ -99,20 +105,19 @@ def evaluate(
         "return_min": min(returns),
         "return_max": max(returns),
         "length_mean": float(np.mean(lengths)),
-        "episodes": episodes,
+        "episodes": len(played),
         "returns": list(returns),
-        **result,
     }
 
 
-def _play(
+def play(
     policy: Policy,
     world: VectorEnv,
     episodes: int,
     seed: int | None,
-    film: Film | None,
-    progress: Progress | None,
-    before: list[tuple[float, int]],
+    film: Film | None = None,
+    progress: Progress | None = None,
+    before: Sequence[tuple[float, int]] = (),
 ) -> list[tuple[float, int]]:
     """Return and length of the first ``episodes`` episodes, in the order in which they began.
 
@@ -168,7 +173,7 @@ def _play(
     return [found[i] for i in range(episodes)]
 
 
-def _check_spaces(policy: Policy, world: VectorEnv) -> None:
+def check_spaces(policy: Policy, world: VectorEnv) -> None:
     """Raise SpaceError if the policy was made for other observations or actions."""
     wanted, found = policy.spaces, world.spaces
     pairs = [

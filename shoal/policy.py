@@ -15,11 +15,9 @@ from shoal.errors import CheckpointError, SpaceError
 from shoal.nets.factory import build
 from shoal.spaces.base import Spaces
 from shoal.spaces.gym import GymSpaces
-from shoal.spaces.view import View
+from shoal.spaces.view import ALL, View
 from shoal.systems.saved import Saved
 from shoal.trajectory import Obs, ndarray
-
-ALL = View()
 
 
 class Policy:

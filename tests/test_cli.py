@@ -224,8 +224,8 @@ def test_the_help_of_every_command_says_how_it_is_called(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["--help"]) == 0
-    commands = [line.split()[1] for line in capsys.readouterr().out.splitlines()[2:8]]
-    assert commands == ["train", "resume", "tune", "evaluate", "plot", "systems"]
+    commands = [line.split()[1] for line in capsys.readouterr().out.splitlines()[2:9]]
+    assert commands == ["train", "resume", "tune", "evaluate", "record", "plot", "systems"]
     for command in commands:
         assert main([command, "--help"]) == 0
         assert capsys.readouterr().out.startswith(f"usage: shoal {command}")

@@ -43,6 +43,10 @@ ARROWS: dict[str, set[str]] = {
     "metrics": {"plans", "fleet"},
     "policy": {"systems", "checkpoint", "algorithms", "nets", "spaces", "trajectory", "errors"},
     "evaluation": {"policy", "envs", "config", "process", "errors"},
+    "recording": {
+        *("evaluation", "policy", "replay", "envs", "config", "spaces", "process", "errors"),
+        "__init__",  # the version number
+    },
 }
 FRONT = {
     "trainer",

@@ -63,6 +63,11 @@ class Evolved(Algorithm):
         """Whether perturbed policies also add noise to their actions."""
         return False
 
+    @property
+    def reference(self) -> int:
+        """Observations in the reference batch of virtual batch normalisation; 0: there is none."""
+        return 0
+
     # -------------------------------------------------------------- what returns say
 
     def score(self, reward: ndarray) -> ndarray:

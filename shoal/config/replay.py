@@ -19,6 +19,8 @@ class Replay:
     warmup: int = setting(1_000, least=1)  # env steps before the first gradient step
     alpha: float = setting(0.0, least=0, most=1)  # priority exponent; 0: uniform (PER: 0.6)
     beta: Schedule = setting(0.4, least=0, most=1)  # importance-weight exponent, if alpha > 0
+    demos: str | None = None  # demonstrations: a Minari data set, by its folder or its local name
+    demo_ratio: float = setting(1 / 256, least=0, most=1)  # probability that a row is one of them
     save: bool | None = None  # save the buffer in checkpoints; none: if it is at most 256 MB
 
     def __post_init__(self) -> None:

@@ -56,6 +56,7 @@ class VectorEnv(Protocol):
     slots: int
     frame_stack: int  # newest frames along the first axis of the one observation; 1: no stack
     reward_clip: float | None  # what rewards are usually clipped to for training; None: nothing
+    spec: Any  # Gymnasium's EnvSpec, if it makes one copy with these very observations; else None
 
     @property
     def episode_seeds(self) -> list[int | None]:

@@ -35,6 +35,7 @@ class NativeVector:
 
     frame_stack = 1
     reward_clip: float | None = None
+    spec: Any = None  # of a vector environment, not of one copy
 
     def __init__(self, env: Any, *, id: str, seed: int | None = None) -> None:
         from gymnasium.vector import AutoresetMode

@@ -77,6 +77,7 @@ class SerialEnv:
         except BaseException:
             self.close()
             raise
+        self.spec: Any = self.envs[0].spec
         self._step = [env.step for env in self.envs]
         self._own = [_has_state(env) for env in self.envs]
         self._rows = Rows(self.spaces, slots)

@@ -37,6 +37,7 @@ class ViewedEnv:
         self.env, self._lens = env, lens
         self.id, self.slots, self.spaces = env.id, env.slots, lens.spaces
         self.frame_stack, self.reward_clip = env.frame_stack, env.reward_clip
+        self.spec = None  # it would make an environment without the view
         self._previous: Obs = {}  # what came before the present observations
 
     @property

@@ -28,8 +28,10 @@ from shoal.nets.population import Population
 from shoal.ops.moments import Moments
 from shoal.process import interrupts
 from shoal.spaces import axes
-from shoal.spaces.base import Spaces
+from shoal.spaces.base import ACTION_MASK, Spaces
 from shoal.trajectory import Obs, ndarray
+
+APART = 4  # env steps between two images of a reference batch
 
 
 class Job(NamedTuple):
@@ -58,7 +60,8 @@ class Evaluation:
 def learner_of(config: Config, model: Model, params: Mapping[str, ndarray]) -> Evolver:
     """The learner of a run, the same in every process."""
     size, pairs = config.plan.table_size, config.rollout.envs_per_worker // 2
-    return Evolver(config.algorithm, params, config.seed, size, pairs, model.net.frozen)
+    statistics = getattr(model.net, "statistics", None)
+    return Evolver(config.algorithm, params, config.seed, size, pairs, model.net.frozen, statistics)
 
 
 class Stateless:
@@ -217,7 +220,24 @@ class Evaluator(Evaluating):
         if len(matrix) < slots:
             rest = np.repeat(matrix[:1], slots - len(matrix), axis=0)
             matrix = np.concatenate([matrix, rest])
-        return Population(self.model.net, matrix, learner.like, learner.weights())
+        net, weights, reference = self.model.net, learner.weights(), learner.reference
+        return Population(net, matrix, learner.like, weights, reference)
+
+    def refer(self, count: int) -> Obs:
+        """Images for virtual batch normalisation, {path: [count, ...]}, from random actions."""
+        paths = getattr(self.model.net, "images", ())
+        if not paths:
+            return {}
+        rng = np.random.default_rng([self.config.seed, 4])
+        slots, dist = self.env.slots, self.model.dist
+        obs = self.env.play(rng.integers(2**31, size=slots).tolist())
+        seen: list[Obs] = []
+        while len(seen) * slots < count:
+            for _ in range(APART):
+                noise, flat = dist.noise(rng, (slots,)), np.zeros((slots, dist.n_out), np.float32)
+                obs = self.env.step(dist.sample(flat, noise, obs.get(ACTION_MASK))).obs
+            seen.append({path: obs[path].copy() for path in paths})
+        return {path: np.concatenate([x[path] for x in seen])[:count] for path in paths}
 
     def _moments(self, seen: list[tuple[Obs, ndarray]]) -> dict[str, Moments]:
         """Moments of all observations that were acted on."""

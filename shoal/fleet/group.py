@@ -80,6 +80,11 @@ class Group(Stateless):
         spaces: Spaces = results(self.fleet.map("get_spaces"))[0]
         return spaces
 
+    def refer(self, count: int) -> dict[str, Any]:
+        """What one of its workers gives for virtual batch normalisation."""
+        found: dict[str, Any] = results(self.fleet.map("refer", count))[0]
+        return found
+
     def set_weights(self, state: Mapping[str, Any], version: int) -> None:
         """Pass a learner's state on."""
         self._dispatcher.publish(dict(state), version, send=True)

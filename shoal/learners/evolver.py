@@ -6,8 +6,8 @@ numbers for each direction (a ``Recipe``), for the directions themselves follow 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,9 @@ from shoal.ops.evolution import combine
 from shoal.ops.packing import Packing, pack, unpack
 from shoal.trajectory import ndarray
 
-CAP, EVALUATED = "evolution/cap", "evolution/evaluated"  # in aux: they go into checkpoints
+# Names in aux, which goes into checkpoints.
+CAP, EVALUATED, REFERENCE = "evolution/cap", "evolution/evaluated", "evolution/reference/"
+Statistics = Callable[[Mapping[str, ndarray], Mapping[str, ndarray]], dict[str, ndarray]]
 
 
 class Recipe(NamedTuple):
@@ -51,6 +53,7 @@ class Evolver(Learned):
         table_size: numbers in the noise table.
         pairs: directions that are evaluated together, in one chunk.
         frozen: names of parameters that are not perturbed.
+        statistics: makes those of virtual batch normalisation of parameters and a reference batch.
 
     Raises ConfigError if the noise table is smaller than the parameters.
     """
@@ -63,7 +66,10 @@ class Evolver(Learned):
         table_size: int,
         pairs: int,
         frozen: frozenset[str] = frozenset(),
+        statistics: Statistics | None = None,
     ) -> None:
+        self._statistics = statistics
+        self._measured: tuple[Any, dict[str, ndarray]] = None, {}  # of which parameters, and what
         self.algorithm, self.seed, self.pairs = algorithm, seed, pairs
         self.like = {name: x for name, x in params.items() if name not in frozen}
         self.size = sum(x.size for x in self.like.values())
@@ -91,6 +97,29 @@ class Evolver(Learned):
         rng = np.random.default_rng([self.seed, 1, version])
         n, last = self.algorithm.directions, self._table.values.size - self.size
         return Draws(rng.integers(0, last + 1, n), rng.integers(0, 2**31, (n, 2)))
+
+    @property
+    def reference(self) -> dict[str, ndarray]:
+        """The reference batch by the paths of its leaves; {} if there is none."""
+        aux = self._now.aux
+        return {k.removeprefix(REFERENCE): x for k, x in aux.items() if k.startswith(REFERENCE)}
+
+    def weights(self) -> dict[str, ndarray]:
+        """What the unperturbed policy acts with, statistics of its reference batch included."""
+        return {**super().weights(), **self._virtual()}
+
+    def get_state(self) -> dict[str, Any]:
+        """The same are part of what is saved: a policy is loaded without its learner."""
+        state = super().get_state()
+        return {**state, "aux": {**state["aux"], **self._virtual()}}
+
+    def _virtual(self) -> dict[str, ndarray]:
+        reference, params = self.reference, self._now.params
+        if self._statistics is None or not reference:
+            return {}
+        if self._measured[0] is not params:
+            self._measured = params, self._statistics(params, reference)
+        return self._measured[1]
 
     def theta(self) -> ndarray:
         """All parameters as one vector, float32 [size]."""

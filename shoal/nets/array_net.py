@@ -177,6 +177,26 @@ class ArrayNet:
             outs.append(out if free is None else append(xp, out, params[free]))
         return tuple(outs)
 
+    def statistics(
+        self, params: Mapping[str, Array], reference: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """What virtual batch normalisation needs: see ``cnn.convolved``.
+
+        ``reference`` are images {path: [N, *shape]}, of every leaf that is one.
+        """
+        seen: dict[str, Array] = {}
+        for image in self._images:
+            x = reference[image.path]
+            xp = namespace(x)
+            for trunk in {head[0].name: head[0] for head in self._heads.values()}.values():
+                dict(trunk.encoders)[image.path](xp, params, image(xp, params, x), seen)
+        return seen
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Paths of the leaves that are convolved."""
+        return tuple(image.path for image in self._images)
+
     @property
     def dense(self) -> bool:
         """Whether it is made of matrix products only, so that ``each`` can be called."""

@@ -14,11 +14,36 @@ from shoal.nets.mlp import linear, relu
 from shoal.ops.convolution import conv2d, matmul, max_pool2d
 from shoal.ops.kernels import Array
 
+Seen = dict[str, Array] | None  # statistics of a reference batch, being measured
+STD = 1e-5  # added to standard deviations, so that dead channels stay finite
+
 
 def conv(name: str, size_in: int, size_out: int, kernel: int) -> Iterator[Param]:
     """Parameters of a convolution with a square kernel."""
     yield Param(f"{name}/w", (size_out, size_in, kernel, kernel), HIDDEN_GAIN)
     yield Param(f"{name}/b", (size_out,), None)
+
+
+def convolved(
+    xp: Any, params: Any, name: str, x: Array, stride: int, padding: int, seen: Seen
+) -> Array:
+    """A convolution; normalised, before its bias is added, if ``params`` say by what.
+
+    That is virtual batch normalisation (Salimans et al. 2016, arXiv:1606.03498, section 3.5):
+    ``"<name>/mean"`` and ``"<name>/std"``, [channels], come from a reference batch. If ``x`` is
+    that batch, they are put into ``seen`` under these names, and used at once.
+    """
+    bias = params[f"{name}/b"]
+    y = conv2d(x, params[f"{name}/w"], bias, stride, padding)
+    found = params if seen is None else seen
+    if seen is not None:
+        seen[f"{name}/mean"] = xp.mean(y, axis=(0, 2, 3))
+        seen[f"{name}/std"] = xp.std(y, axis=(0, 2, 3)) + STD
+    mean = found.get(f"{name}/mean")
+    if mean is None:
+        return y
+    std, shape = found[f"{name}/std"], (-1, 1, 1)
+    return (y - xp.reshape(mean, shape)) / xp.reshape(std, shape) + xp.reshape(bias, shape)
 
 
 class Nature:
@@ -45,9 +70,9 @@ class Nature:
         if self._fc is not None:
             yield from linear(self._fc, self._flat, self.features)
 
-    def __call__(self, xp: Any, params: Any, x: Array) -> Array:
+    def __call__(self, xp: Any, params: Any, x: Array, seen: Seen = None) -> Array:
         for name, stride in self._convs:
-            x = relu(xp, conv2d(x, params[f"{name}/w"], params[f"{name}/b"], stride))
+            x = relu(xp, convolved(xp, params, name, x, stride, 0, seen))
         x = xp.reshape(x, (x.shape[0], self._flat))
         if self._fc is None:
             return x
@@ -92,9 +117,9 @@ class Impala:
         if self._fc is not None:
             yield from linear(self._fc, self._flat, self.features)
 
-    def __call__(self, xp: Any, params: Any, x: Array) -> Array:
+    def __call__(self, xp: Any, params: Any, x: Array, seen: Seen = None) -> Array:
         def same(name: str, x: Array) -> Array:
-            return conv2d(x, params[f"{name}/w"], params[f"{name}/b"], 1, 1)
+            return convolved(xp, params, name, x, 1, 1, seen)
 
         for name, blocks in self._sections:
             x = max_pool2d(same(name, x), 3, 2, 1)

@@ -20,10 +20,17 @@ class Population:
     Args:
         like: the parameters by name, in the order in which they stand in a row.
         shared: what else the network reads, the same for all (normalisation).
+        reference: images by which convolutions are normalised, with statistics for each set of
+            parameters.
     """
 
     def __init__(
-        self, net: Net, matrix: ndarray, like: Mapping[str, ndarray], shared: Mapping[str, ndarray]
+        self,
+        net: Net,
+        matrix: ndarray,
+        like: Mapping[str, ndarray],
+        shared: Mapping[str, ndarray],
+        reference: Mapping[str, ndarray] | None = None,
     ) -> None:
         self._net = net
         self._together = net if isinstance(net, ArrayNet) and net.dense else None
@@ -33,6 +40,8 @@ class Population:
         if self._together is None:
             own = [{name: x[i] for name, x in rows.items()} for i in range(len(matrix))]
             self._alone = [{**shared, **params} for params in own]
+            if reference and isinstance(net, ArrayNet):
+                self._alone = [{**x, **net.statistics(x, reference)} for x in self._alone]
 
     def __call__(self, obs: Mapping[str, Array], heads: tuple[str, ...]) -> tuple[ndarray, ...]:
         """Outputs [N, size] of these heads, row i of ``obs`` by the parameters of row i."""

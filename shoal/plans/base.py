@@ -36,7 +36,8 @@ class Plan(ABC):
     name: str = "own"  # by which it is chosen and saved
     exact: ClassVar[bool] = False  # all wait for all, so that a run can be resumed bit for bit
     offers: ClassVar[frozenset[str]] = frozenset({"trajectories", "on-policy", "epochs"})
-    """Which of the ``needs`` of an algorithm it meets; "trajectories": of one with no other source.
+    """Which of the ``needs`` of an algorithm it meets; "trajectories": of one with no other source;
+    "demonstrations" are no need: it draws from those of ``replay.demos`` too.
     """
     replays: ClassVar[bool] = False  # the run itself holds the replay buffer, and saves it
     fanout: int | None = None  # members that one process calls; beyond it they form a tree

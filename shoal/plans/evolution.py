@@ -19,11 +19,11 @@ from shoal.algorithms.evolved import Evolved
 from shoal.config.bounds import setting
 from shoal.config.config import Config
 from shoal.errors import ConfigError
-from shoal.fleet.base import Fleet
+from shoal.fleet.base import Fleet, results
 from shoal.fleet.dispatch import Dispatcher
 from shoal.fleet.evaluator import Evaluation, Evaluator, Job, learner_of
 from shoal.learners.base import Weights
-from shoal.learners.evolver import Evolver, Recipe
+from shoal.learners.evolver import REFERENCE, Evolver, Recipe
 from shoal.plans.base import Plan, Tally, Update
 from shoal.plans.run import Run
 
@@ -69,6 +69,9 @@ class Evolution(Plan):
             self._each(fleet, learner, run),
         )
         workers = Dispatcher(fleet, each)
+        if algorithm.reference and not learner.reference:
+            found = results(fleet.map("refer", algorithm.reference))[0]  # the same of every worker
+            learner.set_aux({f"{REFERENCE}{path}": x for path, x in found.items()})
         workers.publish(learner.get_state(), learner.version, send=True)
         whole = sum(x.nbytes for x in learner.weights().values())
         try:

@@ -52,6 +52,9 @@ class View:
         return Lens(self, spaces)
 
 
+ALL = View()  # hides nothing, adds nothing
+
+
 class Lens:
     """A view of one environment's observations.
 

@@ -117,6 +117,11 @@ def configure(
         if (found := absolute(network)) != network:
             config = replace(config, algorithm=replace(config.algorithm, network=found))
         config = replace(config, env=absolute(config.env))
+        demos = config.replay.demos
+        if demos is not None and Path(demos).is_dir():
+            config = replace(
+                config, replay=replace(config.replay, demos=str(Path(demos).resolve()))
+            )
     if final:
         refuse_impossible(config)
     return config
@@ -194,6 +199,13 @@ def refuse_impossible(config: Config) -> None:
     conflict = config.plan.conflict(config)
     if conflict is not None:
         raise conflict
+    if config.replay.demos is not None and "demonstrations" not in config.plan.offers:
+        raise ConfigError(
+            f"replay.demos is {config.replay.demos!r}, but {config.plan.name} draws no "
+            "demonstrations",
+            None,
+            "leave it out",
+        )
     rollout, size = config.rollout, getattr(config.algorithm, "minibatch_size", None) or 1
     rows = rollout.fragment_length * rollout.envs_per_worker * max(rollout.workers, 1)
     if size > rows:

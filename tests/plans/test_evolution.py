@@ -162,11 +162,21 @@ def test_dict_observations_and_choices_learn_save_and_act(system: str, tmp_path:
         trainer.train()
         trainer.save(tmp_path)
         own = trainer.policy
+        virtual = [name for name in trainer.learner.weights() if name.endswith("conv0/std")]
+        assert len(virtual) == (system == "es")
     world, loaded = Nested(), shoal.load(tmp_path)
     obs, _ = world.reset(seed=0)
     for _ in range(3):
         assert own.act(obs) == loaded.act(obs)
         obs, *_ = world.step(own.act(obs))
+
+
+def test_a_reference_batch_is_the_same_for_any_number_of_workers() -> None:
+    fields = {"table_size": 3_000_000, "directions": 2, "generations": 2}
+    alone = trained("es", Nested, **fields)
+    more = trained("es", Nested, workers=2, in_process=True, **fields)
+    assert not difference(alone[0], more[0])
+    assert "evolution/reference/image" in alone[0]["aux"]
 
 
 def test_bins_take_only_their_values() -> None:

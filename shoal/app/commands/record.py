@@ -1,0 +1,66 @@
+"""``shoal record``: write demonstrations of a trained policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shoal.app.commands import command
+from shoal.app.options import Parser
+from shoal.errors import ConfigError
+
+
+def _options() -> Parser:
+    parser = Parser(
+        "shoal record",
+        "DIR --out FOLDER [options]",
+        "Write whole episodes of a run's policy as a Minari data set, which --demos reads.",
+    )
+    parser.option("folder", metavar="DIR", help="run folder, or one checkpoint in it")
+    parser.option("--out", metavar="FOLDER", type=Path, help="the data set's folder: a new one")
+    parser.option("--episodes", metavar="N", type=int, default=10, help="how many (default 10)")
+    parser.option("--seed", metavar="N", type=int, help="episode i starts from seed N + i")
+    parser.option("--explore", action="store_true", help="sample actions instead of the likeliest")
+    command.own_code(parser)
+    return parser
+
+
+def _run(parser: Parser, argv: list[str]) -> int:
+    from shoal.app import folder as folders
+    from shoal.app.console import progress
+    from shoal.checkpoint.files import blame
+    from shoal.policy import policy_of
+    from shoal.recording import record
+    from shoal.systems.saved import Saved
+
+    args, _ = parser.read(argv, settings=False)
+    if args.episodes < 1:
+        raise ConfigError(f"--episodes is {args.episodes}", None, "record at least 1")
+    if args.out is None:
+        raise ConfigError("no folder for the data set was given", None, "name one: --out demos")
+    path, _, meta, state = folders.find(args.folder, parts=("learner",))
+    saved = Saved(path, meta, args.trust)
+    policy = policy_of(saved, state, network=args.network, algorithm=args.algorithm)
+    env, env_kwargs = saved.env(args.env), saved.env_kwargs({})
+    with blame(path):
+        seed = meta["config"]["seed"] + 2_000_003 if args.seed is None else args.seed
+    command.silence_third_parties()
+    result = record(
+        policy,
+        env,
+        args.episodes,
+        args.out,
+        seed=seed,
+        env_kwargs=env_kwargs,
+        explore=args.explore,
+        progress=progress(args.episodes),
+    )
+    print(
+        f"{meta['system']} on {env}, {args.episodes} episodes, {result['env_steps']:,} env steps: "
+        f"return {result['return_mean']:.1f} +- {result['return_std']:.1f} "
+        f"(min {result['return_min']:.1f}, max {result['return_max']:.1f})"
+    )
+    print(f"Minari data set {result['dataset_id']}: {result['path']}")
+    return 0
+
+
+COMMAND = command.Command("record", "write demonstrations of a trained policy", _options, _run)
