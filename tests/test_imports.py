@@ -39,7 +39,7 @@ ARROWS: dict[str, set[str]] = {
         *("replay", "fleet", "learners", "algorithms", "ops"),
         *("config", "spaces", "trajectory", "process", "errors"),
     },
-    "systems": {"plans", "algorithms", "envs", "checkpoint", "config", "errors"},
+    "systems": {"plans", "algorithms", "nets", "envs", "checkpoint", "config", "errors"},
     "metrics": {"plans", "fleet"},
     "policy": {"systems", "checkpoint", "algorithms", "nets", "spaces", "trajectory", "errors"},
     "evaluation": {"policy", "envs", "config", "process", "errors"},

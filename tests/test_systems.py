@@ -42,6 +42,7 @@ TUNED = load_file(Path(__file__).parents[1] / "shoal" / "systems" / "tuned.yaml"
         ("sac", "SAC", "sync_replay"),
         ("ape-x", "DQN", "async_replay"),
         ("ape-x-dpg", "DDPG", "async_replay"),
+        ("r2d2", "DQN", "async_replay"),
         ("gorila", "DQN", "parameter_server"),
     ],
 )

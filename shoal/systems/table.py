@@ -21,6 +21,7 @@ from shoal.config.replay import Replay
 from shoal.config.settings import name_of
 from shoal.config.trust import find
 from shoal.errors import ConfigError, cut, did_you_mean
+from shoal.nets.network import Network
 from shoal.plans.allreduce import Allreduce
 from shoal.plans.async_gradients import AsyncGradients
 from shoal.plans.async_replay import AsyncReplay
@@ -165,6 +166,26 @@ SYSTEMS = {
             Rollout(workers=2, envs_per_worker=4, fragment_length=16),
             "Horgan et al. 2018 (arXiv:1803.00933)",
             Replay(batch_size=256, replay_ratio=256.0, alpha=0.6),
+        ),
+        System(
+            "r2d2",
+            # The paper's Table 2, but for what is of Atari's size: there, lr 1e-4 with eps 1e-3,
+            # targets copied every 2500 gradient steps, batches of 64 sequences, 4e6 env steps.
+            DQN(
+                gamma=0.997,
+                n_step=5,
+                double=True,
+                dueling=True,
+                rescale=1e-3,
+                ladder=7.0,
+                epsilon=0.4,
+                max_grad_norm=40.0,
+                network=Network(hidden=(128, 128), activation="relu", memory="lstm"),
+            ),
+            AsyncReplay(),
+            Rollout(workers=2, envs_per_worker=8, fragment_length=16, previous=True),
+            "Kapturowski et al. 2019 (ICLR)",
+            Replay(alpha=0.9, beta=0.6, batch_size=16),
         ),
         System(
             "gorila",

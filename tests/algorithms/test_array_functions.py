@@ -39,6 +39,7 @@ CASES = {
     **{name: (name, TINY, Script) for name in SYSTEMS if name not in ("ddpg", "td3", "ape-x-dpg")},
     **{f"{name}-floats": (name, TINY, Floats) for name in ("ppo", "ddpg", "td3", "sac")},
     **{f"{name}-lstm": (name, RECURRENT, Script) for name in ("pg", "ppo", "impala", "appo")},
+    **{f"{name}-lstm": (name, RECURRENT, Script) for name in ("dqn", "rainbow", "r2d2")},
 }
 
 
