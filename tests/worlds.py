@@ -20,6 +20,7 @@ from shoal.systems.table import default_config
 
 TINY = Network(hidden=(8,))
 LINEAR = Network(hidden=())
+RECURRENT = Network(hidden=(4,), memory="lstm", memory_size=4)
 MODEL = PPO(network=TINY).model(GymSpaces(Box(-1, 1, (3,)), Discrete(4)), build)  # feed-forward
 
 

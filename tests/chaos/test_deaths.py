@@ -21,7 +21,7 @@ from shoal.plans.run import Run
 from shoal.trainer import Trainer
 from tests.chaos.mortal import Ledger, Mortal
 from tests.fleet.members import pid_of
-from tests.worlds import TINY
+from tests.worlds import RECURRENT, TINY
 
 PLANS = {
     "sync_samples": "a2c",
@@ -155,7 +155,8 @@ def test_a_worker_that_is_killed_at_any_time_is_replaced(
 ) -> None:
     if index == 1 and plan not in ("allreduce", "sync_samples"):
         pytest.skip("where nobody waits for all, workers differ in nothing")
-    with make(plan, Ledger(tmp_path)) as trainer:
+    network = RECURRENT if index == 0 else TINY  # a new worker begins with no memory
+    with make(plan, Ledger(tmp_path), network=network) as trainer:
         until(trainer, books, lambda report: report["gradient_steps"] >= 4)
         os.kill(pid_of(trainer.fleet, index), signal.SIGKILL)
         report = until(trainer, books, lambda report: report["worker_restarts"] == 1)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.envs.classic_control.pendulum import PendulumEnv
@@ -22,7 +23,7 @@ from shoal.checkpoint import files as checkpoint
 from shoal.fleet.base import results
 from shoal.fleet.worker import Worker
 from shoal.trainer import Trainer
-from tests.worlds import TINY, Script, difference
+from tests.worlds import RECURRENT, TINY, Script, difference
 
 NORMALISED: dict[str, Any] = {"normalise_obs": True, "scale_reward": True}
 # Gymnasium's vector form; and a loop over copies, whose episodes are replayed.
@@ -117,6 +118,23 @@ def test_resuming_is_never_stopping(system: str, env: str, learner: str, tmp_pat
     assert not difference(train(resumed), wanted)
     assert not difference(state(resumed), state(straight))
     assert state(straight)["run"]["counters"]["gradient_steps"] > 0
+
+
+@pytest.mark.parametrize("learner", ["jax", "torch"])
+@pytest.mark.parametrize("env", WORLDS)
+def test_resuming_with_a_memory_is_never_stopping(env: str, learner: str, tmp_path: Path) -> None:
+    """In mid-episode, with what the policy remembers of it."""
+    fields: dict[str, Any] = {**WORLDS[env], "network": RECURRENT, "chunk": 8}
+    straight = make("ppo", env, learner, **fields)
+    wanted = train(straight, 2 * UPDATES)[UPDATES:]
+    halted = make("ppo", env, learner, **fields)
+    train(halted)
+    halted.save(tmp_path)
+    resumed = Trainer.restore(tmp_path)
+    held = results(resumed.fleet.map("get_state"))[0]["obs"]
+    assert np.abs(held["~memory/pi"]).min(axis=(1, 2)).max() > 0.0
+    assert not difference(train(resumed), wanted)
+    assert not difference(state(resumed), state(straight))
 
 
 def test_resuming_with_several_workers_is_never_stopping(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from shoal.plans.parameter_server import ParameterServer
 from shoal.trainer import Trainer
 from tests.determinism.test_determinism import state, train
 from tests.fleet.snoop import Snoop
-from tests.worlds import TINY, difference, settings
+from tests.worlds import RECURRENT, TINY, difference, settings
 
 ROOT = str(Path(__file__).parents[2])
 
@@ -34,20 +34,23 @@ def make(system: str, env: Any = "CartPole-v1", **fields: Any) -> Trainer:
 
 
 @pytest.mark.parametrize(
-    ("system", "plan"),
+    ("system", "plan", "network"),
     [
-        ("ppo", "sync_samples"),
-        ("a2c", "async_gradients"),
-        ("a2c", ParameterServer(sync_every=2)),
-        ("a2c", "allreduce"),
+        ("ppo", "sync_samples", TINY),
+        ("ppo", "sync_samples", RECURRENT),
+        ("a2c", "async_gradients", TINY),
+        ("a2c", ParameterServer(sync_every=2), RECURRENT),
+        ("a2c", "allreduce", RECURRENT),
     ],
-    ids=["sync_samples", "async_gradients", "parameter_server", "allreduce"],
+    ids=["sync_samples", "lstm", "async_gradients", "parameter_server", "allreduce"],
 )
-def test_one_worker_in_a_process_of_its_own_is_one_in_this(system: str, plan: Any) -> None:
+def test_one_worker_in_a_process_of_its_own_is_one_in_this(
+    system: str, plan: Any, network: Any
+) -> None:
     """So that what a debugger shows in one process is what happens in several."""
-    here = make(system, plan=plan, workers=1, in_process=True)
+    here = make(system, plan=plan, workers=1, network=network, in_process=True)
     train(here, 5)
-    with make(system, plan=plan, workers=1) as there:
+    with make(system, plan=plan, workers=1, network=network) as there:
         train(there, 5)
         assert not difference(there.learner.get_state(), here.learner.get_state())
         assert not difference(there.run.get_state(), here.run.get_state())

@@ -19,9 +19,13 @@ from shoal.plans.async_samples import AsyncSamples
 from shoal.plans.parameter_server import ParameterServer
 from shoal.plans.sync_samples import SyncSamples
 from shoal.trainer import Trainer
-from tests.worlds import TINY, Script, difference
+from tests.worlds import RECURRENT, TINY, Script, difference
 
 NORMALISED = {"normalise_obs": True, "scale_reward": True}
+REMEMBERS = {"network": RECURRENT}
+EXTRA = pytest.mark.parametrize(
+    "extra", [{}, NORMALISED, REMEMBERS], ids=["plain", "normalised", "lstm"]
+)
 UPDATES = 20
 EPISODES = partial(Script, length=6)  # for averages over episodes: ranks of equal weight
 
@@ -48,7 +52,7 @@ def agree(first: dict[str, Any], second: dict[str, Any], atol: float = 1e-6) -> 
 
 
 @pytest.mark.parametrize("learner", ["torch", "jax"])
-@pytest.mark.parametrize("extra", [{}, NORMALISED], ids=["plain", "normalised"])
+@EXTRA
 def test_a3c_with_one_worker_is_a2c(learner: str, extra: Any) -> None:
     """The same gradient, applied elsewhere (Mnih et al. 2016, Algorithm S3, with one thread)."""
     both = [
@@ -92,6 +96,9 @@ ROWS = 4 * 8  # of one worker
     [
         ("a2c", {}),
         ("a2c", NORMALISED),
+        ("a2c", REMEMBERS),
+        ("ppo", {**REMEMBERS, "normalise_advantage": False, "epochs": 2}),
+        ("impala", REMEMBERS),
         ("pg", {"normalise_advantage": False, "env": EPISODES}),
         ("impala", {}),
         ("ppo", {"normalise_advantage": False, "epochs": 3}),
@@ -138,7 +145,7 @@ def test_ranks_hold_the_same_weights_to_the_bit(
 
 
 @pytest.mark.parametrize("system", ["impala", "appo"])
-@pytest.mark.parametrize("extra", [{}, NORMALISED], ids=["plain", "normalised"])
+@EXTRA
 def test_one_asynchronous_worker_in_lock_step_is_synchronous(system: str, extra: Any) -> None:
     """To the bit: nobody is ahead of anybody."""
     size = {"minibatch_size": 16} if system == "appo" else {}
