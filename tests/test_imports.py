@@ -27,6 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "spaces": {"ops", "errors"},
     "trajectory": {"ops", "errors"},
     "envs": {"config", "spaces", "process", "errors"},
+    "games": {"config", "ops", "spaces", "errors"},
     "nets": {"config", "ops", "spaces", "process", "errors"},
     "algorithms": {"nets", "ops", "config", "spaces", "trajectory", "errors"},
     "learners": {"algorithms", "nets", "ops", "config", "trajectory", "process", "errors"},
