@@ -327,6 +327,13 @@ class Trainer:
         with checkpoint.blame(path):
             spaces, seed = meta["spaces"], int(meta["config"]["seed"])
         self._check_spaces(spaces, path)
+        if (view := View(**Saved(path, meta).view())) != self.view:
+            raise CheckpointError(
+                f"the policy of this checkpoint saw something else ({view or 'everything'}) than "
+                f"this trainer's ({self.view or 'everything'})",
+                str(path),
+                "load one of the same rollout.hide and rollout.previous",
+            )
         same = seed == self.config.seed and self.config.plan.exact
         self.updates.close()
         self.fleet.settle()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -385,6 +386,17 @@ def test_what_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "metadata.json").write_text("{")
     with pytest.raises(DemoError, match="cannot be read"):
         read(tmp_path, CARTPOLE)
+
+
+@pytest.mark.parametrize("package", ["minari", "h5py"])
+def test_a_package_that_is_missing_is_named(
+    package: str, recorded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(DemoError, match=r"pip install .shoal\[demos\]"):
+        read(recorded, policy(Script).spaces)
+    with pytest.raises(DemoError, match=r"pip install .shoal\[demos\]"):
+        record(policy(Script), Script, 1, recorded.parent / "more")
 
 
 def test_a_view_that_does_not_fit_is_refused_first(recorded: Path) -> None:

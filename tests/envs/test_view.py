@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from shoal import Trainer, evaluate, load
 from shoal.app.cli import main
 from shoal.envs import make, seen
-from shoal.errors import ConfigError, SpaceError
+from shoal.errors import CheckpointError, ConfigError, SpaceError
 from shoal.policy import Policy
 from shoal.replay.buffer import Buffer
 from shoal.replay.layout import layout_of
@@ -279,6 +279,19 @@ def test_resume_is_to_the_bit(system: str, tmp_path: Path) -> None:
         assert not difference(wanted, again.learner.weights())
     with pytest.raises(ConfigError, match="cannot change"):
         Trainer.restore(path, hide=(0,))
+
+
+def test_another_view_of_the_same_environment_is_refused(tmp_path: Path) -> None:
+    """Its weights would fit, and mean something else."""
+    given = {"network": TINY, "envs_per_worker": 2, "fragment_length": 8, "minibatch_size": 8}
+    with Trainer("ppo", Script, hide=(1,), **given) as trainer:
+        path = trainer.save(tmp_path)
+    words = r"\(not shown: 1\) than this trainer's"
+    with (
+        Trainer("ppo", Script, hide=(2,), **given) as other,
+        pytest.raises(CheckpointError, match=words),
+    ):
+        other.load(path)
 
 
 # ------------------------------------------------------------------------ the policy's own
