@@ -40,6 +40,7 @@ class ES(Evolved):
     cap: int | None = setting(None, least=1)  # env steps of a first generation's episodes at most
     cap_share: float = setting(0.5, above=0, most=1)  # of episodes at the cap that lengthen it
     cap_ratio: float = setting(2.0, above=1)  # by which it is lengthened
+    obs_share: float = setting(0.01, above=0, most=1)  # of episodes that normalisation measures
     virtual_norm: int = setting(128, least=0)  # observations that convolutions are normalised by
     network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
 
@@ -62,6 +63,10 @@ class ES(Evolved):
     @property
     def acts_with_noise(self) -> bool:
         return self.action_noise > 0
+
+    @property
+    def measured_share(self) -> float:
+        return self.obs_share
 
     @property
     def reference(self) -> int:

@@ -68,6 +68,11 @@ class Evolved(Algorithm):
         """Observations in the reference batch of virtual batch normalisation; 0: there is none."""
         return 0
 
+    @property
+    def measured_share(self) -> float:
+        """Part of the perturbed episodes whose observations count for normalisation."""
+        return 1.0
+
     # -------------------------------------------------------------- what returns say
 
     def score(self, reward: ndarray) -> ndarray:

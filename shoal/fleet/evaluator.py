@@ -7,6 +7,7 @@ asked for, not on what it did before, so that any worker can do any other's shar
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -100,6 +101,10 @@ class Evaluating(Stateless, ABC):
         nothing = Sample({}, 0, 0, job.version, [], {})
         return [Evaluation(chunk, version, nothing) for chunk in job.chunks]
 
+    def refer(self, count: int) -> Obs:
+        """What virtual batch normalisation refers to, {path: [count, ...]}: {} if nothing does."""
+        return {}
+
     @abstractmethod
     def _evaluated(self, job: Job, chunk: int) -> Evaluation:
         """What becomes of one chunk of the present generation."""
@@ -162,6 +167,7 @@ class Evaluator(Evaluating):
         rng = np.random.default_rng([self.config.seed, 3, job.version, max(chunk, 0)])
         noisy = perturbs and algorithm.acts_with_noise
         cap = job.cap if perturbs and job.cap is not None else ENDLESS
+        measured = self._measured if perturbs and self._measures(chunk) else []
         playing = np.arange(slots) < len(seeds)
         returns, scores = np.zeros(slots), np.zeros(slots)
         lengths = np.zeros(slots, np.int64)
@@ -178,10 +184,11 @@ class Evaluator(Evaluating):
             else:
                 action = choose(model, policies(obs, ("pi",))[0], obs, noise)
             acted += perf_counter() - now
-            before = {path: obs[path].copy() for path in self._measured}
+            before = {path: obs[path].copy() for path in measured}
             step = env.step(action)
             counted = playing if step.valid is None else playing & step.valid
-            seen.append((before, counted))
+            if measured:
+                seen.append((before, counted))
             returns += np.where(counted, step.reward, 0.0)
             scores += np.where(counted, algorithm.score(step.reward), 0.0)
             lengths += counted
@@ -241,13 +248,18 @@ class Evaluator(Evaluating):
 
     def _moments(self, seen: list[tuple[Obs, ndarray]]) -> dict[str, Moments]:
         """Moments of all observations that were acted on."""
-        if not seen or not self._measured:
+        if not seen:
             return {}
         counted = np.stack([valid for _, valid in seen])
         return {
             path: Moments.of(np.stack([obs[path] for obs, _ in seen])[counted])
             for path in self._measured
         }
+
+    def _measures(self, chunk: int) -> bool:
+        """Whether observations of this chunk are measured: of the first, and of some others."""
+        share = self.config.algorithm.measured_share
+        return chunk == 0 or math.floor((chunk + 1) * share) > math.floor(chunk * share)
 
     def close(self) -> None:
         """End the environments, too."""

@@ -27,6 +27,8 @@ from shoal.learners.evolver import REFERENCE, Evolver, Recipe
 from shoal.plans.base import Plan, Tally, Update
 from shoal.plans.run import Run
 
+ROUNDS = 4  # calls of a member that heads others, in one generation
+
 
 @dataclass(frozen=True)
 class Evolution(Plan):
@@ -103,8 +105,10 @@ class Evolution(Plan):
             workers.close()
 
     def _each(self, fleet: Fleet, learner: Evolver, run: Run) -> int:
-        """Chunks in one call: one for each worker that the called member stands for."""
-        return max(math.ceil(run.slots / (2 * learner.pairs) / max(fleet.size, 1)), 1)
+        """Chunks in one call: one; of a member that heads others, some for each of those."""
+        each = math.ceil(run.slots / (2 * learner.pairs) / max(fleet.size, 1))
+        rounds = learner.chunks // (ROUNDS * fleet.size * each)
+        return each * max(rounds, 1) if each > 1 else 1
 
     def _extra(self, learner: Evolver) -> tuple[int, ...]:
         """A chunk of episodes of the weights as they are, if one is due; the first at once."""
