@@ -182,6 +182,10 @@ def test_several_choices_at_once_are_refused() -> None:
         SAC().model(GymSpaces(Box(-1, 1, (2,), np.float32), MultiDiscrete([2, 3])), build)
 
 
+def test_the_wanted_entropy_of_free_choices_is_half_of_the_most() -> None:
+    assert SAC().wanted(CHOICES, {"obs": {}}) == pytest.approx(0.5 * np.log(3.0))
+
+
 def test_the_wanted_entropy_is_within_reach_where_few_choices_are_allowed() -> None:
     """Half of log 3, log 2 and log 1: with one choice the temperature rests."""
     masks = np.array([[1, 1, 1], [1, 0, 1], [0, 1, 0]], bool)

@@ -93,6 +93,8 @@ def test_classic_control_is_seen_as_it_is(env: str) -> None:
         (-1, 1, (3, 84, 84), np.float32, NATURE, 3),
         (0, 1, (40, 40, 2), np.uint8, NATURE, 2),
         (0, 255, (7, 7, 3), np.uint8, IMPALA, 3),
+        (0, 1, (36, 36, 2), np.uint8, NATURE, 2),
+        (0, 1, (35, 36, 2), np.uint8, LINEAR, 2520),
         (0, 1, (8, 8, 4), np.uint8, LINEAR, 256),
         (0, 1, (10, 10, 4), bool, LINEAR, 400),
         (0, 255, (128,), np.uint8, LINEAR, 128),
