@@ -14,6 +14,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from shoal.config.bounds import is_number
 from shoal.envs.base import NDArray
 from shoal.errors import EnvError
 
@@ -95,16 +96,26 @@ class ChainVector(Task):
     """``length`` states in a row, each with one right action of ``actions``; a wrong one ends it.
 
     The right ones are drawn from ``task``, the same in every copy and episode. The last of them
-    earns 1, all else 0, so random actions find it once in ``actions ** length`` episodes.
+    earns 1, all else 0, so random actions find it once in ``actions ** length`` episodes. With a
+    ``cost`` the right ones cost that much in all, as in DeepSea (Osband et al. 2020,
+    arXiv:1908.03568), and a network whose first values happen to be high is not led on by them.
     Observations are the one-hot code of the state, zeros at the end.
     """
 
     def __init__(
-        self, num_envs: int = 1, length: int = 20, actions: int = 2, task: int = 0
+        self,
+        num_envs: int = 1,
+        length: int = 20,
+        actions: int = 2,
+        task: int = 0,
+        cost: float = 0.0,
     ) -> None:
         _least("length", length, 1)
         _least("actions", actions, 2)
-        self.length = length
+        if not (is_number(cost) and 0 <= cost < 1):
+            what = f"the argument cost of this task is {cost!r}"
+            raise EnvError(what, None, "make it a number from 0 to below 1")
+        self.length, self.cost = length, cost
         self.right = np.random.default_rng(task).integers(actions, size=length)
         super().__init__(num_envs, length, actions)
 
@@ -112,7 +123,8 @@ class ChainVector(Task):
         right = actions == self.right[np.minimum(self.t, self.length - 1)]
         reached = right & (self.t == self.length - 1)
         self.t = np.where(right, self.t, self.length)  # beyond the last state: nothing is seen
-        return reached.astype(np.float32), reached | ~right
+        reward = reached - right * (self.cost / self.length)
+        return reward.astype(np.float32), reached | ~right
 
     def _observe(self) -> NDArray:
         seen: NDArray = self.t[:, None] == np.arange(self.length)
@@ -150,8 +162,10 @@ class Cue(Single):
 class Chain(Single):
     """One copy of `ChainVector`."""
 
-    def __init__(self, length: int = 20, actions: int = 2, task: int = 0) -> None:
-        super().__init__(ChainVector(1, length, actions, task))
+    def __init__(
+        self, length: int = 20, actions: int = 2, task: int = 0, cost: float = 0.0
+    ) -> None:
+        super().__init__(ChainVector(1, length, actions, task, cost))
 
 
 def _least(name: str, value: Any, least: int) -> None:

@@ -60,6 +60,17 @@ def test_a_chain_goes_on_with_the_right_actions_only() -> None:
         assert not obs.any()
 
 
+def test_the_right_actions_of_a_chain_may_cost_something() -> None:
+    env = shoal.envs.memory.Chain(length=4, cost=0.2)
+    env.reset()
+    with pytest.raises(EnvError, match="cost"):
+        shoal.envs.memory.Chain(cost=1.0)
+    rewards = [env.step(int(action))[1] for action in env._task.right]
+    assert rewards == pytest.approx([-0.05, -0.05, -0.05, 0.95])
+    env.reset()
+    assert env.step(int(1 - env._task.right[0]))[1] == 0
+
+
 def test_a_chains_task_is_its_own_and_not_an_episodes() -> None:
     tasks = [shoal.envs.memory.Chain(task=k)._task for k in (0, 0, 1)]
     same, other = tasks[0].right == tasks[1].right, tasks[0].right == tasks[2].right
