@@ -263,7 +263,7 @@ class Scheduler(PopulationBasedTraining):
         with (self._folder / LINEAGE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, default=_plain) + "\n")
         self._write_schedule(trial)
-        tune_controller.checkpoint(force=True)
+        tune_controller.checkpoint(force=True, wait=True)  # a kill from now on finds it
 
     def _write_schedule(self, trial: Any) -> None:
         """What `shoal train --schedule` replays: the settings that led to the member."""

@@ -18,6 +18,7 @@ from shoal.envs.source import find
 from shoal.errors import ConfigError, ShoalError
 from shoal.process import interrupts
 from shoal.process.machine import cpus
+from shoal.trainer import REPORT_STEPS
 from shoal.tuning.board import STATUS, Row, best_of, read_status
 from shoal.tuning.search import Asha, HyperBand, Population, Search, domains, read
 
@@ -169,7 +170,8 @@ def _scheduler(search: Search, folder: Path) -> Any:
         )
     if isinstance(chosen, HyperBand):
         longest = chosen.longest or _longest(search, "hyperband")
-        return schedulers.HyperBandScheduler(TIME, max_t=longest, reduction_factor=chosen.factor)
+        reports = max(longest // (search.fixed.get("report_every") or REPORT_STEPS), 1)
+        return schedulers.HyperBandScheduler(max_t=reports, reduction_factor=chosen.factor)
     if isinstance(chosen, Population):
         from shoal.tuning.population import Scheduler
 

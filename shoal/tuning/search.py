@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from typing import Any, ClassVar, Literal
 
 from shoal.config.bounds import check_bounds, require, setting
@@ -64,7 +65,11 @@ class Asha:
 
 @dataclass(frozen=True)
 class HyperBand:
-    """HyperBand (Li et al. 2016, arXiv:1603.06560): brackets of different first rungs."""
+    """HyperBand (Li et al. 2016, arXiv:1603.06560): brackets of different first rungs.
+
+    Its unit is a report, and it needs many trials: where the longest makes 50 reports, the first
+    bracket takes 5 trials and stops none early, the second takes 8, the third 15.
+    """
 
     name: Literal["hyperband"] = "hyperband"  # name of the scheduler
     longest: int | None = setting(None, least=1)  # env steps of one trial; none: stop.env_steps
@@ -222,6 +227,11 @@ def read(
     if tune.searcher != "random" and not scheduler.takes_searcher:
         what = f"{scheduler.name} perturbs what members have, and takes no searcher"
         raise ConfigError(what, where, "leave tune.searcher out")
+    if tune.parallel is not None and isinstance(scheduler, HyperBand | Population):
+        what = (
+            f"{scheduler.name} compares trials that take turns, so tune.parallel cannot limit them"
+        )
+        raise ConfigError(what, where, "leave tune.parallel out: CPUs limit how many run at once")
     if isinstance(scheduler, Population):
         _check_population(search, scheduler)
     return search
@@ -300,8 +310,8 @@ def _range(value: Any, path: str, where: str | None) -> dict[str, Any] | None:
         return _of_tune(value)
     names = [key for key in value if key in RANGES]
     if len(names) != 1 or set(value) - {names[0], "when"}:
-        close = [key for key in value if str(key) not in RANGES and did_you_mean(str(key), RANGES)]
-        if len(value) == 1 and close and isinstance(value[close[0]], list):
+        close = [key for key in value if get_close_matches(str(key), RANGES, cutoff=0.75)]
+        if not names and len(value) == 1 and close and isinstance(value[close[0]], list):
             hint = did_you_mean(str(close[0]), RANGES)
             what = f"{path}: there is no range {close[0]!r}"
             raise ConfigError(what, where, f"{hint}there are: {', '.join(RANGES)}")

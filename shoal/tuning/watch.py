@@ -179,7 +179,7 @@ class Watch(Callback):
 
     def status(self, trials: list[Any]) -> Status:
         """The status as a tree of plain values."""
-        rows = [self._row(trial) for trial in trials]
+        rows = sorted((self._row(trial) for trial in trials), key=lambda x: x["trial"])
         asked = sum(
             trial.placement_group_factory.required_resources.get("CPU", 0.0)
             for trial in trials

@@ -100,6 +100,7 @@ def test_experiments_of_one_file_share_what_stands_above() -> None:
         ("algorithm: {lr: {choice: [1, -1]}}\ntune: {samples: 9}", "lr is -1"),
         ("algorithm: {minibatch_size: {grid_search: [64, 9999]}}", "minibatch_size is 9999"),
         ("tune: {searcher: optuna, scheduler: pbt, samples: 4}", "takes no searcher"),
+        ("tune: {scheduler: hyperband, parallel: 1}", "CPUs limit"),
         ("env: {grid_search: [CartPole-v1, Cartpole-v1]}", "CartPole-v1"),
     ],
 )
