@@ -20,6 +20,7 @@ HERE = Path(__file__).resolve().parent
 DEADLINE = 1800.0  # seconds for one script
 SCALED = ("CartPole-v1", "busy:Busy")  # env steps that cost next to nothing, and 100 us
 HOW = ("stream", "map")
+EVOLVED = ("CartPole-v1", "HalfCheetah-v5")
 
 Measured = tuple[dict[str, Any], list[tuple[str, ...]]]
 Peers = Callable[[], Path]  # the interpreter of the peers' environment, made when first needed
@@ -51,6 +52,23 @@ def sampling_scaling(peers: Peers, repeat: int, seconds: float) -> Measured:
             medians = {"1": one, "2": two}
             result[f"{env} {how}"] = {"median_steps_per_s": medians, "ratio": ratio, "runs": runs}
             rows.append((f"{env}, {how}", f"{one:,.0f}", f"{two:,.0f}", f"{ratio:.2f}"))
+    return result, rows
+
+
+def evolution_scaling(peers: Peers, repeat: int, seconds: float) -> Measured:
+    """Evaluating perturbations with one worker and with two."""
+    result: dict[str, Any] = {}
+    rows: list[tuple[str, ...]] = [("evolution", "1 worker, env steps/s", "2 workers", "ratio")]
+    for env in EVOLVED:
+        runs: dict[str, list[dict[str, Any]]] = {"1": [], "2": []}
+        for _ in range(repeat):
+            for count, own in runs.items():
+                extra = (env, "--workers", count, "--seconds", str(seconds))
+                own.append(script("shoal_ars.py", *extra))
+        one, two = (median(r["steps_per_s"] for r in own) for own in runs.values())
+        ratio = round(two / one, 3)
+        result[env] = {"median_steps_per_s": {"1": one, "2": two}, "ratio": ratio, "runs": runs}
+        rows.append((env, f"{one:,.0f}", f"{two:,.0f}", f"{ratio:.2f}"))
     return result, rows
 
 
@@ -92,6 +110,7 @@ MEASURES = {
     "datapath": datapath,
     "startup-workers": startup_workers,
     "sampling-scaling": sampling_scaling,
+    "evolution-scaling": evolution_scaling,
     "stream-overhead": stream_overhead,
     "worker-memory": worker_memory,
 }

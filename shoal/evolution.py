@@ -199,7 +199,7 @@ def _search(
         while True:
             theta, version = learner.theta(), learner.version
             next(updates)
-            search.note(learner.evaluated, theta)
+            search.note(float(learner.evaluated or 0.0), theta)
             search.evaluations = run.counters.env_steps
             if show:
                 search.show()

@@ -164,9 +164,10 @@ class Evolver(Learned):
         return None if first is None else int(self._now.aux.get(CAP, first))
 
     @property
-    def evaluated(self) -> float:
-        """Mean return of the last episodes of unperturbed weights; nan before there are any."""
-        return float(self._now.aux.get(EVALUATED, np.nan))
+    def evaluated(self) -> float | None:
+        """Mean return of the last episodes of unperturbed weights; None before there are any."""
+        found = self._now.aux.get(EVALUATED)
+        return None if found is None else float(found)
 
     def note(self, lengths: ndarray, returns: ndarray) -> None:
         """Take note of the lengths of perturbed episodes [n, 2], and of unperturbed returns."""

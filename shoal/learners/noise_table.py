@@ -8,18 +8,24 @@ back from whoever dies.
 
 from __future__ import annotations
 
-import fcntl
+import importlib
 import mmap
 import os
 import stat
 import tempfile
 from pathlib import Path
 from time import monotonic, sleep
+from typing import Any
 
 import numpy as np
 
 from shoal.errors import ShoalError
 from shoal.trajectory import ndarray
+
+try:
+    fcntl: Any = importlib.import_module("fcntl")
+except ImportError:  # Windows
+    fcntl = None
 
 SEED = 123  # of the noise, as in the paper's code: all runs on a machine share one table
 _MARK = b"shoal noise 1\n\0\0"  # behind a table that is complete
@@ -36,15 +42,22 @@ def folder() -> Path:
 class NoiseTable:
     """``size`` float32 numbers, standard normal, the same in every process: ``values`` [size].
 
+    On systems without POSIX's locks each process has one of its own.
+
     Raises ShoalError if there is no room for it, or another process does not finish making it.
     """
 
     def __init__(self, size: int, seed: int = SEED) -> None:
+        self._file = -1
+        if fcntl is None:
+            self.values: ndarray = np.empty(size, np.float32)
+            _draw(self.values, seed)
+            return
         _sweep()
         self.path = folder() / f"shoal-noise-{os.getuid()}-{seed}-{size}"
         self._file = _open(self.path, size, seed)
         self._map = mmap.mmap(self._file, 4 * size, prot=mmap.PROT_READ)
-        self.values: ndarray = np.frombuffer(self._map, np.float32, size)
+        self.values = np.frombuffer(self._map, np.float32, size)
 
     def close(self) -> None:
         """Use it no more; the last one to do so removes it."""
@@ -87,19 +100,25 @@ def _open(path: Path, size: int, seed: int) -> int:
 
 
 def _fill(file: int, whole: int, size: int, seed: int, path: Path) -> None:
-    rng = np.random.default_rng(seed)
     try:
-        os.posix_fallocate(file, 0, whole)  # else the write that has no room ends the process
+        os.ftruncate(file, whole)
+        if hasattr(os, "posix_fallocate"):  # else a write that finds no room ends the process
+            os.posix_fallocate(file, 0, whole)
         with mmap.mmap(file, whole) as table:
             values = np.frombuffer(table, np.float32, size)
-            for start in range(0, size, _PART):
-                rng.standard_normal(dtype=np.float32, out=values[start : start + _PART])
+            _draw(values, seed)
             del values
         os.pwrite(file, _MARK, 4 * size)
     except OSError as error:
         path.unlink(missing_ok=True)
         what = f"there is no room for the noise table, {4 * size:,} bytes: {error.strerror}"
         raise ShoalError(what, str(path), "make plan.table_size smaller") from error
+
+
+def _draw(values: ndarray, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for start in range(0, len(values), _PART):
+        rng.standard_normal(dtype=np.float32, out=values[start : start + _PART])
 
 
 def _lock(file: int, kind: int) -> bool:

@@ -48,7 +48,7 @@ def search_weights(returns: ndarray, top: int | None = None) -> ndarray:
     kept = best >= least
     spread = float(np.std(returns[kept]))
     weights = np.zeros(len(best))
-    if spread > 1e-9 * max(1.0, float(np.abs(returns[kept]).max())):
+    if spread > 1e-12 * float(np.abs(returns[kept]).max()):
         weights[kept] = (returns[kept, 0] - returns[kept, 1]) / (np.count_nonzero(kept) * spread)
     return weights
 

@@ -18,6 +18,7 @@ from shoal.algorithms.base import Algorithm, Model
 from shoal.algorithms.evolved import Evolved
 from shoal.config.bounds import setting
 from shoal.config.config import Config
+from shoal.config.schedule import at
 from shoal.errors import ConfigError
 from shoal.fleet.base import Fleet, results
 from shoal.fleet.dispatch import Dispatcher
@@ -78,7 +79,8 @@ class Evolution(Plan):
         whole = sum(x.nbytes for x in learner.weights().values())
         try:
             while True:
-                hyper = run.hyper()
+                own = {name: at(getattr(algorithm, name), run.progress) for name in ("lr", "sigma")}
+                hyper = {**own, **run.hyper()}
                 chunks = (*range(learner.chunks), *self._extra(learner))
                 job = Job(learner.version, chunks, hyper["sigma"], learner.cap)
                 tally.clock("broadcast")
@@ -99,8 +101,9 @@ class Evolution(Plan):
                 if not self.rebuild or workers.log_bytes > whole:
                     workers.publish(learner.get_state(), learner.version, send=not self.rebuild)
                 run.fragments += 1
-                metrics = {"step_norm": norm, "evaluated/return_mean": learner.evaluated}
-                yield from tally.report(metrics, hyper)
+                evaluated = learner.evaluated
+                known = {} if evaluated is None else {"evaluated/return_mean": evaluated}
+                yield from tally.report({"step_norm": norm, **known}, hyper)
         finally:
             workers.close()
 

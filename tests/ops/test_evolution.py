@@ -48,7 +48,8 @@ def test_a_monotone_transform_of_returns_changes_no_rank() -> None:
 def test_a_power_of_two_of_rewards_changes_no_bit_of_random_search() -> None:
     returns = np.random.default_rng(0).normal(size=(20, 2))
     np.testing.assert_array_equal(search_weights(returns, 5), search_weights(1024 * returns, 5))
-    np.testing.assert_allclose(search_weights(returns, 5), search_weights(1000 * returns, 5))
+    for scale in (1000.0, 1e-20):
+        np.testing.assert_allclose(search_weights(returns, 5), search_weights(scale * returns, 5))
 
 
 def test_signs_are_summed_step_by_step() -> None:

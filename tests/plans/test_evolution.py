@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 
 import shoal
 from shoal.errors import ConfigError
+from shoal.ops.optimisers import Optimiser
 from tests.worlds import difference
 
 SMALL = {"table_size": 100_000, "directions": 10, "envs_per_worker": 4}
@@ -243,3 +245,39 @@ def test_a_group_asks_for_the_state_anew_when_it_knows_too_many_steps(monkeypatc
     many = {"workers": 4, "in_process": True, "fanout": 2}
     alone, tree = trained(generations=7), trained(generations=7, **many)
     assert not difference(alone[0], tree[0])
+
+
+# ----------------------------------------------------------------------------- one's own
+
+
+@dataclass(frozen=True)
+class Best(shoal.Evolved):
+    """Goes where the best perturbation is."""
+
+    lr: float = 0.5
+    sigma: float = 0.5
+    directions: int = 10
+    network: Any = field(default_factory=lambda: shoal.Network(hidden=()))
+
+    def weigh(self, scores: np.ndarray) -> np.ndarray:
+        k, sign = np.unravel_index(scores.argmax(), scores.shape)
+        weights = np.zeros(len(scores))
+        weights[k] = 1.0 - 2.0 * sign
+        return weights
+
+    @property
+    def optimiser(self) -> Optimiser:
+        return Optimiser("sgd")
+
+
+def test_an_algorithm_of_ones_own_runs_under_evolution_and_comes_back(tmp_path: Path) -> None:
+    with shoal.Trainer(Best(), "CartPole-v1", table_size=10_000, report_every=1) as trainer:
+        assert trainer.config.plan.name == "evolution"
+        for _ in range(30):
+            report = trainer.train()
+        assert report["return_max"] > 150
+        trainer.save(tmp_path)
+        before = trainer.learner.get_state()
+    with shoal.Trainer.restore(tmp_path, algorithm=Best) as trainer:
+        assert not difference(before, trainer.learner.get_state())
+        trainer.train()
