@@ -278,6 +278,6 @@ def test_an_algorithm_of_ones_own_runs_under_evolution_and_comes_back(tmp_path: 
         assert report["return_max"] > 150
         trainer.save(tmp_path)
         before = trainer.learner.get_state()
-    with shoal.Trainer.restore(tmp_path, algorithm=Best) as trainer:
+    with shoal.Trainer.restore(tmp_path, algorithm=Best()) as trainer:
         assert not difference(before, trainer.learner.get_state())
         trainer.train()
