@@ -37,17 +37,20 @@ class Dispatcher:
         self._slowest = FIRST / SLOW
         self._holds: dict[int, int] = {}  # by member: the version of its weights, as far as known
         self._base = 0  # version that was published last
-        self._log: list[Recipe] = []  # of the steps since then
+        self._log: list[Recipe] = []  # of the steps from version ``_first`` on
+        self._first = 0
         self.beat = 0  # looks at the members so far
         self.stale: list[tuple[int, Evaluation]] = []  # results that came too late, or twice
 
     def publish(self, state: dict[str, object], version: int, send: bool) -> None:
         """Give this state of the learner to new members; with ``send``, to all."""
         self._fleet.publish(state, version)  # type: ignore[arg-type]
-        self._base, self._log = version, []
         if send:
             self._fleet.send()
-            self._holds = {}
+            self._holds, self._log = {}, []
+        else:  # members have yet to take the last step
+            self._log = self._log[-1:]
+        self._base, self._first = version, version - len(self._log)
 
     def step(self, recipe: Recipe) -> None:
         """Tell members, with their next call, of the step that the learner takes now."""
@@ -85,8 +88,9 @@ class Dispatcher:
             elif evaluation.holds < self._job.version:  # it lacks what came before the log
                 if evaluation.chunk in self._missing:
                     self._queue.append(evaluation.chunk)
-                if evaluation.holds < self._base:
+                if evaluation.holds < self._first:
                     self._fleet.send(member)
+                    self._holds[member] = self._base
             elif evaluation.chunk in self._missing:
                 self._missing.discard(evaluation.chunk)
                 self._slowest = max(self._slowest, perf_counter() - since)
@@ -105,8 +109,9 @@ class Dispatcher:
         if not chunks:
             return None
         self._doing[member] = tuple(chunks), perf_counter()
-        known = max(self._holds.get(member, self._base), self._base)
-        recipes = tuple(self._log[known - self._base :])
+        known = self._holds.get(member, self._base)
+        known = known if known >= self._first else self._base
+        recipes = tuple(self._log[known - self._first :])
         return (self._job._replace(chunks=tuple(chunks), since=known, recipes=recipes),)
 
     def _overdue(self) -> list[int]:

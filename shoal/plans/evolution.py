@@ -28,6 +28,7 @@ from shoal.learners.evolver import REFERENCE, Evolver, Recipe
 from shoal.plans.base import Plan, Tally, Update
 from shoal.plans.run import Run
 
+LOG = 100_000  # bytes of steps that a new worker is told on top of the weights, at least
 ROUNDS = 4  # calls of a member that heads others, in one generation
 
 
@@ -66,17 +67,13 @@ class Evolution(Plan):
         return learner_of(config, model, params)
 
     def run(self, fleet: Fleet, learner: Evolver, run: Run) -> Generator[Update]:
-        tally, algorithm, each = (
-            Tally(fleet, learner, run),
-            run.algorithm,
-            self._each(fleet, learner, run),
-        )
-        workers = Dispatcher(fleet, each)
+        tally, algorithm = Tally(fleet, learner, run), run.algorithm
+        workers = Dispatcher(fleet, self._each(fleet, learner, run))
         if algorithm.reference and not learner.reference:
             found = results(fleet.map("refer", algorithm.reference))[0]  # the same of every worker
             learner.set_aux({f"{REFERENCE}{path}": x for path, x in found.items()})
         workers.publish(learner.get_state(), learner.version, send=True)
-        whole = sum(x.nbytes for x in learner.weights().values())
+        whole = max(sum(x.nbytes for x in learner.weights().values()), LOG)
         try:
             while True:
                 own = {name: at(getattr(algorithm, name), run.progress) for name in ("lr", "sigma")}

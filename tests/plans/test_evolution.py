@@ -13,6 +13,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 
 import shoal
 from shoal.errors import ConfigError
+from shoal.fleet.evaluator import Evaluator
 from shoal.ops.optimisers import Optimiser
 from tests.worlds import difference
 
@@ -245,6 +246,22 @@ def test_a_group_asks_for_the_state_anew_when_it_knows_too_many_steps(monkeypatc
     many = {"workers": 4, "in_process": True, "fanout": 2}
     alone, tree = trained(generations=7), trained(generations=7, **many)
     assert not difference(alone[0], tree[0])
+
+
+def test_no_member_lacks_a_step_when_the_weights_are_published_anew(monkeypatch: Any) -> None:
+    """It would have to be asked twice."""
+    monkeypatch.setattr("shoal.plans.evolution.LOG", 0)
+    calls, evaluate = [], Evaluator.evaluate
+
+    def counted(self: Any, job: Any) -> Any:
+        calls.append(job)
+        return evaluate(self, job)
+
+    monkeypatch.setattr(Evaluator, "evaluate", counted)
+    linear = shoal.Network(hidden=())
+    trained(generations=20, network=linear, workers=2, in_process=True, evaluation_share=0.0)
+    assert len(calls) == 20 * 5  # chunks of two directions
+    assert {len(job.recipes) for job in calls} == {0, 1}
 
 
 # ----------------------------------------------------------------------------- one's own
