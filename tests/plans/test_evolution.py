@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 import shoal
 from shoal.errors import ConfigError
 from shoal.fleet.evaluator import Evaluator
+from shoal.learners.evolver import Evolver
 from shoal.ops.optimisers import Optimiser
 from tests.worlds import difference
 
@@ -298,3 +300,39 @@ def test_an_algorithm_of_ones_own_runs_under_evolution_and_comes_back(tmp_path: 
     with shoal.Trainer.restore(tmp_path, algorithm=Best()) as trainer:
         assert not difference(before, trainer.learner.get_state())
         trainer.train()
+
+
+# ----------------------------------------------------------------------------- oracles
+
+
+def test_a_generation_is_what_one_makes_by_hand() -> None:
+    """Each perturbation scored alone, in the order of the directions."""
+
+    def score(x: np.ndarray) -> float:
+        return -float(((x - 1.0) ** 2).sum())
+
+    algorithm = shoal.ARS(directions=50, top=20, lr=0.1, sigma=0.2)
+    start = np.arange(4, dtype=np.float32)
+    found = shoal.evolve(score, start, algorithm=algorithm, generations=1, seed=5)
+    with closing(Evolver(algorithm, {"theta": start}, 5, 25_000_000, pairs=1)) as learner:
+        points = learner.perturbed(learner.draws().at, 0.2)
+    scores = np.array([score(x) for x in points]).reshape(-1, 2)
+    best = np.argsort(-scores.max(1))[:20]
+    directions = (points[0::2] - points[1::2]) / 0.4
+    weights = (scores[best, 0] - scores[best, 1]) / (20 * scores[best].std())
+    np.testing.assert_allclose(found.theta, start + 0.1 * weights @ directions[best], rtol=1e-4)
+
+
+def test_policies_act_on_observations_normalised_by_all_that_were_seen() -> None:
+    state, run, _ = trained("ars", generations=3)
+    moments = run["moments"]["obs"]
+    np.testing.assert_allclose(state["aux"]["norm/obs/mean"], moments["mean"], rtol=1e-6)
+    std = np.sqrt(moments["m2"] / moments["count"])
+    np.testing.assert_allclose(state["aux"]["norm/obs/std"], std, rtol=1e-6)
+    assert moments["count"] == run["counters"]["trained_steps"]
+
+
+def test_es_measures_a_part_of_the_episodes() -> None:
+    _, run, _ = trained("es", generations=3, directions=40, obs_share=0.25)
+    share = run["moments"]["obs"]["count"] / run["counters"]["trained_steps"]
+    assert 0.1 < share < 0.45
