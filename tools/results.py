@@ -31,6 +31,10 @@ REFERENCES = {  # (system, environment): what others reached
     ("dqn", "MountainCar-v0"): "-101 +- 10 in 120k (RL Baselines3 Zoo)",
     ("ddpg", "Pendulum-v1"): "-152 +- 94 in 20k (RL Baselines3 Zoo)",
     ("td3", "Pendulum-v1"): "-152 +- 90 in 20k (RL Baselines3 Zoo)",
+    ("ars", "CartPole-v1"): "500 in 50k (RL Baselines3 Zoo)",
+    ("ars", "Swimmer-v5"): "v3: 355 +- 13 in 2M (RL Baselines3 Zoo)",
+    ("ars", "Hopper-v5"): "v3: 3344 +- 6 in 7M (RL Baselines3 Zoo)",
+    ("ars", "HalfCheetah-v5"): "v3: 4815 +- 1341 in 12M (RL Baselines3 Zoo)",
     ("sac", "Pendulum-v1"): "-157 +- 89 in 20k (RL Baselines3 Zoo)",
 }
 
