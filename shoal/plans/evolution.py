@@ -82,13 +82,13 @@ class Evolution(Plan):
                 job = Job(learner.version, chunks, hyper["sigma"], learner.cap)
                 tally.clock("broadcast")
                 found = self._counted(list(workers.gather(job)), workers, tally, run)
-                tally.trained([each.sample for each in found])
                 perturbed = [each for each in found if each.chunk >= 0]
                 scores = np.concatenate([each.scores for each in perturbed])
                 weights = algorithm.weigh(scores).astype(np.float32)
                 recipe = Recipe(weights, hyper["lr"], run.aux())
                 tally.clock("transfer")
                 norm = learner.evolve(recipe)
+                tally.trained([each.sample for each in found])
                 learner.note(
                     np.concatenate([each.lengths for each in perturbed]),
                     np.array([score for x in found if x.chunk < 0 for score in x.scores.flat]),

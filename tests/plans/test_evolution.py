@@ -89,6 +89,7 @@ def test_sampled_is_trained_and_evaluated() -> None:
     assert counters["env_steps"] == counters["trained_steps"] + counters["dropped_steps"]
     assert counters["dropped_steps"] > 0  # the episodes of the weights as they are
     assert counters["episodes"] == 5 * 2 * SMALL["directions"]
+    assert counters["gradient_steps"] == reports[-1]["gradient_steps"] == 5
     assert reports[-1]["evaluated/return_mean"] > 0
 
 
