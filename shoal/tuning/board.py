@@ -138,6 +138,9 @@ def endings(status: Status) -> list[str]:
             + (f" with {what}" if what else "")
         )
         lines.append(f"  its settings: {shlex.quote(str(Path(best['folder'], 'config.json')))}")
+        made = sorted(Path(best["folder"]).glob("checkpoint_*"))
+        if made:
+            lines.append(f"  its policy: shoal evaluate {shlex.quote(str(made[-1]))}")
     failed = [row for row in trials if row["error"]]
     if failed:
         lines.append(f"errors of {len(failed)} trial{'s' * (len(failed) > 1)}:")

@@ -11,7 +11,8 @@ import pytest
 from shoal.app.cli import main
 from shoal.config.files import load_file, parse_yaml
 from shoal.errors import ConfigError, ShoalError
-from shoal.tuning.run import _check_trials, _numbered, _variants, read_back
+from shoal.tuning.checks import check_trials, numbered, variants
+from shoal.tuning.run import read_back
 from shoal.tuning.search import Search, experiments, read
 
 BASE: dict[str, Any] = {"system": "ppo", "env": "CartPole-v1", "stop": {"env_steps": 1000}}
@@ -25,7 +26,7 @@ def trials(found: Search) -> list[dict[str, Any]]:
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
     rng = BasicVariantGenerator(random_state=found.tune.seed)._random_state
-    return [chosen for _, chosen in _variants(found, rng)]
+    return [chosen for _, chosen in variants(found, rng)]
 
 
 def test_every_sample_runs_the_whole_grid() -> None:
@@ -64,7 +65,7 @@ def test_a_conditional_setting_is_given_only_where_its_condition_holds() -> None
 def test_samples_have_seeds_of_their_own_and_a_grid_shares_one() -> None:
     text = "seed: 5\nalgorithm: {lr: {grid_search: [1e-3, 1e-4]}, clip: {uniform: [0.1, 0.3]}}"
     found = search(text + "\ntune: {samples: 3}")
-    first, second = _numbered([found, found])
+    first, second = numbered([found, found])
     for each, start in ((first, 0), (second, 6)):
         seeds = [each.config(x, start + i).seed for i, x in enumerate(trials(each))]
         assert seeds == [5, 5, 6, 6, 7, 7]
@@ -106,13 +107,13 @@ def test_experiments_of_one_file_share_what_stands_above() -> None:
 )
 def test_what_cannot_be_is_refused_before_anything_runs(text: str, expected: str) -> None:
     with pytest.raises(ShoalError, match=f"(?s){expected}"):
-        _check_trials([search(text)], None)
+        check_trials([search(text)], None)
 
 
 def test_a_trial_that_asks_for_more_cpus_than_there_are_is_refused_with_the_numbers() -> None:
     found = search("rollout: {workers: {grid_search: [0, 63]}}")
     with pytest.raises(ConfigError, match=r"(?s)64 CPUs.*63 workers.*this machine has.*cpus_per"):
-        _check_trials([found], None)
+        check_trials([found], None)
 
 
 def test_code_that_the_file_names_is_imported_only_if_trusted() -> None:
