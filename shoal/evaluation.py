@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -16,8 +16,12 @@ from shoal.errors import EnvError, ShoalError, SpaceError
 from shoal.policy import Policy
 from shoal.process.machine import cpus
 
+if TYPE_CHECKING:
+    from shoal.envs.agents import AgentsEnv
+
 COPIES = 16  # of the environment, at most: the policy acts for all of them at once
 Progress = Callable[[int, int], None]
+Played = tuple[float, int] | tuple[float, int, dict[str, float]]  # return, length; by agent
 
 
 def evaluate(
@@ -50,7 +54,8 @@ def evaluate(
             steps so far.
 
     Returns ``return_mean, return_std, return_min, return_max, length_mean, episodes, returns``;
-    with ``video`` also ``frames`` and ``video_s``, its length in seconds.
+    with ``video`` also ``frames`` and ``video_s``, its length in seconds. With several agents, the
+    return of an episode is the mean of theirs, and ``agents`` has the mean return of each, by name.
 
     Raises ShoalError for numbers below 1 and for a file that is no video; SpaceError if the policy
     does not fit the environment; EnvError if that cannot be made or rendered, breaks Gymnasium's
@@ -61,7 +66,7 @@ def evaluate(
             raise ShoalError(f"{name} is {number}", None, "run at least 1")
     env = absolute(env)
     filmed = min(video_episodes, episodes) if video is not None else 0
-    played: list[tuple[float, int]] = []  # return and length
+    played: list[Played] = []  # return and length
     stream = seed if explore else None
 
     def run(first: int, last: int, film: Film | None) -> None:
@@ -74,11 +79,15 @@ def evaluate(
             threads=cpus(),
             render_mode="rgb_array" if film else None,
         )
+        left = last - first
         try:
-            check_spaces(policy, world)
-            world = seen(world, policy.view)
-            left = last - first
-            played.extend(play(policy, world, left, stream, film, progress, played))
+            if world.agents:
+                rest = left, stream, film, progress, played
+                played.extend(play_agents(policy, cast("AgentsEnv", world), *rest))
+            else:
+                check_spaces(policy, world)
+                world = seen(world, policy.view)
+                played.extend(play(policy, world, left, stream, film, progress, played))
         finally:
             world.close()
 
@@ -96,9 +105,14 @@ def evaluate(
     return summary(played) | result
 
 
-def summary(played: list[tuple[float, int]]) -> dict[str, Any]:
+def summary(played: Sequence[Played]) -> dict[str, Any]:
     """The returns and lengths of episodes in one flat vocabulary."""
-    returns, lengths = zip(*played, strict=True)
+    returns, lengths = zip(*((x[0], x[1]) for x in played), strict=True)
+    agents = [x[2] for x in played if len(x) == 3]
+    by_agent: dict[str, float] = {
+        name: float(np.mean([earned[name] for earned in agents]))
+        for name in (agents[0] if agents else ())
+    }
     return {
         "return_mean": float(np.mean(returns)),
         "return_std": float(np.std(returns)),
@@ -107,6 +121,7 @@ def summary(played: list[tuple[float, int]]) -> dict[str, Any]:
         "length_mean": float(np.mean(lengths)),
         "episodes": len(played),
         "returns": list(returns),
+        **({"agents": by_agent} if agents else {}),
     }
 
 
@@ -117,7 +132,7 @@ def play(
     seed: int | None,
     film: Film | None = None,
     progress: Progress | None = None,
-    before: Sequence[tuple[float, int]] = (),
+    before: Sequence[Played] = (),
 ) -> list[tuple[float, int]]:
     """Return and length of the first ``episodes`` episodes, in the order in which they began.
 
@@ -131,7 +146,7 @@ def play(
     begun, ended = slots, 0
     returns, lengths = np.zeros(slots), np.zeros(slots, np.int64)
     found: dict[int, tuple[float, int]] = {}
-    done, steps = len(before), sum(length for _, length in before)
+    done, steps = len(before), sum(each[1] for each in before)
 
     def generator(slot: int) -> np.random.Generator:
         return np.random.default_rng([seed or 0, done + int(number[slot])])
@@ -163,14 +178,78 @@ def play(
             if rngs is not None:
                 rngs[slot] = generator(slot)
         if lengths.max() >= ENDLESS and (lengths[number < episodes] >= ENDLESS).any():
-            raise EnvError(
-                f"an episode of {world.id!r} has not ended within {ENDLESS:,} env steps",
-                None,
-                "give the environment a time limit: max_episode_steps in env_kwargs, for an id",
-            )
+            raise endless(world.id)
         if progress is not None:
             progress(done + ended, steps)
     return [found[i] for i in range(episodes)]
+
+
+def play_agents(
+    policy: Policy,
+    world: AgentsEnv,
+    episodes: int,
+    seed: int | None,
+    film: Film | None = None,
+    progress: Progress | None = None,
+    before: Sequence[Played] = (),
+) -> list[Played]:
+    """The same with several agents: the mean of their returns, the length, and each one's return.
+
+    An episode begins and ends with that of all agents. Every agent has its own random numbers.
+    """
+    check_spaces(policy, world)
+    per, copies = len(world.agents), world.copies
+    env = seen(world, policy.view)
+    obs = env.reset()
+    policy.reset()
+    number = np.arange(copies)  # of each copy's running episode
+    begun, ended = copies, 0
+    returns, lengths = np.zeros((copies, per)), np.zeros(copies, np.int64)
+    found: dict[int, Played] = {}
+    done, steps = len(before), sum(each[1] for each in before)
+
+    def generators(copy: int) -> list[np.random.Generator]:
+        own = [seed or 0, done + int(number[copy])]
+        return [np.random.default_rng([*own, i] if per > 1 else own) for i in range(per)]
+
+    rngs = None if seed is None else [generators(copy) for copy in range(copies)]
+    while ended < episodes:
+        if film is not None:
+            film.add(env)
+        acts = world.acts
+        flat = None if rngs is None else [rng for own in rngs for rng in own]
+        step = env.step(policy.choose(obs, flat, acts if world.takes_turns else None))
+        obs = step.obs
+        begins = np.zeros(env.slots, bool) if world.takes_turns else ~acts
+        if step.final is not None:
+            begins[step.final[0]] = True
+        policy.reset(begins)
+        returns += step.reward.reshape(copies, per)
+        lengths += 1
+        steps += int(np.count_nonzero(number < episodes))
+        for copy in np.flatnonzero(world.over).tolist():
+            if number[copy] < episodes:
+                own = dict(zip(world.agents, returns[copy].tolist(), strict=True))
+                found[int(number[copy])] = float(returns[copy].mean()), int(lengths[copy]), own
+                ended += 1
+            number[copy], begun = begun, begun + 1
+            returns[copy], lengths[copy] = 0.0, 0
+            if rngs is not None:
+                rngs[copy] = generators(copy)
+        if lengths.max() >= ENDLESS and (lengths[number < episodes] >= ENDLESS).any():
+            raise endless(world.id)
+        if progress is not None:
+            progress(done + ended, steps)
+    return [found[i] for i in range(episodes)]
+
+
+def endless(id: str) -> EnvError:
+    """An episode that is waited for does not end."""
+    return EnvError(
+        f"an episode of {id!r} has not ended within {ENDLESS:,} env steps",
+        None,
+        "give the environment a time limit: max_episode_steps in env_kwargs, for an id",
+    )
 
 
 def check_spaces(policy: Policy, world: VectorEnv) -> None:

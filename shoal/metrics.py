@@ -80,7 +80,7 @@ class Recorder:
                 "dropped_steps": counters.dropped_steps,
                 "replayed_steps": counters.replayed_steps,
                 "lost_steps": counters.lost_steps,
-                "in_flight_steps": counters.env_steps
+                "in_flight_steps": counters.agent_steps
                 - counters.trained_steps
                 - counters.dropped_steps,
                 "out_of_bounds_steps": sum(sum(work.outside.values()) for work in done),

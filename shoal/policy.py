@@ -106,12 +106,14 @@ class Policy:
         self,
         obs: Mapping[str, ndarray],
         rng: np.random.Generator | Sequence[np.random.Generator] | None = None,
+        acts: ndarray | None = None,
     ) -> ndarray:
         """Actions in policy form (see ``shoal.spaces.base``) for ``{leaf: [..., *shape]}``.
 
         ``obs`` is what the policy's view shows of observations (``view.of(spaces)``). The actions
         are the most likely ones; with ``rng``, samples. If each of a batch has a generator of its
-        own, its samples do not depend on the others.
+        own, its samples do not depend on the others. What rows remember in which nobody ``acts``
+        (bool [...]) stays as it is.
         """
         axes = _axes(self.model.spaces, obs)
         dist, noise = self.model.dist, None
@@ -126,7 +128,11 @@ class Policy:
                 kept = self._memory.begin(axes)
             obs = {**obs, **kept}
         action, records = self.algorithm.act(self.model, self.weights, obs, noise)
-        self._remembered, _ = self._memory.split(records)
+        memory, _ = self._memory.split(records)
+        if acts is not None and memory:
+            kept = {path: obs[path] for path in memory}
+            memory = {path: _where(acts, x, kept[path]) for path, x in memory.items()}
+        self._remembered = memory
         return np.asarray(action)
 
     def reset(self, slots: ndarray | None = None) -> None:
@@ -144,6 +150,11 @@ class Policy:
             self._remembered = self._memory.reset(self._remembered, slots)
         if self._begins is not None:
             self._begins = self._begins | slots
+
+
+def _where(rows: ndarray, x: ndarray, other: ndarray) -> ndarray:
+    """``x`` in these rows (bool [...]) and ``other`` elsewhere; both [..., *shape]."""
+    return np.where(rows.reshape(*rows.shape, *(1,) * (x.ndim - rows.ndim)), x, other)
 
 
 def _axes(spaces: Spaces, flat: Mapping[str, ndarray]) -> tuple[int, ...]:

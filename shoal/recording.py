@@ -16,7 +16,7 @@ import numpy as np
 from shoal import __version__
 from shoal.config.trust import absolute
 from shoal.envs import Step, VectorEnv, make_for_evaluation, seen
-from shoal.errors import DemoError, ShoalError
+from shoal.errors import ConfigError, DemoError, ShoalError
 from shoal.evaluation import COPIES, Progress, check_spaces, play, summary
 from shoal.policy import Policy
 from shoal.process.machine import cpus
@@ -65,6 +65,12 @@ def record(
     )
     name = dataset_id(out)
     try:
+        if world.agents:
+            raise ConfigError(
+                f"{world.id!r} has several agents, and a Minari data set is of one",
+                None,
+                "record an environment of one agent",
+            )
         check_spaces(policy, world)
         _refuse_keys(world.spaces)
         with _folder(out) as folder:
@@ -115,6 +121,7 @@ class Tape:
     ) -> None:
         self.env, self._episodes, self._save = env, episodes, save
         self.id, self.spaces, self.slots, self.spec = env.id, env.spaces, env.slots, env.spec
+        self.agents, self.takes_turns = env.agents, env.takes_turns
         self.frame_stack, self.reward_clip = env.frame_stack, env.reward_clip
         self._begun = 0
         self._open: list[_Episode | None] = []

@@ -29,6 +29,9 @@ class Step(NamedTuple):
             None where there are none.
         goes_on: bool [B], True where `terminated` is an ending for learning only (a lost life): the
             episode, with its return and length, goes on; None where that never is.
+        waits: bool [B], True where what follows on the slot's last action is not known yet, for
+            others act first; None where it always is. Then ``valid`` is where an action was taken,
+            and the transition is complete once its slot no longer waits.
 
     The arrays may be written to by the next `step`: copy what is to be kept.
     """
@@ -40,6 +43,7 @@ class Step(NamedTuple):
     valid: NDArray | None
     final: tuple[NDArray, Obs] | None
     goes_on: NDArray | None = None
+    waits: NDArray | None = None
 
     @property
     def over(self) -> NDArray:
@@ -49,11 +53,13 @@ class Step(NamedTuple):
 
 
 class VectorEnv(Protocol):
-    """B copies of an environment, one slot each."""
+    """B slots: copies of an environment, or the agents of its copies."""
 
     id: str
     spaces: Spaces
     slots: int
+    agents: tuple[str, ...]  # of one copy, whose slots lie side by side; (): each copy is one slot
+    takes_turns: bool  # whether an agent may wait for others after its action: see `Step.waits`
     frame_stack: int  # newest frames along the first axis of the one observation; 1: no stack
     reward_clip: float | None  # what rewards are usually clipped to for training; None: nothing
     spec: Any  # Gymnasium's EnvSpec, if it makes one copy with these very observations; else None

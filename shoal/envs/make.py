@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal.envs.base import VectorEnv
+from shoal.envs.pettingzoo import is_agents
 from shoal.envs.source import find, unavailable
 from shoal.errors import EnvError
+
+if TYPE_CHECKING:
+    from shoal.envs.agents import Assign
 
 FEW = (
     4  # copies; up to this number a loop is quicker (CartPole-v1: 19 us for one and 67 us for four,
@@ -24,19 +28,23 @@ def make(
     seed: int | None = None,
     threads: int = 1,
     worker: int = 0,
+    assign: Assign | None = None,
 ) -> VectorEnv:
     """`slots` copies of an environment as one vector environment.
 
     Args:
-        env: a Gymnasium id (`"CartPole-v1"`, `"ALE/Pong-v5"`, `"module:Id-v0"`); a callable that
-            returns a `gymnasium.Env` or a `gymnasium.vector.VectorEnv`; such a callable as
-            `"module:name"` or `"folder/file.py:name"`; or `{"id": any of these, "kwargs": {...}}`.
+        env: a Gymnasium id (`"CartPole-v1"`, `"ALE/Pong-v5"`, `"module:Id-v0"`); a PettingZoo
+            module (`"pettingzoo:mpe2/simple_spread_v3"`, `"pettingzoo:classic/connect_four_v3"`); a
+            callable that returns a `gymnasium.Env`, a `gymnasium.vector.VectorEnv` or a PettingZoo
+            environment; such a callable as `"module:name"` or `"folder/file.py:name"`; or
+            `{"id": any of these, "kwargs": {...}}`.
         slots: number of copies.
         kwargs: arguments of the environment.
         seed: makes everything reproducible until `reset(seed)` does.
         threads: that may step the copies if the environment has threads (Atari); what is sampled
             does not depend on it.
         worker: number of the worker that the copies belong to.
+        assign: which agents form which group, if there are several: see `AgentsEnv`.
 
     A constructor or callable that names one of these parameters is given it, unless `kwargs` do:
     `worker_index`, the worker's number; `env_index`, the copy's number within the worker;
@@ -52,6 +60,7 @@ def make(
     """
     from gymnasium.vector import VectorEnv as GymnasiumVector
 
+    from shoal.envs.agents import AgentsEnv
     from shoal.envs.atari import make_vector
     from shoal.envs.native import NativeVector
     from shoal.envs.serial import SerialEnv
@@ -66,6 +75,12 @@ def make(
     if vector is None:
         vector = source.create(0, slots)
     with source.located():
+        if is_agents(vector):
+            made = (vector,)
+            return AgentsEnv(
+                source.create, slots, id=source.id, assign=assign, seed=seed, made=made
+            )
+        refuse_assigned(source.id, assign)
         if not isinstance(vector, GymnasiumVector):
             return SerialEnv(source.create, slots, id=source.id, seed=seed, made=(vector,))
         world = NativeVector(vector, id=source.id, seed=seed)
@@ -87,6 +102,7 @@ def make_for_evaluation(
     kwargs: Mapping[str, Any] | None = None,
     threads: int = 1,
     render_mode: str | None = None,
+    assign: Assign | None = None,
 ) -> VectorEnv:
     """What `make` makes, for whole episodes; with `render_mode`, the first copy renders.
 
@@ -99,6 +115,7 @@ def make_for_evaluation(
     """
     from gymnasium.vector import VectorEnv as GymnasiumVector
 
+    from shoal.envs.agents import AgentsEnv
     from shoal.envs.atari import make_whole
     from shoal.envs.native import NativeVector
     from shoal.envs.serial import SerialEnv
@@ -111,7 +128,11 @@ def make_for_evaluation(
     made = source.create(0, slots)
     world: VectorEnv
     with source.located():
-        if isinstance(made, GymnasiumVector):
+        if is_agents(made):
+            world = AgentsEnv(
+                source.create, slots, id=source.id, assign=assign, seeds=seeds, made=(made,)
+            )
+        elif isinstance(made, GymnasiumVector):
             world = NativeVector(made, id=source.id, seed=seeds[0])
         else:
             world = SerialEnv(source.create, slots, id=source.id, seeds=seeds, made=(made,))
@@ -123,6 +144,15 @@ def make_for_evaluation(
             fix="let it take a parameter render_mode and set self.render_mode to it",
         )
     return world
+
+
+def refuse_assigned(id: str, assign: Assign | None) -> None:
+    """Raise EnvError if there are policies for agents that the environment does not have."""
+    if assign is not None:
+        raise EnvError(
+            f"{id!r} has no agents to give policies to: it is no PettingZoo environment",
+            fix="train one algorithm on it",
+        )
 
 
 @contextmanager

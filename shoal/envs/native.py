@@ -33,6 +33,8 @@ class NativeVector:
     Raises EnvError if the environment does not say its autoreset mode.
     """
 
+    agents: tuple[str, ...] = ()
+    takes_turns = False
     frame_stack = 1
     reward_clip: float | None = None
     spec: Any = None  # of a vector environment, not of one copy

@@ -51,6 +51,8 @@ class SerialEnv:
     and the same object.
     """
 
+    agents: tuple[str, ...] = ()
+    takes_turns = False
     frame_stack = 1
     reward_clip: float | None = None
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import importlib.util
 import inspect
 import os
+import pkgutil
 import re
 import sys
 import traceback
@@ -16,10 +19,15 @@ from typing import Any
 
 from shoal.config.trust import module_of
 from shoal.envs.checks import never_began
+from shoal.envs.pettingzoo import is_agents
 from shoal.errors import EnvError, SpaceError, cut
 from shoal.process.tracebacks import place_of
 
 _ATARI = re.compile(r"ALE/|\w+(NoFrameskip|Deterministic)-v\d+$")
+PETTINGZOO = "pettingzoo:"  # what names of PettingZoo's environments begin with
+_FAMILIES = {  # of PettingZoo's environments -> the package of its own that brings it
+    "mpe2": f"{sys.executable} -m pip install mpe2",
+}
 _INSTALL = {  # package that is missing -> what brings it
     "mujoco": '"shoal[mujoco]"',
     "ale_py": '"shoal[atari]"',
@@ -28,6 +36,9 @@ _INSTALL = {  # package that is missing -> what brings it
     "cv2": "opencv-python-headless",
     "gymnasium_robotics": "gymnasium-robotics",
     "minigrid": "minigrid",
+    "pettingzoo": '"shoal[agents]"',
+    "rlcard": '"shoal[agents]"',
+    "chess": "chess",
 }
 
 
@@ -67,12 +78,12 @@ class Source:
         except (Exception, SystemExit) as error:
             error.add_note(f"while making copy {copy} of environment {self.id!r}")
             raise
-        if isinstance(made, gymnasium.Env | gymnasium.vector.VectorEnv):
+        if isinstance(made, gymnasium.Env | gymnasium.vector.VectorEnv) or is_agents(made):
             return made
         old = any(base.__module__.partition(".")[0] == "gym" for base in type(made).__mro__)
         raise EnvError(
             f"{self.id!r} made {'an environment of old Gym' if old else cut(repr(made), 80)}, "
-            "not a gymnasium.Env",
+            "neither a gymnasium.Env nor a PettingZoo environment with possible_agents",
             where=self.where,
             fix="derive its class from gymnasium.Env, and return it",
         )
@@ -169,6 +180,8 @@ def find(env: Any, kwargs: Mapping[str, Any]) -> Source:
             )
         return find(env["id"], {**env.get("kwargs", {}), **kwargs})
     if isinstance(env, str):
+        if env.startswith(PETTINGZOO):
+            return _from_pettingzoo(env, dict(kwargs))
         if ":" in env:
             try:
                 module = module_of(env, "environment", EnvError)
@@ -189,6 +202,60 @@ def _from_callable(name: str, entry: Any, kwargs: dict[str, Any]) -> Source:
     if not callable(entry):
         raise EnvError(f"{name!r} is {cut(repr(entry), 80)}, which makes no environment")
     return Source(name, entry, kwargs)
+
+
+def _from_pettingzoo(name: str, kwargs: dict[str, Any]) -> Source:
+    """ "pettingzoo:family/module": the module below `pettingzoo`, or in a package of its own.
+
+    Its parallel form is taken if it has one.
+    """
+    family, slash, module = name.removeprefix(PETTINGZOO).partition("/")
+    if not (slash and family.isidentifier() and module.isidentifier()):
+        raise EnvError(
+            f"{name!r} names no PettingZoo environment",
+            fix='write "pettingzoo:family/module", as in "pettingzoo:classic/connect_four_v3"',
+        )
+    try:
+        import pettingzoo  # noqa: F401
+    except ImportError as error:
+        raise _missing(name, error) from error
+    if family == "mpe":
+        raise EnvError(
+            f"the environment {name!r} cannot be made: MPE has a package of its own",
+            fix=f"write pettingzoo:mpe2/{module}; {_FAMILIES['mpe2']}",
+        )
+    packages = f"pettingzoo.{family}", family
+    places = [f"{package}.{module}" for package in packages if _exists(package)]
+    found = next((place for place in places if _exists(place)), None)
+    if found is None:
+        known = [info.name for info in _modules(packages) if not info.name.startswith("_")]
+        hint = _nearest(module, known) if known else _FAMILIES.get(family)
+        raise EnvError(
+            f"the environment {name!r} cannot be made: there is no module {module!r} in "
+            f"{' or '.join(packages)}",
+            fix=hint or f"install what brings {family!r}, or correct the name",
+        )
+    try:
+        made: Any = importlib.import_module(found)
+    except ImportError as error:
+        raise _missing(name, error) from error
+    entry = getattr(made, "parallel_env", None) or getattr(made, "env", None)
+    if entry is None:
+        raise EnvError(f"{name!r} has neither parallel_env nor env, which make an environment")
+    return Source(name, entry, kwargs)
+
+
+def _exists(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _modules(packages: tuple[str, ...]) -> Iterator[pkgutil.ModuleInfo]:
+    for package in packages:
+        if _exists(package):
+            yield from pkgutil.iter_modules(importlib.import_module(package).__path__)
 
 
 def _from_id(name: str, kwargs: dict[str, Any]) -> Source:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from shoal.envs.base import NDArray, Obs, Step, VectorEnv
-from shoal.errors import CheckpointError
+from shoal.errors import CheckpointError, ConfigError
 from shoal.spaces.view import Lens, View
 
 
@@ -20,6 +20,13 @@ def seen(env: VectorEnv, view: View) -> VectorEnv:
     if not view:
         return env
     try:
+        if view.previous and env.takes_turns:
+            raise ConfigError(
+                f"rollout.previous is on, but the agents of {env.id!r} take turns: the action "
+                "before an observation was another agent's",
+                None,
+                "leave it out; a network with memory remembers its own actions",
+            )
         return ViewedEnv(env, view.of(env.spaces))
     except BaseException:
         env.close()
@@ -36,6 +43,7 @@ class ViewedEnv:
     def __init__(self, env: VectorEnv, lens: Lens) -> None:
         self.env, self._lens = env, lens
         self.id, self.slots, self.spaces = env.id, env.slots, lens.spaces
+        self.agents, self.takes_turns = env.agents, env.takes_turns
         self.frame_stack, self.reward_clip = env.frame_stack, env.reward_clip
         self.spec = None  # it would make an environment without the view
         self._previous: Obs = {}  # what came before the present observations

@@ -6,10 +6,10 @@ set_state. It acts in NumPy and imports no learning framework, unless the networ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from shoal.envs.checks import Bounds
 from shoal.errors import EnvError
 from shoal.fleet.parcel import Parcel
 from shoal.fleet.sample import Sample
+from shoal.fleet.turns import Turns, dense
 from shoal.fleet.world import make_world
 from shoal.nets.factory import build
 from shoal.ops.moments import Moments
@@ -31,6 +32,7 @@ from shoal.spaces import axes
 from shoal.spaces.base import ACTION_MASK, OWN, Spaces
 from shoal.trajectory import Batch, Obs, Trajectory, ndarray
 
+T = TypeVar("T")
 REWARD_CLIP = 10.0  # of scaled rewards, in standard deviations (PPO detail 31)
 
 
@@ -46,6 +48,7 @@ class Recording:
         self._final: dict[str, list[ndarray]] = {p: [x[:0]] for p, x in self.latest.items()}
         self._records: dict[str, list[ndarray]] = {}
         self._goes_on: list[ndarray] = []  # of every step, or of none
+        self.waits: ndarray | None = None  # of the newest step
 
     def add(
         self, action: ndarray, step: Step, valid: ndarray, records: Mapping[str, ndarray]
@@ -65,6 +68,7 @@ class Recording:
         valids.append(valid)
         if step.goes_on is not None:
             self._goes_on.append(step.goes_on.copy())
+        self.waits = step.waits
         for name, x in records.items():
             self._records.setdefault(name, []).append(x)
         self.latest = {path: x.copy() for path, x in step.obs.items()}
@@ -118,6 +122,7 @@ class Worker:
         self._trained = frozenset[str]()
         self._before: dict[str, Any] | None = None  # state before the newest fragment
         self._restore: dict[str, Any] | None = None  # state to go back to before the next one
+        self._turns = Turns(self.env.slots) if self.env.takes_turns else None
         self._start()
 
     def get_spaces(self) -> Spaces:
@@ -137,6 +142,8 @@ class Worker:
         self.returns = np.zeros(slots)  # of the running episodes, raw
         self.lengths = np.zeros(slots, np.int64)
         self.discounted = np.zeros(slots)  # running discounted return, for reward scaling
+        if self._turns is not None:
+            self._turns.clear()
 
     def begin(self, seed: int, number: int) -> None:
         """Fresh episodes, with randomness that depends on these two."""
@@ -163,19 +170,25 @@ class Worker:
         ``number`` of the fragment, in the plans that wait for all workers; by it ``rollback`` knows
         what to undo, in workers that joined later too.
         """
-        return self._sample(number)[0]
+        return self._play(self.sampling(number))[0]
 
-    def _sample(self, number: int | None) -> tuple[Sample, Trajectory]:
+    def sampling(self, number: int | None) -> Generator[ndarray, Step, tuple[Sample, Trajectory]]:
+        """The same as a generator, which yields the actions of every env step and is sent the step.
+
+        It also returns the trajectory that the batch was made of.
+        """
         idle = perf_counter() - self._idle_since
         self._begin(number)
         algorithm, rollout = self.config.algorithm, self.config.rollout
         if algorithm.whole_episodes:
             self._start()
-        trajectory, env_steps, times = self._collect(
+        trajectory, waits, env_steps, times = yield from self._collect(
             rollout.fragment_length, algorithm.whole_episodes
         )
         start = perf_counter()
         episodes = self._account(trajectory)
+        if self._turns is not None:
+            trajectory = self._turns.steps(trajectory, waits)
         moments = self._moments(trajectory)
         seen = {path: x[:-1] for path, x in trajectory.obs.items()}
         outside = self._bounds.outside(seen, trajectory.valid)
@@ -190,10 +203,24 @@ class Worker:
         batch = algorithm.postprocess(self.model, self.weights, trajectory)
         times["postprocess"] = perf_counter() - start
         times["idle"] = idle
-        trained = int(np.count_nonzero(batch["mask"]))
+        trained, acted = int(np.count_nonzero(batch["mask"])), env_steps
+        if self.env.agents:
+            acted = int(np.count_nonzero(trajectory.valid))
+            batch = dense(batch)
         self._idle_since = perf_counter()
-        sample = Sample(batch, env_steps, trained, self.version, episodes, moments, times, outside)
+        counts = env_steps, trained, self.version
+        sample = Sample(batch, *counts, episodes, moments, times, outside, acted)
         return sample, trajectory
+
+    def _play(self, actions: Generator[ndarray, Step, T]) -> T:
+        """Take these actions in the environments, until there are no more."""
+        try:
+            action = next(actions)
+            while True:
+                action = actions.send(self.env.step(action))
+        except StopIteration as done:
+            result: T = done.value
+            return result
 
     def sample_apart(self) -> Sample:
         """Sample one fragment; its batch stays here until its receiver fetches it.
@@ -201,7 +228,7 @@ class Worker:
         Where transitions are drawn by priority, they get their first one here, by the weights that
         sampled them (Horgan et al. 2018, arXiv:1803.00933, section 3).
         """
-        sample, trajectory = self._sample(None)
+        sample, trajectory = self._play(self.sampling(None))
         if self.config.replay.alpha:
             start = perf_counter()
             sample.batch["priority"] = self._priorities(sample.batch, trajectory)
@@ -255,11 +282,16 @@ class Worker:
 
         Without them the first fragment would be seen through a normalisation that knows nothing.
         """
+        return self._play(self.probing(env_steps))
+
+    def probing(self, env_steps: int) -> Generator[ndarray, Step, Sample]:
+        """The same as a generator, as ``sampling`` is one."""
         self._begin(None)
-        trajectory, sampled, times = self._collect(env_steps, False, policy=False)
+        trajectory, _, sampled, times = yield from self._collect(env_steps, False, policy=False)
         moments = self._moments(trajectory)
+        acted = int(np.count_nonzero(trajectory.valid)) if self.env.agents else sampled
         self._start()
-        return Sample({}, sampled, 0, self.version, [], moments, times)
+        return Sample({}, sampled, 0, self.version, [], moments, times, {}, acted)
 
     def _begin(self, number: int | None) -> None:
         """A new fragment: what ``rollback`` returns to is what is now."""
@@ -272,11 +304,12 @@ class Worker:
 
     def _collect(
         self, length: int, whole_episodes: bool, policy: bool = True
-    ) -> tuple[Trajectory, int, dict[str, float]]:
+    ) -> Generator[ndarray, Step, tuple[Trajectory, Any, int, dict[str, float]]]:
         """Step every slot ``length`` times; for whole episodes, then on until each has ended.
 
-        Returns the trajectory, the transitions that happened and the seconds they took. A slot that
-        is done while others go on is stepped along: that is counted, though not valid.
+        Returns the trajectory, which slots wait for others, the env steps that happened and the
+        seconds they took. A slot that is done while others go on is stepped along: that is counted,
+        though not valid.
         """
         model, act, env = self.model, self.config.algorithm.act, self.env
         slots, t, beyond = env.slots, 0, 0
@@ -295,12 +328,12 @@ class Worker:
                 flat = np.zeros((slots, model.dist.n_out), np.float32)
                 action = model.dist.sample(flat, noise[t % length], obs.get("action_mask"))
             then = perf_counter()
-            step = env.step(action)
+            step = yield action
             env_time += perf_counter() - then
             act_time += then - now
             if self._policy_memory:
                 memory, records = self._policy_memory.split(records) if policy else ({}, records)
-                step = self._remember(step, memory or self._policy_memory.begin((slots,)))
+                step = self._remember(step, memory or self._policy_memory.begin((slots,)), obs)
             valid = running.copy() if step.valid is None else step.valid & running
             record.add(action, step, valid, records)
             t += 1
@@ -320,11 +353,16 @@ class Worker:
         trajectory = record.trajectory(self.version)
         trajectory.fragment = self.restart, self.fragments - 1
         happened = int(np.count_nonzero(trajectory.valid)) + beyond
-        return trajectory, happened, {"env": env_time, "act": act_time}
+        if env.agents:
+            happened = t * slots // len(env.agents)
+        return trajectory, record.waits, happened, {"env": env_time, "act": act_time}
 
-    def _remember(self, step: Step, memory: Obs) -> Step:
+    def _remember(self, step: Step, memory: Obs, before: Obs) -> Step:
         """The step with what the policy remembers after it, until an episode begins."""
         begins = np.zeros(self.env.slots, bool) if step.valid is None else ~step.valid
+        if step.waits is not None:  # who did not act remembers what it did ``before``
+            memory = {path: _where(~begins, x, before[path]) for path, x in memory.items()}
+            begins[:] = False
         final = step.final
         if final is not None:
             slots, last = final
@@ -337,9 +375,11 @@ class Worker:
 
     def _account(self, trajectory: Trajectory) -> list[tuple[float, int]]:
         """Returns and lengths of the episodes that ended in this fragment, in order of time."""
-        reward = np.where(trajectory.valid, trajectory.reward, 0.0).cumsum(0, dtype=np.float64)
+        # An agent is also paid, and its episode may end, while others act.
+        counts = trajectory.valid | bool(self.env.agents)
+        reward = np.where(counts, trajectory.reward, 0.0).cumsum(0, dtype=np.float64)
         length = trajectory.valid.cumsum(0)
-        ended = trajectory.over & trajectory.valid
+        ended = trajectory.over & counts
         from_return, from_length = -self.returns, -self.lengths
         episodes = []
         for t, b in zip(*np.nonzero(ended), strict=True):
@@ -361,9 +401,10 @@ class Worker:
         if rollout.scale_reward:
             returns = np.empty(trajectory.reward.shape)
             for t, reward in enumerate(trajectory.reward):
-                self.discounted = self.discounted * self.config.algorithm.gamma + reward
-                returns[t] = self.discounted
-                self.discounted = np.where(trajectory.last[t], 0.0, self.discounted)
+                earned = self.discounted * self.config.algorithm.gamma + reward
+                returns[t] = earned = np.where(trajectory.valid[t], earned, self.discounted)
+                ended = trajectory.over[t] if self.env.takes_turns else trajectory.last[t]
+                self.discounted = np.where(ended, 0.0, earned)
             moments[OWN] = Moments.of(returns[trajectory.valid])
         return moments
 
@@ -386,6 +427,7 @@ class Worker:
             "returns": self.returns,
             "lengths": self.lengths,
             "discounted": self.discounted,
+            **({} if self._turns is None else {"turns": self._turns.get_state()}),
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -397,6 +439,10 @@ class Worker:
         same = np.ones(self.env.slots, bool)
         for path, x in obs.items():
             same &= (x == state["obs"][path]).reshape(self.env.slots, -1).all(1)
+        if count := len(self.env.agents):  # the episodes of a copy's agents go on together
+            same = same.reshape(-1, count).all(1).repeat(count)
+        if self._turns is not None:
+            self._turns.set_state(state["turns"], same)
         memory = {path: state["obs"][path] for path in self._policy_memory.initial}
         self.obs = {**obs, **self._policy_memory.reset(memory, ~same)}
         self.returns = np.where(same, state["returns"], 0.0)
@@ -407,3 +453,8 @@ class Worker:
     def close(self) -> None:
         """End the environments."""
         self.env.close()
+
+
+def _where(slots: ndarray, x: ndarray, other: ndarray) -> ndarray:
+    """``x`` in these slots (bool [B]) and ``other`` elsewhere; both [B, ...]."""
+    return np.where(slots.reshape(-1, *(1,) * (x.ndim - 1)), x, other)

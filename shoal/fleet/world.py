@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from shoal.algorithms.base import Algorithm
 from shoal.config.config import Config
 from shoal.envs import VectorEnv, make, seen
+from shoal.errors import ConfigError
 from shoal.process.machine import cpus
 from shoal.spaces.base import Spaces
 from shoal.spaces.view import View
@@ -25,4 +27,31 @@ def make_world(config: Config, env: Any, index: int, seed: int) -> tuple[VectorE
         threads=cpus() if rollout.workers == 0 else 1,
         worker=index,
     )
+    if world.agents:
+        refuse_agents(config.algorithm, world)
     return seen(world, View(rollout.hide, rollout.previous)), world.spaces
+
+
+def refuse_agents(algorithm: Algorithm, world: VectorEnv) -> None:
+    """Close the environment and raise ConfigError for what does not learn from several agents."""
+    needs, whole = algorithm.needs, getattr(algorithm, "whole_episodes", False)
+    why = next(
+        (
+            why
+            for found, why in (
+                ("replay" in needs, "replays env steps of one agent"),
+                ("returns" in needs, "learns from the returns of one agent"),
+                (whole, "learns from whole episodes, and those of agents do not end together"),
+            )
+            if found
+        ),
+        None,
+    )
+    if why is not None:
+        world.close()
+        raise ConfigError(
+            f"{type(algorithm).__name__} {why}, but {world.id!r} has "
+            f"{len(world.agents)} agents: {', '.join(world.agents)}",
+            None,
+            "take an algorithm that learns from fragments: ppo, a2c, a3c, impala, appo, dd-ppo",
+        )

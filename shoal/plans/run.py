@@ -21,10 +21,13 @@ FAR = 2.0**14  # standard deviations from 0 at which float32 rounds to a thousan
 
 @dataclass
 class Counters(Replayed):
-    """What a run has done so far. Always: sampled = trained + dropped + in flight (the rest)."""
+    """What a run has done so far. Always: sampled = trained + dropped + in flight (the rest).
 
-    env_steps: int = 0  # sampled
-    agent_steps: int = 0  # the same, times the agents that acted in each
+    These are agent steps. With one agent, they are env steps too.
+    """
+
+    env_steps: int = 0  # steps of environments
+    agent_steps: int = 0  # sampled: actions of agents, with what followed on them
     trained_steps: int = 0  # in plans that replay: stored, to be trained on again and again
     dropped_steps: int = 0
     gradient_steps: int = 0
@@ -113,24 +116,24 @@ class Run:
         """Count what a worker sampled; from now on it is in flight."""
         self.observe(sample.moments)
         self.counters.env_steps += sample.env_steps
-        self.counters.agent_steps += sample.env_steps
+        self.counters.agent_steps += sample.agent_steps
         self.counters.episodes += len(sample.episodes)
 
     def trained(self, samples: Sequence[Sample], gradient_steps: int) -> None:
         """Count what an update has trained on; rows that the batch did not hold were dropped."""
         for sample in samples:
             self.counters.trained_steps += sample.trained_steps
-            self.counters.dropped_steps += sample.env_steps - sample.trained_steps
+            self.counters.dropped_steps += sample.agent_steps - sample.trained_steps
         self.counters.gradient_steps = gradient_steps
 
     def drop(self, sample: Sample) -> None:
         """Count what will not be trained on: it is too old, or its worker died."""
-        self.counters.dropped_steps += sample.env_steps
+        self.counters.dropped_steps += sample.agent_steps
 
     def abandon(self) -> None:
         """What was in flight when the plan last ended is gone."""
         counters = self.counters
-        counters.dropped_steps = counters.env_steps - counters.trained_steps
+        counters.dropped_steps = counters.agent_steps - counters.trained_steps
 
     def get_state(self) -> dict[str, Any]:
         return {

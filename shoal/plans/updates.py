@@ -77,8 +77,8 @@ class Updates:
             for _, sample in self._fleet.map("probe", PROBE_STEPS):
                 run.observe(sample.moments)
                 counters.env_steps += sample.env_steps
-                counters.agent_steps += sample.env_steps
-                counters.dropped_steps += sample.env_steps
+                counters.agent_steps += sample.agent_steps
+                counters.dropped_steps += sample.agent_steps
             run.fragments += 1
             run.set_origins()
         self._learner.set_aux(run.aux())

@@ -1,0 +1,257 @@
+"""Is every agent's life told as it was: its steps, its rewards, its ends?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from pettingzoo import AECEnv
+from pettingzoo.test import api_test, parallel_api_test, seed_test
+
+import shoal
+from shoal.envs import make
+from shoal.errors import EnvError, ShoalError, SpaceError
+from shoal.fleet.worker import Worker
+from shoal.systems.table import default_config
+from tests.agents import NAMES, Alone, InTurn, Together
+
+FORMS = [Together, InTurn]
+
+
+def worker(env: Any, *, fragment: int = 64, copies: int = 4, **fields: Any) -> Worker:
+    config = default_config("ppo", env)
+    rollout = replace(
+        config.rollout, envs_per_worker=copies, fragment_length=fragment, clip_reward=None
+    )
+    made = Worker(replace(config, rollout=rollout, **fields), 0)
+    weights = made.config.algorithm.init(made.model, np.random.default_rng(0))
+    made.set_weights(weights, 0)
+    return made
+
+
+def test_the_worlds_of_these_tests_keep_to_pettingzoo() -> None:
+    parallel_api_test(Together(), num_cycles=300)
+    api_test(InTurn(), num_cycles=300, verbose_progress=False)
+    seed_test(InTurn, num_cycles=50)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("fragment", [7, 64])
+def test_steps_and_rewards_of_every_agent_are_conserved(form: Any, fragment: int) -> None:
+    """Over 1,000 random episodes, against what the environments themselves have counted."""
+    envs: list[Any] = []
+
+    def create() -> Any:
+        envs.append(form())
+        return envs[-1]
+
+    member = worker(create, fragment=fragment)
+    member.begin(0, 0)
+    for env in envs:  # the first resets were for spaces
+        env.episodes, env.earned, env.acted = 0, Counter(), Counter()
+    steps: Counter[str] = Counter()
+    returns, rewards = 0.0, Counter[str]()
+    counted = 0
+    while sum(env.episodes for env in envs) < 1000:
+        sample, t = member._play(member.sampling(None))
+        counted += sample.agent_steps
+        assert sample.agent_steps == sample.trained_steps == np.count_nonzero(sample.batch["mask"])
+        returns += sum(earned for earned, _ in sample.episodes)
+        for number, name in enumerate(NAMES):
+            steps[name] += int(t.valid[:, number::4].sum())
+            rewards[name] += int(t.reward[:, number::4][t.valid[:, number::4]].sum())
+            assert (t.obs["obs"][:-1][t.valid][:, 0] == np.nonzero(t.valid)[1] % 4).all()
+    going = sum(sum(env.now[0].values()) for env in envs)
+    for name in NAMES:
+        acted = sum(env.acted[name] + env.now[1][name] for env in envs)
+        # What is not answered yet, or is of agents that have not acted yet, is still kept.
+        kept: Any = member._turns._row if member._turns else {"valid": np.zeros(16), "reward": 0}
+        own = slice(NAMES.index(name), None, 4)
+        assert steps[name] + int(kept["valid"][own].sum()) == acted
+    if form is Together:
+        for name in NAMES:
+            earned = sum(env.earned[name] + env.now[0][name] for env in envs)
+            assert rewards[name] == earned
+    if form is Together:
+        total = sum(sum(env.earned.values()) for env in envs) + going
+        assert returns + float(member.returns.sum()) == total
+    assert counted == sum(steps.values())
+
+
+def test_a_reward_between_turns_belongs_to_the_last_action() -> None:
+    """And one before the first action to the first, as the environment tells it."""
+    told: dict[str, list[float]] = {name: [] for name in NAMES}
+    early: dict[tuple[int, str], float] = {}
+
+    class Told(InTurn):
+        def last(self, observe: bool = True) -> Any:
+            result = super().last(observe)
+            agent, key = self.agent_selection, (self.episodes, self.agent_selection)
+            if self.now[1][agent]:  # it has acted, so this follows on its action
+                told[agent].append(float(result[1]) + early.pop(key, 0.0))
+            else:
+                early[key] = float(result[1])
+            return result
+
+    member = worker(Told, copies=1, fragment=5)
+    found: dict[str, list[float]] = {name: [] for name in NAMES}
+    for _ in range(60):
+        t = member._play(member.sampling(None))[1]
+        for b, name in enumerate(NAMES):
+            found[name] += t.reward[t.valid[:, b], b].tolist()
+    assert min(map(len, found.values())) > 20 and found == told
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_fragments_of_any_length_tell_the_same_steps(form: Any) -> None:
+    """What is cut by a fragment's end goes on in the next."""
+    streams = []
+    for fragment in (6, 30):
+        member = worker(form, fragment=fragment, copies=2, seed=3)
+        member.begin(0, 0)
+        member.rng = np.random.default_rng(5)
+        rows: list[list[Any]] = [[] for _ in range(member.env.slots)]
+        member.model = member.model._replace(dist=_Fixed(member.model.dist))
+        for _ in range(480 // fragment):
+            t = member._play(member.sampling(None))[1]
+            for step, b in zip(*np.nonzero(t.valid), strict=True):
+                ended = bool(t.over[step, b])
+                rows[b].append((t.obs["obs"][step, b].tolist(), float(t.reward[step, b]), ended))
+        streams.append(rows)
+    for short, long in zip(*streams, strict=True):
+        assert len(short) > 5 and short == long
+
+
+class _Fixed:
+    """A distribution that always takes action 0."""
+
+    def __init__(self, dist: Any) -> None:
+        self._dist = dist
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dist, name)
+
+    def sample(self, out: Any, noise: Any, mask: Any = None) -> Any:
+        return np.zeros(out.shape[:-1], np.int64)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_worker_goes_on_from_its_state(form: Any) -> None:
+    first = worker(form, fragment=9)
+    for number in range(3):
+        first.sample(number)
+    state = first.get_state()
+    other = worker(form, fragment=9, seed=11)
+    other.set_state(state)
+    for number in range(3, 6):
+        a, b = first.sample(number), other.sample(number)
+        np.testing.assert_array_equal(a.batch["obs"]["obs"], b.batch["obs"]["obs"])
+        np.testing.assert_array_equal(a.batch["advantage"], b.batch["advantage"])
+        assert a.episodes == b.episodes
+
+
+def trained(env: Any, system: str = "ppo", **fields: Any) -> dict[str, Any]:
+    fields = {"envs_per_worker": 3, "fragment_length": 32, **fields}
+    with shoal.Trainer(system, env, stop_steps=600, **fields) as trainer:
+        for _ in trainer:
+            pass
+        return dict(trainer.learner.weights())
+
+
+@pytest.mark.parametrize("system", ["ppo", "impala"])
+def test_one_agent_is_the_ordinary_path_to_the_bit(system: str) -> None:
+    fields: dict[str, Any] = {"in_process": True} if system == "impala" else {}
+    for name, x in trained("CartPole-v1", system, **fields).items():
+        np.testing.assert_array_equal(x, trained(Alone, system, **fields)[name])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_other_names_of_agents_change_nothing(form: Any) -> None:
+    names = ("w", "x", "y", "z")
+    one, other = trained(form), trained(lambda: form(names))
+    for name, x in one.items():
+        np.testing.assert_array_equal(x, other[name])
+
+
+def test_evaluation_tells_each_agents_return() -> None:
+    with shoal.Trainer("ppo", Together, stop_steps=300, envs_per_worker=2) as trainer:
+        trainer.train()
+        found = [trainer.evaluate(20, explore=explore) for explore in (False, True)]
+    for result in found:
+        assert set(result["agents"]) == set(NAMES) and result["episodes"] == 20
+        assert result["return_mean"] == pytest.approx(np.mean(list(result["agents"].values())))
+
+
+class Different(Together):
+    def action_space(self, agent: str) -> Any:
+        return shoal_spaces(3 if agent != "cleo" else 4)
+
+
+def shoal_spaces(n: int) -> Any:
+    from gymnasium.spaces import Discrete
+
+    return Discrete(n)
+
+
+class Vanishing(Together):
+    def step(self, actions: Any) -> Any:
+        seen, rewards, *_, infos = super().step(actions)
+        self.agents = self.agents[1:]
+        return seen, rewards, {}, {}, infos
+
+
+class Forgetful(InTurn):
+    """Ends without a last step of those who acted."""
+
+    def step(self, action: Any) -> None:
+        super().step(action)
+        if self.t > 4:
+            self.agents = []
+
+
+class Stranger(Together):
+    def step(self, actions: Any) -> Any:
+        seen, rewards, *rest = super().step(actions)
+        return seen, {**rewards, "eve": 1.0}, *rest
+
+
+class Immortal(InTurn):
+    def _was_dead_step(self, action: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("env", "error", "text"),
+    [
+        (Different, SpaceError, r"'ann' and 'cleo' .* cannot share one policy: their action"),
+        (Vanishing, EnvError, r"has left, but neither terminations nor truncations"),
+        (Forgetful, EnvError, r"the environment never returned to '\w+'"),
+        (Stranger, EnvError, r"there is an agent 'eve', which is none of possible_agents"),
+        (Immortal, EnvError, r"has ended and taken its last step, and does not leave"),
+        (lambda: Together(()), EnvError, r"has no agents: its possible_agents are empty"),
+        ("pettingzoo:classic/conect_four_v3", EnvError, r"no module 'conect_four_v3'"),
+        ("pettingzoo:mpe/simple_v3", EnvError, r"MPE has a package of its own"),
+        ("pettingzoo:classic", EnvError, r"names no PettingZoo environment"),
+    ],
+)
+def test_a_broken_contract_is_one_error_with_names(env: Any, error: Any, text: str) -> None:
+    with pytest.raises(error, match=text):
+        world = make(env, 2)
+        world.reset(0)
+        for _ in range(300):
+            world.step(np.zeros(world.slots, np.int64))
+
+
+@pytest.mark.parametrize("system", ["dqn", "es", "pg"])
+def test_what_does_not_learn_from_agents_is_refused_by_name(system: str) -> None:
+    with pytest.raises(ShoalError, match=r"but .*Together.* has 4 agents: ann, bob, cleo, dan"):
+        shoal.Trainer(system, Together)
+
+
+def test_the_previous_action_is_refused_where_agents_take_turns() -> None:
+    with pytest.raises(ShoalError, match="take turns"):
+        shoal.Trainer("ppo", InTurn, previous=True)
+    assert isinstance(InTurn(), AECEnv)
