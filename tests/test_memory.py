@@ -107,7 +107,7 @@ def test_it_counts_the_steps_of_each_episode(autoreset: str) -> None:
     rows: list[list[float]] = [[], []]
     for _ in range(4):
         worker._begin(None)
-        trajectory, _, _ = worker._collect(8, False)
+        trajectory, *_ = worker.play(worker._collect(8, False))
         counts = trajectory.obs[COUNT][..., 0]
         for b in range(2):
             rows[b] += counts[:-1, b][trajectory.valid[:, b]].tolist()
@@ -183,7 +183,7 @@ def test_a_replay_buffer_keeps_memory_and_records_beside_observations() -> None:
     buffer = Buffer(columns, 2, 200)
     for number in range(3):
         worker._begin(number)
-        trajectory, _, _ = worker._collect(8, False)
+        trajectory, *_ = worker.play(worker._collect(8, False))
         buffer.store(0, trajectory.steps(algorithm.records(worker.model)))
     batch = buffer.everything().batch
     counts = [float(n) for own in steps_before(scripts.logs) for n in own]

@@ -170,7 +170,7 @@ class Worker:
         ``number`` of the fragment, in the plans that wait for all workers; by it ``rollback`` knows
         what to undo, in workers that joined later too.
         """
-        return self._play(self.sampling(number))[0]
+        return self.play(self.sampling(number))[0]
 
     def sampling(self, number: int | None) -> Generator[ndarray, Step, tuple[Sample, Trajectory]]:
         """The same as a generator, which yields the actions of every env step and is sent the step.
@@ -212,7 +212,7 @@ class Worker:
         sample = Sample(batch, *counts, episodes, moments, times, outside, acted)
         return sample, trajectory
 
-    def _play(self, actions: Generator[ndarray, Step, T]) -> T:
+    def play(self, actions: Generator[ndarray, Step, T]) -> T:
         """Take these actions in the environments, until there are no more."""
         try:
             action = next(actions)
@@ -228,7 +228,7 @@ class Worker:
         Where transitions are drawn by priority, they get their first one here, by the weights that
         sampled them (Horgan et al. 2018, arXiv:1803.00933, section 3).
         """
-        sample, trajectory = self._play(self.sampling(None))
+        sample, trajectory = self.play(self.sampling(None))
         if self.config.replay.alpha:
             start = perf_counter()
             sample.batch["priority"] = self._priorities(sample.batch, trajectory)
@@ -282,7 +282,7 @@ class Worker:
 
         Without them the first fragment would be seen through a normalisation that knows nothing.
         """
-        return self._play(self.probing(env_steps))
+        return self.play(self.probing(env_steps))
 
     def probing(self, env_steps: int) -> Generator[ndarray, Step, Sample]:
         """The same as a generator, as ``sampling`` is one."""

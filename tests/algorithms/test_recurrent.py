@@ -50,7 +50,7 @@ def test_chunks_are_replayed_as_they_were_acted(algorithm: Any, network: Any) ->
     """Log-probabilities and values of the weights that acted are those that were recorded."""
     w = made(algorithm, network)
     for _ in range(3):
-        sample, trajectory = w._sample(None)
+        sample, trajectory = w.play(w.sampling(None))
         batch, mask = sample.batch, sample.batch["mask"] > 0
         log_prob, _, v = actor_critic.evaluate(w.model, w.weights, batch)
         expected = actor_critic.behaviour_log_prob(w.model, w.weights, trajectory)
@@ -70,7 +70,7 @@ def test_chunks_are_replayed_as_they_were_acted(algorithm: Any, network: Any) ->
 def test_fragments_are_replayed_as_they_were_acted(algorithm: Any) -> None:
     w = made(algorithm)
     for _ in range(3):
-        sample, trajectory = w._sample(None)
+        sample, trajectory = w.play(w.sampling(None))
         batch = sample.batch
         out, _, v = vtrace.along(w.model, w.weights, batch)
         valid = batch["mask"] > 0
@@ -83,7 +83,7 @@ def test_fragments_are_replayed_as_they_were_acted(algorithm: Any) -> None:
 def test_appo_trains_on_whole_fragments_from_the_memory_that_began_them() -> None:
     w = made(APPO(minibatch_size=16))
     w.sample()
-    sample, trajectory = w._sample(None)
+    sample, trajectory = w.play(w.sampling(None))
     algorithm = w.config.algorithm
     rows = algorithm.label(w.model, w.weights, sample.batch)
     log_prob, _, _ = actor_critic.evaluate(w.model, w.weights, rows)
@@ -117,7 +117,7 @@ class Native:
 def test_rows_of_an_environments_own_reset_are_masked_and_reset_the_memory() -> None:
     w = made(PPO(chunk=4), env=Native())
     for _ in range(3):
-        sample, trajectory = w._sample(None)
+        sample, trajectory = w.play(w.sampling(None))
         assert not trajectory.valid.all()
         mask = sample.batch["mask"] > 0
         log_prob, _, v = actor_critic.evaluate(w.model, w.weights, sample.batch)

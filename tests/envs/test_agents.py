@@ -56,7 +56,7 @@ def test_steps_and_rewards_of_every_agent_are_conserved(form: Any, fragment: int
     returns, rewards = 0.0, Counter[str]()
     counted = 0
     while sum(env.episodes for env in envs) < 1000:
-        sample, t = member._play(member.sampling(None))
+        sample, t = member.play(member.sampling(None))
         counted += sample.agent_steps
         assert sample.agent_steps == sample.trained_steps == np.count_nonzero(sample.batch["mask"])
         returns += sum(earned for earned, _ in sample.episodes)
@@ -99,7 +99,7 @@ def test_a_reward_between_turns_belongs_to_the_last_action() -> None:
     member = worker(Told, copies=1, fragment=5)
     found: dict[str, list[float]] = {name: [] for name in NAMES}
     for _ in range(60):
-        t = member._play(member.sampling(None))[1]
+        t = member.play(member.sampling(None))[1]
         for b, name in enumerate(NAMES):
             found[name] += t.reward[t.valid[:, b], b].tolist()
     assert min(map(len, found.values())) > 20 and found == told
@@ -116,7 +116,7 @@ def test_fragments_of_any_length_tell_the_same_steps(form: Any) -> None:
         rows: list[list[Any]] = [[] for _ in range(member.env.slots)]
         member.model = member.model._replace(dist=_Fixed(member.model.dist))
         for _ in range(480 // fragment):
-            t = member._play(member.sampling(None))[1]
+            t = member.play(member.sampling(None))[1]
             for step, b in zip(*np.nonzero(t.valid), strict=True):
                 ended = bool(t.over[step, b])
                 rows[b].append((t.obs["obs"][step, b].tolist(), float(t.reward[step, b]), ended))

@@ -213,7 +213,7 @@ def test_episodes_are_whole_games_and_lives_end_the_learners() -> None:
     samples = [made.sample() for _ in range(6)]
     assert [episode for sample in samples for episode in sample.episodes] == found
     assert found and min(length for _, length in found) > 100
-    record = made._collect(64, False)[0]
+    record = made.play(made._collect(64, False))[0]
     assert record.goes_on.any()
     np.testing.assert_array_equal(record.over, record.last & ~record.goes_on)
     assert record.terminated[record.goes_on].all()

@@ -161,7 +161,7 @@ def test_the_previous_action_and_reward_are_those_of_the_environment(
     parts = []
     for _ in range(6):
         made._begin(None)
-        parts.append(made._collect(8, False)[0])
+        parts.append(made.play(made._collect(8, False))[0])
     assert sum(int(x.valid.sum()) for x in parts) == sum(map(len, logs))
     for slot, log in enumerate(logs):
         _check_slot(kind, parts, slot, log)
@@ -224,7 +224,7 @@ def test_stacked_frames_stay_shared() -> None:
     columns = layout_of(config.algorithm, made.model, made.get_stacks())
     assert columns.obs["observation"].stored == (84, 84)
     buffer = Buffer(columns, 2, 400)
-    sample, trajectory = made._sample(None)
+    sample, trajectory = made.play(made.sampling(None))
     buffer.store(0, sample.batch)
     drawn = buffer.everything().batch
     for path in ("observation", "previous_action", "previous_reward"):
