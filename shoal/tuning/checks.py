@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 from shoal.config.config import Config
+from shoal.config.trust import admit
 from shoal.envs.source import find
 from shoal.errors import ConfigError
 from shoal.process.machine import cpus
@@ -65,6 +66,11 @@ def check_trials(searches: Sequence[Search], address: str | None) -> Config:
             if asked > most:
                 most, who = asked, config
     assert first is not None and who is not None
+    where, trust, joined = searches[0].where, searches[0].trust, first.cluster.address
+    if joined is not None and address is None and where is not None:
+        admit(
+            {"cluster.address": joined}, where, trust
+        )  # trials run there, with workers or without
     if (address or first.cluster.joined) is None:
         refuse_too_many(who, most, float(cpus()), "this machine")
     return first

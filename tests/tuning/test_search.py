@@ -123,6 +123,13 @@ def test_code_that_the_file_names_is_imported_only_if_trusted() -> None:
         search("").config({"algorithm.network": "os:system"})
 
 
+def test_a_cluster_that_the_file_names_is_joined_only_if_trusted() -> None:
+    found = search("cluster: {address: '10.0.0.1:6379'}")
+    with pytest.raises(ConfigError, match="a cluster is joined only if you name it yourself"):
+        check_trials([found], None)
+    assert check_trials([found], "10.0.0.2:6379").cluster.address == "10.0.0.1:6379"
+
+
 def test_nothing_is_left_of_a_search_that_was_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
