@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from shoal.algorithms.es import ES
     from shoal.algorithms.evolved import Evolved
     from shoal.algorithms.pg import PG
+    from shoal.algorithms.policies import Policies
     from shoal.algorithms.ppo import PPO
     from shoal.algorithms.sac import SAC
     from shoal.algorithms.vtrace import VTrace
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from shoal.plans.parameter_server import ParameterServer
     from shoal.plans.sync_replay import SyncReplay
     from shoal.plans.sync_samples import SyncSamples
-    from shoal.policy import Policy, load
+    from shoal.policy import Policy, Team, load
     from shoal.recording import record
     from shoal.trainer import Trainer
 
@@ -57,6 +58,7 @@ _HOMES = {
     "ES": "algorithms.es",
     "PG": "algorithms.pg",
     "PPO": "algorithms.ppo",
+    "Policies": "algorithms.policies",
     "SAC": "algorithms.sac",
     "TD3": "algorithms.ddpg",
     "VTrace": "algorithms.vtrace",
@@ -83,6 +85,7 @@ _HOMES = {
     "SyncSamples": "plans.sync_samples",
     "Plan": "plans.base",
     "Policy": "policy",
+    "Team": "policy",
     "load": "policy",
     "record": "recording",
     "Trainer": "trainer",
@@ -116,6 +119,7 @@ __all__ = [
     "Network",
     "ParameterServer",
     "Plan",
+    "Policies",
     "Policy",
     "Replay",
     "Rollout",
@@ -123,6 +127,7 @@ __all__ = [
     "Stop",
     "SyncReplay",
     "SyncSamples",
+    "Team",
     "Trainer",
     "VTrace",
     "__version__",

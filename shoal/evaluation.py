@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from shoal.algorithms.fixed import Fixed
 from shoal.config.trust import absolute
 from shoal.envs import VectorEnv, make_for_evaluation, rendering, seen
 from shoal.envs.base import ENDLESS
 from shoal.errors import EnvError, ShoalError, SpaceError
-from shoal.policy import Policy
+from shoal.policy import Policy, Team
 from shoal.process.machine import cpus
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ Played = tuple[float, int] | tuple[float, int, dict[str, float]]  # return, leng
 
 
 def evaluate(
-    policy: Policy,
+    policy: Policy | Team,
     env: str | Callable[..., Any] | Mapping[str, Any],
     episodes: int = 10,
     *,
@@ -46,7 +47,7 @@ def evaluate(
 
     Args:
         policy: what acts; its spaces must be those of the environment, of which it sees what its
-            view shows.
+            view shows. With policies by agent, a `Team` of them.
         env, env_kwargs: as for ``Trainer``; a constructor's ``worker_index`` is -1.
         video: a file (.mp4 or .gif) for the frames of the first ``video_episodes`` episodes, which
             one copy then plays alone, before the others begin.
@@ -78,10 +79,11 @@ def evaluate(
             kwargs=env_kwargs,
             threads=cpus(),
             render_mode="rgb_array" if film else None,
+            assign=policy.algorithm.assign if isinstance(policy, Team) else None,
         )
         left = last - first
         try:
-            if world.agents:
+            if world.agents or isinstance(policy, Team):
                 rest = left, stream, film, progress, played
                 played.extend(play_agents(policy, cast("AgentsEnv", world), *rest))
             else:
@@ -177,15 +179,15 @@ def play(
             returns[slot], lengths[slot] = 0.0, 0
             if rngs is not None:
                 rngs[slot] = generator(slot)
-        if lengths.max() >= ENDLESS and (lengths[number < episodes] >= ENDLESS).any():
-            raise endless(world.id)
+        if lengths.max() >= ENDLESS:
+            _refuse_endless(world.id, lengths[number < episodes])
         if progress is not None:
             progress(done + ended, steps)
     return [found[i] for i in range(episodes)]
 
 
 def play_agents(
-    policy: Policy,
+    policy: Policy | Team,
     world: AgentsEnv,
     episodes: int,
     seed: int | None,
@@ -197,14 +199,19 @@ def play_agents(
 
     An episode begins and ends with that of all agents. Every agent has its own random numbers.
     """
-    check_spaces(policy, world)
-    per, copies = len(world.agents), world.copies
-    env = seen(world, policy.view)
-    obs = env.reset()
-    policy.reset()
+    players = _players(policy, world)
+    per, copies, turns = len(world.agents), world.copies, world.takes_turns
+    lens = policy.view.of(world.spaces) if policy.view else None
+    obs = world.reset_groups()
+    for each in players.values():
+        each.reset()
     number = np.arange(copies)  # of each copy's running episode
     begun, ended = copies, 0
     returns, lengths = np.zeros((copies, per)), np.zeros(copies, np.int64)
+    columns = {
+        name: [world.agents.index(agent) for agent in group.agents]
+        for name, group in world.groups.items()
+    }
     found: dict[int, Played] = {}
     done, steps = len(before), sum(each[1] for each in before)
 
@@ -212,49 +219,71 @@ def play_agents(
         own = [seed or 0, done + int(number[copy])]
         return [np.random.default_rng([*own, i] if per > 1 else own) for i in range(per)]
 
-    rngs = None if seed is None else [generators(copy) for copy in range(copies)]
+    rngs = [generators(copy) for copy in range(copies)]
     while ended < episodes:
         if film is not None:
-            film.add(env)
-        acts = world.acts
-        flat = None if rngs is None else [rng for own in rngs for rng in own]
-        step = env.step(policy.choose(obs, flat, acts if world.takes_turns else None))
-        obs = step.obs
-        begins = np.zeros(env.slots, bool) if world.takes_turns else ~acts
-        if step.final is not None:
-            begins[step.final[0]] = True
-        policy.reset(begins)
-        returns += step.reward.reshape(copies, per)
+            film.add(world)
+        actions = {}
+        acted = {name: group.acts.copy() for name, group in world.groups.items()}
+        for name, player in players.items():
+            own = [rngs[copy][i] for copy in range(copies) for i in columns[name]]
+            draws = own if seed is not None or isinstance(player, Fixed) else None
+            shown = obs[name] if lens is None else lens(obs[name])
+            actions[name] = player.choose(shown, draws, acted[name])
+        taken = world.step_groups(actions)
+        for name, step in taken.items():
+            obs[name] = step.obs
+            begins = np.zeros(len(acted[name]), bool) if turns else ~acted[name]
+            if step.final is not None:
+                begins[step.final[0]] = True
+            players[name].reset(begins)
+            returns[:, columns[name]] += step.reward.reshape(copies, -1)
         lengths += 1
         steps += int(np.count_nonzero(number < episodes))
         for copy in np.flatnonzero(world.over).tolist():
             if number[copy] < episodes:
-                own = dict(zip(world.agents, returns[copy].tolist(), strict=True))
-                found[int(number[copy])] = float(returns[copy].mean()), int(lengths[copy]), own
+                earned = dict(zip(world.agents, returns[copy].tolist(), strict=True))
+                mean = float(returns[copy].mean())
+                found[int(number[copy])] = mean, int(lengths[copy]), earned
                 ended += 1
             number[copy], begun = begun, begun + 1
             returns[copy], lengths[copy] = 0.0, 0
-            if rngs is not None:
-                rngs[copy] = generators(copy)
-        if lengths.max() >= ENDLESS and (lengths[number < episodes] >= ENDLESS).any():
-            raise endless(world.id)
+            rngs[copy] = generators(copy)
+        _refuse_endless(world.id, lengths[number < episodes])
         if progress is not None:
             progress(done + ended, steps)
     return [found[i] for i in range(episodes)]
 
 
-def endless(id: str) -> EnvError:
-    """An episode that is waited for does not end."""
-    return EnvError(
-        f"an episode of {id!r} has not ended within {ENDLESS:,} env steps",
-        None,
-        "give the environment a time limit: max_episode_steps in env_kwargs, for an id",
-    )
+def _players(policy: Policy | Team, world: AgentsEnv) -> dict[str, Any]:
+    """What acts for each group of agents."""
+    if isinstance(policy, Team):
+        for name, each in policy.policies.items():
+            _check_spaces(each, world.groups[name].spaces, world.id)
+        return {**policy.players(world.groups, world.id)}
+    check_spaces(policy, world)
+    if policy.view.previous:
+        raise EnvError(f"the policy sees its previous action, and {world.id!r} has agents")
+    return dict.fromkeys(world.groups, policy)
+
+
+def _refuse_endless(id: str, lengths: Any) -> None:
+    """Raise EnvError if an episode that is waited for does not end."""
+    if (lengths >= ENDLESS).any():
+        raise EnvError(
+            f"an episode of {id!r} has not ended within {ENDLESS:,} env steps",
+            None,
+            "give the environment a time limit: max_episode_steps in env_kwargs, for an id",
+        )
 
 
 def check_spaces(policy: Policy, world: VectorEnv) -> None:
     """Raise SpaceError if the policy was made for other observations or actions."""
-    wanted, found = policy.spaces, world.spaces
+    _check_spaces(policy, world.spaces, world.id)
+
+
+def _check_spaces(policy: Policy, found: Any, id: str) -> None:
+    wanted = policy.spaces
     pairs = [
         ("it sees", wanted.observation, found.observation),
         ("it takes the actions", wanted.action, found.action),
@@ -263,7 +292,7 @@ def check_spaces(policy: Policy, world: VectorEnv) -> None:
     for (what, own, other), fits in zip(pairs, same, strict=True):
         if not fits:
             raise SpaceError(
-                f"the policy does not fit the environment {world.id!r}: {what} {own}, but the "
+                f"the policy does not fit the environment {id!r}: {what} {own}, but the "
                 f"environment has {other}",
                 None,
                 "evaluate it on the environment that it was trained on, or one of the same spaces",
@@ -271,7 +300,7 @@ def check_spaces(policy: Policy, world: VectorEnv) -> None:
     if wanted.masked != found.masked:
         with_, without = ("policy", "environment") if wanted.masked else ("environment", "policy")
         raise SpaceError(
-            f"the {with_} has an action mask, and the {without} has none ({world.id!r})",
+            f"the {with_} has an action mask, and the {without} has none ({id!r})",
             None,
             "evaluate on an environment that gives masks as the one of training did",
         )

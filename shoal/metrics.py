@@ -32,10 +32,13 @@ class Recorder:
     episodes: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=WINDOW))
     wall_s: float = 0.0  # of the run so far, over all its resumptions
     reported: int = 0  # env steps at the last report
+    returns: dict[str, deque[float]] = field(default_factory=dict)  # of 100 episodes, by policy
     _updates: list[Update] = field(default_factory=list)
 
     def add(self, update: Update) -> None:
         self.episodes.extend(update.episodes)
+        for policy, new in update.returns.items():
+            self.returns.setdefault(policy, deque(maxlen=WINDOW)).extend(new)
         self._updates.append(update)
 
     def abandon(self, seconds: float) -> None:
@@ -108,6 +111,8 @@ class Recorder:
             report[f"time/{part}"] = spent / max(seconds, 1e-9)
         report.update(_by_worker(done, seconds, stats))
         report.update(_means([u.metrics for u in updates]))
+        for policy, own in self.returns.items():
+            report[f"{policy}/return_mean"] = sum(own) / len(own) if own else None
         return report
 
     def get_state(self) -> dict[str, Any]:
@@ -116,12 +121,15 @@ class Recorder:
             "lengths": [n for _, n in self.episodes],
             "wall_s": self.wall_s,
             "reported": self.reported,
+            "by_policy": {policy: list(own) for policy, own in self.returns.items()},
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         pairs = zip(state["returns"], state["lengths"], strict=True)
         self.episodes = deque(pairs, maxlen=WINDOW)
         self.wall_s, self.reported = state["wall_s"], state["reported"]
+        kept = state["by_policy"].items()
+        self.returns = {policy: deque(own, maxlen=WINDOW) for policy, own in kept}
         self._updates = []
 
 

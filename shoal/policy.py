@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from shoal.algorithms.base import Algorithm, Model
+from shoal.algorithms.by_policy import split
+from shoal.algorithms.fixed import Fixed
 from shoal.algorithms.memory import Memory
+from shoal.algorithms.policies import Policies
 from shoal.checkpoint import files as checkpoint
-from shoal.errors import CheckpointError, SpaceError
+from shoal.errors import CheckpointError, ConfigError, SpaceError
 from shoal.nets.factory import build
 from shoal.spaces.base import Spaces
-from shoal.spaces.gym import GymSpaces
+from shoal.spaces.team import TeamSpaces
 from shoal.spaces.view import ALL, View
 from shoal.systems.saved import Saved
 from shoal.trajectory import Obs, ndarray
@@ -152,6 +155,46 @@ class Policy:
             self._begins = self._begins | slots
 
 
+class Team:
+    """Policies by agent: those that were trained, and the fixed ones beside them.
+
+    ``policies`` holds the trained ones by name, each a `Policy` that acts alone too.
+    """
+
+    view = ALL
+
+    def __init__(
+        self, algorithm: Policies, spaces: TeamSpaces, weights: Mapping[str, ndarray], seed: int = 0
+    ) -> None:
+        self.algorithm, self.spaces, own = algorithm, spaces, split(weights)
+        self.policies = {
+            name: Policy(part, spaces[name], own[name], seed)
+            for name, part in algorithm.parts.items()
+        }
+        self.fixed = algorithm.fixed
+
+    def players(self, groups: Mapping[str, Any], id: str) -> dict[str, Policy | Fixed]:
+        """What acts for each group of agents of the environment ``id``, by policy."""
+        fixed = {
+            name: Fixed(name, what, groups[name].spaces, groups[name].agents, id)
+            for name, what in self.fixed.items()
+        }
+        return {**self.policies, **fixed}
+
+    def __repr__(self) -> str:
+        return f"<Team: {', '.join((*self.policies, *self.fixed))}>"
+
+    def named(self, name: str) -> Policy:
+        """One of the trained policies. Raises ConfigError, with their names, for any other."""
+        if name not in self.policies:
+            raise ConfigError(
+                f"there is no trained policy {name!r}",
+                None,
+                f"there are: {', '.join(self.policies)}",
+            )
+        return self.policies[name]
+
+
 def _where(rows: ndarray, x: ndarray, other: ndarray) -> ndarray:
     """``x`` in these rows (bool [...]) and ``other`` elsewhere; both [..., *shape]."""
     return np.where(rows.reshape(*rows.shape, *(1,) * (x.ndim - rows.ndim)), x, other)
@@ -164,10 +207,39 @@ def _axes(spaces: Spaces, flat: Mapping[str, ndarray]) -> tuple[int, ...]:
     return x.shape[: x.ndim - len(first.shape)]
 
 
+@overload
 def load(
-    path: str | Path, *, network: Any = None, algorithm: Any = None, trust: bool = False
-) -> Policy:
+    path: str | Path,
+    *,
+    policy: None = None,
+    network: Any = None,
+    algorithm: Any = None,
+    trust: bool = False,
+) -> Any: ...
+
+
+@overload
+def load(
+    path: str | Path,
+    *,
+    policy: str,
+    network: Any = None,
+    algorithm: Any = None,
+    trust: bool = False,
+) -> Policy: ...
+
+
+def load(
+    path: str | Path,
+    *,
+    policy: str | None = None,
+    network: Any = None,
+    algorithm: Any = None,
+    trust: bool = False,
+) -> Any:
     """The policy of a checkpoint or run folder; neither its environment nor its plan is needed.
+
+    Of a run with policies by agent it is a `Team` of them, or the one that ``policy`` names.
 
     ``network`` is needed if the run trained a user's own module: an instance of the same class, or
     "module:Class". ``algorithm`` is needed if its class is the user's own and acts in its own way.
@@ -177,21 +249,41 @@ def load(
     ConfigError for what must be given.
     """
     state, meta = checkpoint.load(Path(path), parts=("learner",))
-    return policy_of(Saved(path, meta, trust), state, network=network, algorithm=algorithm)
+    found = policy_of(Saved(path, meta, trust), state, network=network, algorithm=algorithm)
+    if policy is None:
+        return found
+    if not isinstance(found, Team):
+        raise ConfigError(
+            f"this run has one policy without a name, and {policy!r} was asked for",
+            str(path),
+            "leave out policy=...",
+        )
+    return found.named(policy)
 
 
 def policy_of(
     saved: Saved, state: Mapping[str, Any], *, network: Any = None, algorithm: Any = None
-) -> Policy:
+) -> Any:
     """The policy of a checkpoint that was read already: its settings, and its "learner" part.
 
     Raises what ``load`` does.
     """
     found = saved.policy_algorithm(algorithm, network)
     with checkpoint.blame(saved.path):
-        spaces, seed = GymSpaces.from_json(saved.meta["spaces"]), saved.meta["config"]["seed"]
+        spaces, seed = TeamSpaces.from_json(saved.meta["spaces"]), saved.meta["config"]["seed"]
         weights = {**state["learner"]["aux"], **state["learner"]["params"]}
+        if isinstance(spaces, TeamSpaces):
+            team = Team(found, spaces, weights, seed)
+            for name, one in team.policies.items():
+                _check(one, split(weights)[name], saved)
+            return team
         policy = Policy(found, spaces, weights, seed, View(**saved.view()))
+    _check(policy, weights, saved)
+    return policy
+
+
+def _check(policy: Policy, weights: Mapping[str, ndarray], saved: Saved) -> None:
+    """Raise CheckpointError for weights that are not those of the policy's network."""
     expected = policy.model.net.shapes()
     shapes = {name: weights[name].shape for name in expected if name in weights}
     if shapes != expected:
@@ -202,4 +294,3 @@ def policy_of(
             str(saved.path),
             "load it with the network that it was trained with",
         )
-    return policy

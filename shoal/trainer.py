@@ -21,16 +21,15 @@ from shoal.errors import CheckpointError, ConfigError, ShoalError
 from shoal.evaluation import evaluate
 from shoal.fleet.base import results
 from shoal.fleet.create import beside, create_fleet
-from shoal.learners.choose import choose_framework, create_learner, rows_per_step, threads
+from shoal.learners.choose import learner_of
 from shoal.metrics import Recorder, Report
 from shoal.nets.factory import build
 from shoal.plans.base import Update
 from shoal.plans.create import create_run
 from shoal.plans.updates import Updates
-from shoal.policy import Policy
+from shoal.policy import Policy, Team
 from shoal.process import interrupts
 from shoal.replay.settings import saved as saves
-from shoal.spaces.base import Spaces
 from shoal.spaces.view import View
 from shoal.systems.configure import change, configure, differences, settable
 from shoal.systems.saved import Saved, own_policy
@@ -91,9 +90,11 @@ class Trainer:
     def _join(self) -> None:
         """What the workers' environments decide: spaces, model, learner."""
         config, algorithm = self.config, self.config.algorithm
-        self._own_spaces: Spaces = results(self.fleet.map("get_spaces"))[0]
+        self._own_spaces: Any = results(self.fleet.map("get_spaces"))[0]
         self.view = View(config.rollout.hide, config.rollout.previous)
-        self.spaces = self.view.of(self._own_spaces).spaces  # as the policy sees them
+        self.spaces = self._own_spaces  # as the policy sees them
+        if self.view:
+            self.spaces = self.view.of(self._own_spaces).spaces
         self.model = algorithm.model(self.spaces, build)
         self.run = create_run(config, self.model, self.fleet)
         self.recorder = Recorder()
@@ -102,12 +103,8 @@ class Trainer:
         self.learner: Any = config.plan.learner(config, self.model, params)
         self.framework: str = config.learner  # that differentiates, once chosen
         if self.learner is None:
-            self.framework = choose_framework(config.learner, self.model, algorithm.network)
-            rows = rows_per_step(config, self.fleet.size)
-            cores = threads(self.model, rows, beside(config))
-            self.learner = create_learner(
-                self.framework, algorithm, self.model, params, cores, config.precision
-            )
+            members = self.fleet.size, beside(config)
+            self.framework, self.learner = learner_of(config, self.model, params, *members)
         measures = config.rollout.normalise_obs or config.rollout.scale_reward
         self.updates = Updates(config.plan, self.fleet, self.learner, self.run, measures=measures)
 
@@ -191,15 +188,12 @@ class Trainer:
         return f"<Trainer: {config.system} on {named(config.env)}, {steps:,} env steps>"
 
     @property
-    def policy(self) -> Policy:
-        """The policy as it is now."""
-        return Policy(
-            self.config.algorithm,
-            self._own_spaces,
-            self.learner.weights(),
-            self.config.seed,
-            self.view,
-        )
+    def policy(self) -> Policy | Team:
+        """The policy as it is now; with policies by agent, all of them."""
+        weights, seed = self.learner.weights(), self.config.seed
+        if self.config.algorithm.parts:
+            return Team(self.config.algorithm, self._own_spaces, weights, seed)
+        return Policy(self.config.algorithm, self._own_spaces, weights, seed, self.view)
 
     def evaluate(
         self, episodes: int = 10, seed: int | None = None, *, explore: bool = False

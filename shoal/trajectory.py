@@ -145,6 +145,13 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
     return out
 
 
+def shape(batch: Batch) -> Any:
+    """The shape of a batch's mask, [N] or [N, L]; of batches by policy, the shape of each."""
+    if "mask" in batch:
+        return batch["mask"].shape
+    return {name: own["mask"].shape for name, own in batch.items()}
+
+
 def select(batch: Batch, rows: Any) -> Batch:
     """The given rows (an index or boolean array of the batch's own library) of every entry."""
     return {k: select(x, rows) if isinstance(x, dict) else x[rows] for k, x in batch.items()}

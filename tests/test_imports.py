@@ -43,7 +43,7 @@ ARROWS: dict[str, set[str]] = {
     "systems": {"plans", "algorithms", "nets", "envs", "checkpoint", "config", "errors"},
     "metrics": {"plans", "fleet"},
     "policy": {"systems", "checkpoint", "algorithms", "nets", "spaces", "trajectory", "errors"},
-    "evaluation": {"policy", "envs", "config", "process", "errors"},
+    "evaluation": {"policy", "algorithms", "envs", "config", "process", "errors"},
     "recording": {
         *("evaluation", "policy", "replay", "envs", "config", "spaces", "process", "errors"),
         "__init__",  # the version number

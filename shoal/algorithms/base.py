@@ -60,8 +60,14 @@ class Algorithm(ABC):
 
     "on-policy": the weights to be updated are those that sampled. "epochs": several gradient steps
     on one batch. "replay": transitions, drawn again and again from a buffer of all that was
-    sampled. "returns": whole episodes of perturbed weights, and nothing else.
+    sampled. "returns": whole episodes of perturbed weights, and nothing else. "policies": fragments
+    of several policies at once.
     """
+
+    @property
+    def parts(self) -> Mapping[str, Algorithm]:
+        """The algorithms that it is composed of, by policy; {} of one alone."""
+        return {}
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -61,9 +61,16 @@ def to_dict(value: Any) -> Any:
         own = {} if is_ours(type(value)) else {"class": name_of(value)}
         return own | {f.name: to_dict(getattr(value, f.name)) for f in fields(value) if f.init}
     if isinstance(value, Mapping):
-        return encode(dict(value), (), None, lambda other: {"object": name_of(other)})
+        return encode(dict(value), (), None, _entry)
     if isinstance(value, list | tuple):
         return [to_dict(item) for item in value]
+    return {"object": name_of(value)}
+
+
+def _entry(value: Any) -> Any:
+    """What ``to_dict`` makes of an entry of a mapping: a group with its class, or an object."""
+    if _is_group(value):
+        return {"class": name_of(value), **to_dict(value)}
     return {"object": name_of(value)}
 
 

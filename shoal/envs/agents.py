@@ -184,6 +184,11 @@ class AgentsEnv:
         """Seed of the running episode of each slot's copy."""
         return [seed for seed in self._seeds for _ in self.agents]
 
+    @property
+    def seeds(self) -> list[int]:
+        """Seed of the running episode of each copy."""
+        return list(self._seeds)
+
     def reset(self, seed: int | None = None) -> Obs:
         """Begin a new episode in every copy; see `VectorEnv.reset`."""
         return self.reset_groups(seed)[self._only.name]

@@ -133,6 +133,7 @@ def make_for_evaluation(
                 source.create, slots, id=source.id, assign=assign, seeds=seeds, made=(made,)
             )
         elif isinstance(made, GymnasiumVector):
+            refuse_assigned(source.id, assign)
             world = NativeVector(made, id=source.id, seed=seeds[0])
         else:
             world = SerialEnv(source.create, slots, id=source.id, seeds=seeds, made=(made,))

@@ -14,6 +14,7 @@ from shoal.errors import ConfigError
 from shoal.fleet.base import Fleet, Make
 from shoal.fleet.failure import sendable
 from shoal.fleet.group import Place, tree
+from shoal.fleet.team import Team
 from shoal.fleet.worker import Worker
 from shoal.learners.choose import preload
 from shoal.process.tracebacks import is_user_code, place_of
@@ -25,6 +26,8 @@ def worker(registered: Any, config: Config, env: Any, index: int, restart: int) 
     ``registered`` are the entries of Gymnasium's registry that this process may lack.
     """
     register(registered)
+    if config.algorithm.parts:
+        return Team(config, index, env, restart)
     return (config.plan.member() or Worker)(config, index, env, restart)
 
 

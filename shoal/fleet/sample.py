@@ -22,6 +22,8 @@ class Sample:
     outside: dict[str, int] = field(default_factory=dict)  # env steps, by leaf: see envs.Bounds
     agent_steps: int = -1  # transitions of agents; as many as env steps, unless it is given
 
+    returns: dict[str, list[float]] = field(default_factory=dict)  # of the episodes, by policy
+
     def __post_init__(self) -> None:
         if self.agent_steps < 0:
             self.agent_steps = self.env_steps

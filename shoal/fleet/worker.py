@@ -16,7 +16,7 @@ import numpy as np
 from shoal.algorithms.base import Model
 from shoal.algorithms.memory import Memory
 from shoal.config.config import Config
-from shoal.envs import Step
+from shoal.envs import Step, VectorEnv
 from shoal.envs.base import ENDLESS
 from shoal.envs.checks import Bounds
 from shoal.errors import EnvError
@@ -97,10 +97,18 @@ class Recording:
 class Worker:
     """Steps its slots and postprocesses what it saw.
 
-    ``index`` makes its randomness its own, ``restart`` that of each of its replacements.
+    ``index`` makes its randomness its own, ``restart`` that of each of its replacements. ``world``
+    takes the place of environments of its own.
     """
 
-    def __init__(self, config: Config, index: int, env: Any = None, restart: int = 0) -> None:
+    def __init__(
+        self,
+        config: Config,
+        index: int,
+        env: Any = None,
+        restart: int = 0,
+        world: VectorEnv | None = None,
+    ) -> None:
         rollout = config.rollout
         self.config, self.index, self.restart = config, index, restart
         own = [1 + index, restart] if restart else [1 + index]
@@ -108,7 +116,9 @@ class Worker:
         self.beat = 0  # env steps of all slots together so far: tells from outside that it is alive
         self._idle_since = perf_counter()
         seed = int(self.rng.integers(2**31))
-        self.env, self._own_spaces = make_world(config, env, index, seed)
+        self.env, self._own_spaces = (
+            make_world(config, env, index, seed) if world is None else (world, world.spaces)
+        )
         self._bounds = Bounds(self.env.spaces)
         clip: Any = rollout.clip_reward
         if clip == "auto":

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Mapping
+from dataclasses import replace
 from threading import Thread
 from typing import Any
 
 import numpy as np
 
 from shoal.algorithms.base import Differentiable, Model
+from shoal.algorithms.by_policy import split
 from shoal.config.config import Config
 from shoal.errors import ConfigError
 from shoal.learners.base import Learner
@@ -81,6 +83,30 @@ def create_learner(
     from shoal.learners.jax import JaxLearner
 
     return JaxLearner(algorithm, model, params, threads, precision)
+
+
+def learner_of(
+    config: Config, model: Any, params: Mapping[str, ndarray], workers: int, beside: int
+) -> tuple[str, Any]:
+    """The framework and the learner of a run on so many workers; of several policies, for each.
+
+    ``beside`` workers sample on this machine while it learns. Raises ConfigError as
+    ``choose_framework`` does.
+    """
+    algorithm = config.algorithm
+    if not algorithm.parts:
+        kind = choose_framework(config.learner, model, algorithm.network)
+        cores = threads(model, rows_per_step(config, workers), beside)
+        return kind, create_learner(kind, algorithm, model, params, cores, config.precision)
+    from shoal.learners.policies import PolicyLearners
+
+    own, found = split(params), {}
+    for name, part in algorithm.parts.items():
+        alone = replace(config, algorithm=part)
+        found[name] = learner_of(alone, model[name], own[name], workers, beside)
+    kinds = {kind for kind, _ in found.values()}
+    kind = kinds.pop() if len(kinds) == 1 else config.learner
+    return kind, PolicyLearners({name: learner for name, (_, learner) in found.items()})
 
 
 def rows_per_step(config: Config, workers: int) -> int:

@@ -16,7 +16,7 @@ from shoal.fleet.sample import Sample
 from shoal.learners.base import Learner
 from shoal.plans.base import Plan, Tally, Update
 from shoal.plans.run import Run
-from shoal.trajectory import concatenate
+from shoal.trajectory import concatenate, shape
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class AsyncSamples(Plan):
     in_flight: int = setting(2, least=1)  # fragments a worker may be ahead of the learner
     max_lag: int = setting(20, least=0)  # drop samples whose weights are more versions old
 
-    offers = frozenset({"trajectories", "epochs"})
+    offers = frozenset({"trajectories", "epochs", "policies"})
 
     def run(self, fleet: Fleet, learner: Learner, run: Run) -> Generator[Update]:
         run.abandon()
@@ -46,7 +46,7 @@ class AsyncSamples(Plan):
                 run.drop(sample)
             if len(queue) >= self.fragments:
                 batch = concatenate([sample.batch for sample in queue])
-                indices = run.algorithm.indices(run.model, run.rng, batch["mask"].shape)
+                indices = run.algorithm.indices(run.model, run.rng, shape(batch))
                 hyper = run.hyper()
                 tally.clock("transfer")
                 metrics, _ = learner.update(batch, indices, hyper)

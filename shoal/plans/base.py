@@ -23,6 +23,7 @@ LACKS = {
     "replay": "it learns from transitions drawn again and again, and this plan remembers none",
     "on-policy": "it trains on what older weights sampled, and this algorithm does not correct it",
     "returns": "it learns from the returns of perturbed weights, and this plan perturbs none",
+    "policies": "its members sample by, or learn, one policy only",
     "epochs": "it takes several gradient steps on each batch, but here a worker takes one gradient",
 }
 
@@ -96,6 +97,7 @@ class Update:
     work: list[Work]  # of the workers, in samples that came since the last update
     concurrency: int = 0  # workers busy at the same time; 0: all take turns with this process
     queue: int = 0  # samples that had come and waited while the learner took this one
+    returns: dict[str, list[float]] = field(default_factory=dict)  # of the episodes, by policy
 
 
 class Tally:
@@ -109,6 +111,7 @@ class Tally:
     def _begin(self) -> None:
         self._work: list[Work] = []
         self._episodes: list[tuple[float, int]] = []
+        self._returns: dict[str, list[float]] = {}
         self._times: dict[str, float] = {}
         self._since = perf_counter()
 
@@ -150,6 +153,8 @@ class Tally:
         for _, sample in came:
             self._run.take(sample)
             self._episodes += sample.episodes
+            for policy, returns in sample.returns.items():
+                self._returns.setdefault(policy, []).extend(returns)
         return [x for (_, x), lag in zip(came, lags, strict=True) if lag <= max_lag]
 
     def trained(self, samples: Sequence[Sample], more: int = 0) -> None:
@@ -172,5 +177,5 @@ class Tally:
         metrics = {**metrics, **{f"hyper/{name}": x for name, x in (hyper or {}).items()}}
         queued = self._fleet.stats.queued
         work, episodes, times = self._work, self._episodes, self._times
-        yield Update(metrics, episodes, times, work, self._concurrency, queued)
+        yield Update(metrics, episodes, times, work, self._concurrency, queued, self._returns)
         self._begin()  # the consumer's time is not ours

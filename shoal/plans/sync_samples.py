@@ -14,7 +14,7 @@ from shoal.fleet.base import Fleet
 from shoal.learners.base import Learner
 from shoal.plans.base import Plan, Tally, Update
 from shoal.plans.run import Run
-from shoal.trajectory import concatenate
+from shoal.trajectory import concatenate, shape
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class SyncSamples(Plan):
     name: Literal["sync_samples"] = "sync_samples"  # name of the plan
 
     exact = True
+    offers = Plan.offers | {"policies"}
 
     def run(self, fleet: Fleet, learner: Learner, run: Run) -> Generator[Update]:
         tally = Tally(fleet, learner, run)
@@ -32,7 +33,7 @@ class SyncSamples(Plan):
             hyper = run.hyper()
             samples = tally.take(fleet.map("sample", run.fragments))
             batch = concatenate([sample.batch for sample in samples])
-            indices = run.algorithm.indices(run.model, run.rng, batch["mask"].shape)
+            indices = run.algorithm.indices(run.model, run.rng, shape(batch))
             tally.clock("transfer")
             metrics, _ = learner.update(batch, indices, hyper)
             tally.clock("learn")

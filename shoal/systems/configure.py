@@ -18,6 +18,7 @@ from shoal.config.settings import arguments, find, merge, name_of, normal, route
 from shoal.config.trust import absolute, admit, unasked
 from shoal.envs import best_return
 from shoal.errors import ConfigError
+from shoal.plans.base import LACKS
 from shoal.systems.table import SYSTEMS, default_config, made, reads, row_of, unread, with_plan
 
 log = logging.getLogger("shoal.systems.configure")
@@ -189,13 +190,19 @@ def _under_plan(config: Config, nested: dict[str, Any], plan: Any, asked: _Asked
 
 def refuse_impossible(config: Config) -> None:
     """Raise ConfigError for valid settings that conflict."""
-    reason = config.plan.refuses(type(config.algorithm))
+    parts = config.algorithm.parts
+    kinds = [type(part) for part in parts.values()] or [type(config.algorithm)]
+    reason = next((why for kind in kinds if (why := config.plan.refuses(kind))), None)
+    if parts and "policies" not in config.plan.offers:
+        reason = LACKS["policies"]
     if reason is not None:
         raise ConfigError(
             f"{type(config.algorithm).__name__} does not run under {config.plan.name}: {reason}",
             None,
             "`shoal systems` shows what runs under what",
         )
+    if parts:
+        _refuse_shared(config)
     conflict = config.plan.conflict(config)
     if conflict is not None:
         raise conflict
@@ -238,6 +245,19 @@ def refuse_impossible(config: Config) -> None:
             None,
             f"stop at {best:g} or less, or by env steps or seconds",
         )
+
+
+def _refuse_shared(config: Config) -> None:
+    """Raise ConfigError for settings that several policies cannot have in common."""
+    rollout = config.rollout
+    for name in ("normalise_obs", "scale_reward", "hide", "previous"):
+        if value := getattr(rollout, name):
+            raise ConfigError(
+                f"rollout.{name} is {value!r}, but there are several policies, which see and earn "
+                "different things",
+                None,
+                "leave it out",
+            )
 
 
 def change(config: Config, fields: Mapping[str, Any], env_steps: int) -> Config:

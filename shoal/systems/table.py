@@ -13,6 +13,7 @@ from shoal.algorithms.ddpg import DDPG, TD3
 from shoal.algorithms.dqn import DQN
 from shoal.algorithms.es import ES
 from shoal.algorithms.pg import PG
+from shoal.algorithms.policies import Policies
 from shoal.algorithms.ppo import PPO
 from shoal.algorithms.sac import SAC
 from shoal.algorithms.vtrace import VTrace
@@ -210,6 +211,9 @@ SYSTEMS = {
         ),
     )
 }
+POLICIES = System(  # composed of the others, and therefore none of the table's
+    "policies", Policies(), SyncSamples(), Rollout(), "de Witt et al. 2020 (arXiv:2011.09533)"
+)
 PLANS = (
     SyncSamples,
     SyncReplay,
@@ -224,7 +228,8 @@ PLANS = (
 
 def system(name: str) -> System:
     """The row of that name, in any case. Raises ConfigError, with the nearest name, if none is."""
-    row = SYSTEMS.get(name.lower().replace("_", "-"))
+    name = name.lower().replace("_", "-")
+    row = POLICIES if name == POLICIES.name else SYSTEMS.get(name)
     if row is None:
         raise ConfigError(
             f"there is no system {name!r}",
@@ -250,6 +255,8 @@ def row_of(algorithm: Any) -> System:
             f"give a system's name ({', '.join(SYSTEMS)}), or an object of a class that derives "
             "from shoal.Algorithm",
         )
+    if isinstance(algorithm, Policies):
+        return POLICIES
     rows = [r for r in SYSTEMS.values() if isinstance(algorithm, type(r.algorithm))]
     if not rows:
         needs, plan = algorithm.needs, cast(Any, SyncSamples())

@@ -1,0 +1,235 @@
+"""Does each agent act and learn by the policy that it was given, and by no other?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from pettingzoo import ParallelEnv
+
+import shoal
+from shoal.algorithms.by_policy import join, split
+from shoal.errors import ConfigError, EnvError, ShoalError, SpaceError
+from tests.agents import InTurn, Together
+
+TWO = {"ann": "left", "*": "right"}
+
+
+class Unlike(ParallelEnv):
+    """Two wolves and a hare, who see and do different things; the hare's choices are masked."""
+
+    metadata = {"name": "unlike"}  # noqa: RUF012
+    render_mode = None
+
+    def __init__(self) -> None:
+        self.possible_agents = ["wolf_0", "wolf_1", "hare"]
+
+    def observation_space(self, agent: str) -> Any:
+        if agent == "hare":
+            mask = spaces.Box(0, 1, (4,), np.int8)
+            return spaces.Dict({"where": spaces.Box(-9, 9, (5,)), "action_mask": mask})
+        return spaces.Box(-9, 9, (2,))
+
+    def action_space(self, agent: str) -> Any:
+        return spaces.Discrete(4) if agent == "hare" else spaces.Box(-1, 1, (2,))
+
+    def _seen(self) -> Any:
+        hare = {"where": np.full(5, self.t % 7, np.float32), "action_mask": self.mask}
+        wolf = np.array([self.t % 5, 1], np.float32)
+        return {"wolf_0": wolf, "wolf_1": -wolf, "hare": hare}
+
+    def reset(self, seed: int | None = None, options: Any = None) -> Any:
+        self.rng, self.t = np.random.default_rng(seed), 0
+        self.mask = np.array([1, 1, 0, 1], np.int8)
+        self.agents = list(self.possible_agents)
+        return self._seen(), {a: {} for a in self.agents}
+
+    def step(self, actions: Any) -> Any:
+        assert self.mask[actions["hare"]]
+        self.mask = np.roll(self.mask, 1)
+        self.t += 1
+        over = self.t == 12
+        rewards = {"wolf_0": 1.0, "wolf_1": 3.0, "hare": -2.0}
+        ended, none = dict.fromkeys(self.agents, over), dict.fromkeys(self.agents, False)
+        infos: Any = {a: {} for a in self.agents}
+        if over:
+            self.agents = []
+        return self._seen(), rewards, ended, none, infos
+
+
+def hunt(**hare: Any) -> shoal.Policies:
+    own = hare.get("hare", shoal.A2C())
+    return shoal.Policies(
+        {"pack": shoal.PPO(minibatch_size=32), "prey": own}, {"wolf_*": "pack", "hare": "prey"}
+    )
+
+
+SMALL: dict[str, Any] = {"envs_per_worker": 3, "fragment_length": 16, "report_every": 1}
+
+
+def test_policies_differ_in_spaces_algorithms_and_counts() -> None:
+    with shoal.Trainer(hunt(), Unlike, stop_steps=500, **SMALL) as trainer:
+        *_, report = trainer
+        assert report["env_steps"] * 3 == report["agent_steps"] == report["trained_steps"]
+        assert report["pack/return_mean"] == 24 and report["prey/return_mean"] == -24
+        assert report["return_mean"] == pytest.approx(8, abs=4)
+        assert {"pack/clip_fraction", "prey/policy_loss"} <= report.keys()
+        assert "prey/clip_fraction" not in report
+        found = trainer.evaluate(4)
+    assert found["agents"] == {"wolf_0": 12, "wolf_1": 36, "hare": -24}
+
+
+def test_a_policy_learns_as_it_would_without_the_others() -> None:
+    """The wolves' world does not depend on the hare, so their weights must not either."""
+    packs = []
+    for hare in (shoal.A2C(), shoal.PPO(lr=1e-2, minibatch_size=16), "random"):
+        with shoal.Trainer(hunt(hare=hare), Unlike, stop_steps=300, **SMALL) as trainer:
+            for _ in trainer:
+                pass
+            packs.append(split(trainer.learner.weights())["pack"])
+    for other in packs[1:]:
+        for name, x in packs[0].items():
+            np.testing.assert_array_equal(x, other[name])
+
+
+@pytest.mark.parametrize("form", [Together, InTurn])
+def test_a_run_goes_on_bit_for_bit(form: Any, tmp_path: Path) -> None:
+    algorithm = shoal.Policies({"left": shoal.A2C(), "right": shoal.A2C()}, TWO)
+    with shoal.Trainer(algorithm, form, stop_steps=10**6, **SMALL) as trainer:
+        for _ in range(3):
+            trainer.train()
+        trainer.save(tmp_path)
+        for _ in range(3):
+            report = trainer.train()
+        weights = trainer.learner.weights()
+    with shoal.Trainer.restore(tmp_path, form) as again:
+        for _ in range(3):
+            other = again.train()
+        for name, x in weights.items():
+            np.testing.assert_array_equal(x, again.learner.weights()[name])
+    for name in ("agent_steps", "episodes", "left/return_mean", "right/return_mean"):
+        assert report[name] == other[name]
+
+
+def test_one_policy_is_loaded_by_its_name(tmp_path: Path) -> None:
+    with shoal.Trainer(hunt(), Unlike, **SMALL) as trainer:
+        trainer.train()
+        trainer.save(tmp_path)
+        expected = trainer.evaluate(3, explore=True)
+    prey = shoal.load(tmp_path, policy="prey")
+    seen = {"where": np.zeros(5, np.float32), "action_mask": np.array([0, 0, 1, 0], np.int8)}
+    assert prey.act(seen) == 2
+    team = shoal.load(tmp_path)
+    assert shoal.evaluate(team, Unlike, 3, seed=1_000_003, explore=True) == expected
+    with pytest.raises(ConfigError, match="there is no trained policy 'hare'"):
+        shoal.load(tmp_path, policy="hare")
+    with shoal.Trainer(hunt(hare=prey), Unlike, **SMALL) as frozen:
+        before = {name: x.copy() for name, x in prey.weights.items()}
+        frozen.train()
+        assert set(split(frozen.learner.weights())) == {"pack"}
+    for name, x in before.items():
+        np.testing.assert_array_equal(x, prey.weights[name])
+
+
+def test_a_function_acts_for_its_agents_alone() -> None:
+    seen = []
+
+    def first_legal(obs: Any) -> int:
+        seen.append(obs["where"].shape)
+        return int(np.flatnonzero(obs["action_mask"])[0])
+
+    with shoal.Trainer(hunt(hare=first_legal), Unlike, stop_steps=100, **SMALL) as trainer:
+        report = trainer.train()
+    assert len(seen) == report["env_steps"] and set(seen) == {(5,)}
+    assert report["agent_steps"] == 2 * report["env_steps"]
+
+
+def test_settings_make_the_way_through_json() -> None:
+    from shoal.config.settings import to_dict
+    from shoal.systems.configure import configure
+
+    policies = {"pack": {"system": "ppo", "lr": 1e-3, "network": {"hidden": [8]}}, "prey": "random"}
+    agents = {"wolf_*": "pack", "hare": "prey"}
+    settings = {"system": "policies", "algorithm": {"policies": policies, "agents": agents}}
+    config = configure(None, Unlike, settings)
+    pack = config.algorithm.parts["pack"]
+    assert pack.lr == 1e-3 and tuple(pack.network.hidden) == (8,)
+    saved = json.loads(json.dumps(to_dict(config)))
+    again = configure(None, Unlike, saved)
+    assert to_dict(again) == to_dict(config) and again.algorithm.parts == config.algorithm.parts
+
+
+def test_the_loss_is_the_sum_of_its_parts() -> None:
+    with shoal.Trainer(hunt(), Unlike, **SMALL) as trainer:
+        algorithm, model = trainer.config.algorithm, trainer.model
+        trainer.train()
+        batch = trainer.fleet.map("sample")[0][1].batch
+        params: Any = trainer.learner.get_state()["params"]
+    hyper = join({name: part.hyper(0.0) for name, part in algorithm.parts.items()})
+    aux: Any = {f"{k.split('/')[0]}/hyper/{k.split('/')[1]}": x for k, x in hyper.items()}
+    total, metrics = algorithm.loss(model, params, aux, batch)
+    parts = [
+        part.loss(model[name], split(params)[name], split(aux).get(name, {}), batch[name])[0]
+        for name, part in algorithm.parts.items()
+    ]
+    assert total == pytest.approx(sum(parts))
+    assert "pack/clip_fraction" in metrics.scalars
+
+
+ILL: list[tuple[Any, Any, type[ShoalError], str]] = [
+    ({"a": shoal.PPO()}, {"wolf_*": "a"}, EnvError, "no policy is given to the agent 'hare'"),
+    (
+        {"a": shoal.PPO(), "b": "random", "c": "random"},
+        {"wolf_*": "a", "hare": "b", "fox": "c"},
+        EnvError,
+        "the policy 'c' is taken by no agent: there are 'wolf_0', 'wolf_1', 'hare'",
+    ),
+    ({"a": shoal.PPO()}, {"*": "a"}, SpaceError, "'wolf_0' and 'hare' .* cannot share the policy"),
+    (
+        {"a": shoal.PPO(), "b": lambda obs: 7},
+        {"wolf_*": "a", "hare": "b"},
+        EnvError,
+        "the policy 'b' gave the agent 'hare' .* the action 7, which is none",
+    ),
+    (
+        {"a": shoal.PPO(), "b": lambda obs: 2},
+        {"wolf_*": "a", "hare": "b"},
+        EnvError,
+        r"the action 2, which is not legal there: \[0, 1, 3\] are",
+    ),
+]
+
+
+@pytest.mark.parametrize(("policies", "agents", "error", "text"), ILL)
+def test_a_wrong_mapping_is_one_error_with_the_names(
+    policies: Any, agents: Any, error: type[ShoalError], text: str
+) -> None:
+    with (
+        pytest.raises(error, match=text),
+        shoal.Trainer(shoal.Policies(policies, agents), Unlike, **SMALL) as trainer,
+    ):
+        trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: shoal.Policies({"a": "random"}, {"*": "a"}), "none of the policies 'a' learns"),
+        (lambda: shoal.Policies({"a": shoal.DQN()}, {"*": "a"}), "DQN, which does not learn from"),
+        (lambda: shoal.Policies({"a": shoal.PG()}, {"*": "a"}), "PG, which does not learn from"),
+        (lambda: shoal.Policies({"a": shoal.PPO()}, {"*": "b"}), "policy 'b', which is none"),
+        (lambda: shoal.Policies({"a": "greedy"}, {"*": "a"}), "'greedy', which is no policy"),
+        (lambda: shoal.Policies({"a/b": shoal.PPO()}, {"*": "a/b"}), "cannot be the name"),
+        (lambda: shoal.Policies({"a": {"lr": 1.0}}, {"*": "a"}), "names no system"),
+        (lambda: shoal.Trainer(hunt(), Unlike, plan="allreduce"), "one policy only"),
+        (lambda: shoal.Trainer(hunt(), Unlike, normalise_obs=True), "normalise_obs"),
+        (lambda: shoal.Trainer(hunt(), "CartPole-v1"), "has no agents to give policies to"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_starts(make: Any, text: str) -> None:
+    with pytest.raises(ShoalError, match=text):
+        make()
