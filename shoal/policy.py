@@ -39,9 +39,10 @@ class Policy:
         seed: int = 0,
         view: View = ALL,
     ) -> None:
-        self.algorithm, self.spaces, self.view = algorithm, spaces, view
-        self._lens = view.of(spaces)
-        self.model: Model = algorithm.model(self._lens.spaces, build)
+        self.algorithm, self.spaces, self.view = algorithm, spaces.local, view
+        self._lens = view.of(self.spaces)
+        seen = spaces if spaces.state is not None else self._lens.spaces
+        self.model: Model = algorithm.model(seen, build)
         self._taken: ndarray | None = None  # the last action in policy form, since the last reset
         self._begins: ndarray | None = None  # where an episode has begun since, bool [...]
         self._memory = Memory(algorithm, self.model)

@@ -22,6 +22,7 @@ class _Random:
     def __init__(self, names: tuple[str, ...] = NAMES) -> None:
         self.possible_agents = list(names)
         self.seen, self.choices = spaces.Box(-1000, 1000, (3,), np.float32), spaces.Discrete(3)
+        self.state_space = spaces.Box(0, 10_000, (2,), np.float32)
         self.earned: Counter[str] = Counter()  # over all episodes that have ended
         self.acted: Counter[str] = Counter()
         self.now: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
@@ -32,6 +33,9 @@ class _Random:
 
     def action_space(self, agent: str) -> Any:
         return self.choices
+
+    def state(self) -> Any:
+        return np.array([self.t, len(self.agents)], np.float32)
 
     def _start(self, seed: int | None) -> None:
         self.rng = np.random.default_rng(seed)

@@ -38,6 +38,7 @@ class A2C(ActorCritic):
     rmsprop_eps: float = setting(1e-5, above=0)  # added to the denominator
     rmsprop_eps_inside: bool = True  # inside the root, as TensorFlow and the paper have it
     chunk: int | None = setting(None, least=1)  # env steps in a row of a recurrent network
+    central: bool = False  # the value head sees the environment's state() too (several agents)
     network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
 
     needs = frozenset({"on-policy"})

@@ -9,6 +9,7 @@ import numpy as np
 
 from shoal.algorithms.base import Batch, Differentiable, Model, Params, Records
 from shoal.nets.base import Build, Head, step, unroll
+from shoal.nets.central import CentralNet
 from shoal.ops import distributions
 from shoal.ops.kernels import Array, namespace
 from shoal.spaces.base import MEMORY, Spaces
@@ -30,7 +31,11 @@ class ActorCritic(Differentiable):
         dist = distributions.for_space(spaces.action_kind, spaces.action_n, spaces.action_dim)
         free = spaces.action_dim if spaces.action_kind == "box" else 0
         heads = {"pi": Head(dist.n_out - free, gain=0.01, free=free), "v": Head(1)}
-        return Model(spaces, build(self.network, spaces, heads), dist)
+        if not self.central:
+            return Model(spaces, build(self.network, spaces, heads), dist)
+        actor = build(self.network, spaces.local, {"pi": heads["pi"]})
+        critic = build(self.network, spaces, {"v": heads["v"]})
+        return Model(spaces, CentralNet(actor, critic), dist)
 
     def act(
         self, model: Model, params: Params, obs: Mapping[str, Array], noise: Any

@@ -50,6 +50,7 @@ class APPO(Corrected):
     minibatch_size: int = setting(128, least=1)  # rows of one gradient step (our choice)
     normalise_advantage: bool = False  # within each minibatch; use large ones
     adam_eps: float = setting(1e-5, above=0)  # Adam's epsilon, as PPO's (detail 3)
+    central: bool = False  # the value head sees the environment's state() too (several agents)
     network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
 
     needs = frozenset({"epochs"})

@@ -43,6 +43,7 @@ class PPO(ActorCritic):
     target_kl: float | None = setting(None, above=0)  # end an update at this KL
     adam_eps: float = setting(1e-5, above=0)  # Adam's epsilon (detail 3)
     chunk: int | None = setting(None, least=1)  # env steps in a row of a recurrent network
+    central: bool = False  # the value head sees the environment's state() too (several agents)
     network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
 
     needs = frozenset({"on-policy", "epochs"})

@@ -103,6 +103,7 @@ class VTrace(Corrected):
     rmsprop_momentum: float = setting(0.0, least=0, below=1)  # 0: none
     rmsprop_eps: float = setting(1e-3, above=0)  # added to the denominator; Atari: 0.01
     rmsprop_eps_inside: bool = True  # inside the root, as TensorFlow has it
+    central: bool = False  # the value head sees the environment's state() too (several agents)
     network: Any = field(default_factory=Network)  # or your own torch.nn.Module or flax module
 
     reduction = "sum"

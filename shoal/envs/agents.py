@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NoReturn
 
 import numpy as np
 
 from shoal.envs.base import NDArray, Obs, Step
-from shoal.envs.checks import Checks, Rows, check_call, check_flag, check_reward, where_is
+from shoal.envs.checks import (
+    Checks,
+    Rows,
+    check_call,
+    check_flag,
+    check_reward,
+    convert,
+    where_is,
+)
 from shoal.envs.copies import claim, release
 from shoal.envs.pettingzoo import Events, copy_of
 from shoal.envs.state import MAX_REPLAY, ActionLog, set_generator
 from shoal.errors import CheckpointError, EnvError, NetworkError, ShoalError, SpaceError
-from shoal.spaces.base import ACTION_MASK, Spaces
+from shoal.spaces.base import ACTION_MASK, STATE, Spaces
 from shoal.spaces.gym import GymSpaces
 
 Assign = Callable[[Sequence[str]], Mapping[str, Sequence[str]]]  # agents -> those of each group
@@ -46,12 +54,19 @@ class Group:
                     "give agents with different spaces policies of their own",
                 )
 
-    def prepare(self, masked: bool) -> None:
-        """Arrays for these spaces, once it is known whether infos hold an action mask."""
+    def prepare(self, masked: bool, state: Any = None) -> None:
+        """Arrays for these spaces, once it is known whether infos hold an action mask.
+
+        ``state`` is the space of the environment's, if a central critic sees it.
+        """
         spaces: Any = self.spaces
-        if masked and not spaces.masked and spaces.action_kind != "box":
-            self.spaces = spaces = GymSpaces(spaces.observation, spaces.action, masked=True)
-        self.rows, self.checks = Rows(spaces, self.slots), Checks(spaces)
+        masked = spaces.masked or (masked and spaces.action_kind != "box")
+        self.spaces = spaces = GymSpaces(spaces.observation, spaces.action, masked, state)
+        self.rows, self.checks = Rows(spaces.local, self.slots), Checks(spaces)
+        self.state = spaces.leaves[-1] if state is not None else None
+        if self.state is not None:
+            shape = self.slots, *self.state.shape
+            self.rows.arrays[STATE] = np.zeros(shape, self.state.dtype)
         self.log = ActionLog(self.slots, spaces.action_shape, spaces.action_dtype)
         self.reward = np.zeros(self.slots, np.float32)
         self.terminated, self.truncated, self.acted, self.acts, self.waits = (
@@ -95,6 +110,7 @@ class AgentsEnv:
         assign: which agents form which group; None: all form one.
         seeds: of the episodes, in the order in which they begin; a copy for which none is left
             stands still.
+        central: groups whose critic sees the environment's `state()`.
 
     Raises EnvError without `possible_agents`; SpaceError for spaces that are not supported, or that
     differ within a group.
@@ -116,6 +132,7 @@ class AgentsEnv:
         seed: int | None = None,
         seeds: Iterable[int] | None = None,
         made: tuple[Any, ...] = (),
+        central: Collection[str] = (),
     ) -> None:
         self.id, self.copies = id, copies
         self._given = None if seeds is None else iter(seeds)
@@ -126,12 +143,12 @@ class AgentsEnv:
                 env = made[copy] if copy < len(made) else create(copy)
                 claim(env, id, self.envs)
                 self.envs.append(env)
-            self._setup(assign)
+            self._setup(assign, central)
         except BaseException:
             self.close()
             raise
 
-    def _setup(self, assign: Assign | None) -> None:
+    def _setup(self, assign: Assign | None, central: Collection[str]) -> None:
         first = self.envs[0]
         self.agents = tuple(first.possible_agents)
         if not self.agents:
@@ -163,9 +180,33 @@ class AgentsEnv:
         for group in self.groups.values():
             infos = [info for agent, (_, info) in events.seen.items() if agent in group.agents]
             infos += [x for a, x in getattr(first, "infos", {}).items() if a in group.agents]
-            group.prepare(any(ACTION_MASK in info for info in infos))
+            state = self._state_space() if group.name in central else None
+            group.prepare(any(ACTION_MASK in info for info in infos), state)
+        self._central = [group for group in self.groups.values() if group.state is not None]
         if len(self.groups) == 1:
             self.spaces, self.slots = self._only.spaces, self._only.slots
+
+    def _state_space(self) -> Any:
+        """The space of `state()`. Raises EnvError for an environment that has none."""
+        space = getattr(self.envs[0], "state_space", None)
+        if space is None:
+            raise EnvError(
+                f"a central critic sees the environment's state(), and {self.id!r} has none: "
+                "there is no state_space",
+                where=where_is(self.envs[0], "__init__"),
+                fix="leave out algorithm.central, or give the environment state() and state_space",
+            )
+        return space
+
+    def _write_state(self, copy: int, agents: Iterable[str]) -> None:
+        """The state of a copy, beside what these agents see."""
+        if not self._central:
+            return
+        value = self.envs[copy].state()
+        for agent in agents:
+            group, slot = self._slot(copy, agent)
+            if group.state is not None:
+                group.rows.arrays[STATE][slot] = convert(group.state, value)
 
     # ------------------------------------------------------------------ one group: a VectorEnv
 
@@ -255,6 +296,7 @@ class AgentsEnv:
         for agent, reward in events.rewards.items():
             group, slot = self._slot(copy, agent)
             group.reward[slot] += check_reward(reward)
+        self._write_state(copy, events.ended)
         for agent, (terminated, truncated) in events.ended.items():
             group, slot = self._slot(copy, agent)
             group.terminated[slot] = check_flag("terminated", terminated)
@@ -269,6 +311,7 @@ class AgentsEnv:
     def _show(self, copy: int, events: Events) -> None:
         """Observations of those who act next."""
         self._acting[copy] = events.acting
+        self._write_state(copy, events.acting)
         for agent in events.acting:
             group, slot = self._slot(copy, agent)
             group.rows.write(slot, *events.seen[agent])

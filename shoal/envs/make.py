@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ def make(
     threads: int = 1,
     worker: int = 0,
     assign: Assign | None = None,
+    central: Collection[str] = (),
 ) -> VectorEnv:
     """`slots` copies of an environment as one vector environment.
 
@@ -45,6 +46,7 @@ def make(
             does not depend on it.
         worker: number of the worker that the copies belong to.
         assign: which agents form which group, if there are several: see `AgentsEnv`.
+        central: groups whose critic sees the environment's `state()`; "" is that of all agents.
 
     A constructor or callable that names one of these parameters is given it, unless `kwargs` do:
     `worker_index`, the worker's number; `env_index`, the copy's number within the worker;
@@ -69,18 +71,30 @@ def make(
         raise EnvError(f"cannot make {slots} copies of an environment", fix="make at least one")
     source = find(env, kwargs or {})
     source.worker = worker
-    if source.atari is not None:
+    if source.atari is not None and not central:
         return make_vector(source.id, source.atari, slots, seed=seed, threads=threads)
     vector = source.vector(slots) if slots > FEW else None
     if vector is None:
         vector = source.create(0, slots)
     with source.located():
         if is_agents(vector):
-            made = (vector,)
             return AgentsEnv(
-                source.create, slots, id=source.id, assign=assign, seed=seed, made=made
+                source.create,
+                slots,
+                id=source.id,
+                assign=assign,
+                seed=seed,
+                made=(vector,),
+                central=central,
             )
         refuse_assigned(source.id, assign)
+        if central:
+            vector.close()
+            raise EnvError(
+                f"a central critic sees the state() of an environment of several agents, and "
+                f"{source.id!r} is none",
+                fix="leave out algorithm.central",
+            )
         if not isinstance(vector, GymnasiumVector):
             return SerialEnv(source.create, slots, id=source.id, seed=seed, made=(vector,))
         world = NativeVector(vector, id=source.id, seed=seed)

@@ -87,6 +87,7 @@ class Team:
             seed=int(self.rng.integers(2**31)),
             worker=index,
             assign=algorithm.assign,
+            central=[name for name, part in algorithm.parts.items() if part.central],
         )
         self.env: AgentsEnv = made
         try:

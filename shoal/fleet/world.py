@@ -7,6 +7,7 @@ from typing import Any
 from shoal.algorithms.base import Algorithm
 from shoal.config.config import Config
 from shoal.envs import VectorEnv, make, seen
+from shoal.envs.agents import ALL
 from shoal.errors import ConfigError
 from shoal.process.machine import cpus
 from shoal.spaces.base import Spaces
@@ -26,7 +27,15 @@ def make_world(config: Config, env: Any, index: int, seed: int) -> tuple[VectorE
         seed=seed,
         threads=cpus() if rollout.workers == 0 else 1,
         worker=index,
+        central=[ALL] if config.algorithm.central else [],
     )
+    if config.algorithm.central and View(rollout.hide, rollout.previous):
+        world.close()
+        raise ConfigError(
+            "rollout.hide and rollout.previous do not go together with algorithm.central",
+            None,
+            "leave one of them out",
+        )
     if world.agents:
         refuse_agents(config.algorithm, world)
     return seen(world, View(rollout.hide, rollout.previous)), world.spaces

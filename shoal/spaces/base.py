@@ -19,6 +19,7 @@ import numpy.typing as npt
 NDArray = npt.NDArray[Any]
 ACTION_MASK = "action_mask"
 MEMORY = "~memory/"  # prefix of a policy's recurrent state, beside the leaves
+STATE = "~state"  # what a central critic sees of the whole environment, beside the leaves
 OWN = ""  # the path of no leaf: an entry of Shoal's beside leaves, with which no key can collide
 
 
@@ -97,8 +98,16 @@ class Spaces(Protocol):
         """Space of the mask, if it is a key of a Dict observation; else None."""
 
     @property
+    def state(self) -> Any:
+        """Space of the whole environment's state, if a central critic sees it; else None."""
+
+    @property
+    def local(self) -> Spaces:
+        """What an agent sees itself: the same without the state."""
+
+    @property
     def leaves(self) -> tuple[Leaf, ...]:
-        """Inputs of the network, in the order of the space."""
+        """Inputs of the network, in the order of the space; behind them the `STATE`."""
 
     @property
     def action_kind(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from shoal.errors import SpaceError
 from shoal.ops.kernels import namespace
-from shoal.spaces.base import ACTION_MASK, Leaf
+from shoal.spaces.base import ACTION_MASK, STATE, Leaf
 from shoal.spaces.json import (
     MAX_CHOICES,
     MAX_ELEMENTS,
@@ -49,11 +49,14 @@ class GymSpaces:
         observation, action: Gymnasium spaces of one copy of the environment.
         masked: the environment gives `info["action_mask"]`. A top-level Dict observation key
             "action_mask" sets it by itself, and is a mask, not an input of the network.
+        state: of the whole environment, which a central critic sees: one leaf more. Whoever has it
+            puts it beside what `flatten` gives, which is of `local` spaces.
     """
 
     observation: Any
     action: Any
     masked: bool = False
+    state: Any = None
 
     def __post_init__(self) -> None:
         kind = self.action_kind
@@ -96,6 +99,8 @@ class GymSpaces:
         if size > MAX_ELEMENTS or sum(sum(leaf.n) for leaf in found) > MAX_CHOICES:
             limits = f"more than {MAX_ELEMENTS} numbers or {MAX_CHOICES} choices"
             raise unsupported(self.observation, "obs", limits)
+        if self.state is not None:
+            found.append(replace(leaf_of(self.state, ("state",)), path=STATE, keys=()))
         paths = [leaf.path for leaf in found]
         twice = {path for path in paths if paths.count(path) > 1} | ({ACTION_MASK} & set(paths))
         if twice:
@@ -105,6 +110,11 @@ class GymSpaces:
                 fix='rename one of the keys (a nested key is joined with "/")',
             )
         return tuple(found)
+
+    @cached_property
+    def local(self) -> GymSpaces:
+        """What an agent sees itself: without the state."""
+        return self if self.state is None else replace(self, state=None)
 
     @cached_property
     def action_kind(self) -> str:
@@ -247,16 +257,20 @@ class GymSpaces:
             "observation": to_json(self.observation),
             "action": to_json(self.action),
             "masked": self.masked,
+            **({} if self.state is None else {"state": to_json(self.state)}),
         }
 
     @staticmethod
     def from_json(value: Any) -> GymSpaces:
         """Raises SpaceError for anything but what `to_json` writes."""
-        expect_keys(value, {"observation", "action", "masked"}, "spaces")
+        more = {"state"} if isinstance(value, dict) and "state" in value else set()
+        expect_keys(value, {"observation", "action", "masked"} | more, "spaces")
         if not isinstance(value["masked"], bool):
             raise malformed("spaces/masked", "expected true or false")
         observation = from_json(value["observation"], "observation")
-        return GymSpaces(observation, from_json(value["action"], "action"), value["masked"])
+        state = from_json(value["state"], "state") if more else None
+        action = from_json(value["action"], "action")
+        return GymSpaces(observation, action, value["masked"], state)
 
     @cached_property
     def _plain(self) -> Leaf | None:
