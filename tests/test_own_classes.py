@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -85,6 +85,7 @@ class Table:
     """A value for each of two actions."""
 
     framework, shared, frozen = None, False, frozenset[str]()
+    memory: ClassVar[dict[str, Any]] = {}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {"q": (2,)}

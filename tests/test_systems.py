@@ -62,7 +62,15 @@ def test_every_plan_is_in_the_matrix_with_every_algorithm() -> None:
 def test_the_matrix_names_each_system_once_and_says_why_not_elsewhere() -> None:
     """Of the systems that are one algorithm with other switches, the first."""
     named = [name for _, _, name, _ in matrix() if name]
-    switched = {"double-dqn", "dueling-dqn", "prioritized-dqn", "c51", "noisy-dqn", "rainbow"}
+    switched = {
+        "double-dqn",
+        "dueling-dqn",
+        "prioritized-dqn",
+        "c51",
+        "noisy-dqn",
+        "rainbow",
+        "r2d2",
+    }
     assert sorted(named) == sorted(set(SYSTEMS) - switched)
     assert all(bool(name) != bool(reason) or not name for _, _, name, reason in matrix())
 

@@ -26,7 +26,7 @@ def _run(parser: Parser, argv: list[str]) -> int:
     reasons = list(dict.fromkeys(reason for *_, reason in pairs if reason))
     cells: dict[str, list[str]] = {}
     for _, plan, name, reason in pairs:
-        cell = f"no ({reasons.index(reason) + 1})" if reason else name or "yes"
+        cell = f"({reasons.index(reason) + 1})" if reason else name or "yes"
         cells.setdefault(plan, []).append(cell)
     print("\n" + _table(("plan", *algorithms), [(plan, *row) for plan, row in cells.items()]))
     for number, reason in enumerate(reasons, 1):
