@@ -70,6 +70,7 @@ def test_the_matrix_names_each_system_once_and_says_why_not_elsewhere() -> None:
         "noisy-dqn",
         "rainbow",
         "r2d2",
+        "r2d3",
     }
     assert sorted(named) == sorted(set(SYSTEMS) - switched)
     assert all(bool(name) != bool(reason) or not name for _, _, name, reason in matrix())

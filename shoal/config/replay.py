@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
 
 from shoal.config.bounds import check_bounds, setting
 from shoal.config.schedule import Schedule
@@ -39,6 +42,19 @@ class Replay:
                 None,
                 "raise replay.warmup to the batch size at least",
             )
+
+    def uniforms(self, rng: np.random.Generator, steps: int) -> np.ndarray[Any, Any]:
+        """Numbers by which the rows of gradient steps are drawn, [steps, batch_size].
+
+        With demonstrations [steps, batch_size, 2]: the second decides whether it is one of them.
+        """
+        rows = steps, self.batch_size
+        return rng.random((*rows, 2) if self.demonstrated else rows)
+
+    @property
+    def demonstrated(self) -> bool:
+        """Whether demonstrations are drawn."""
+        return self.demos is not None and self.demo_ratio > 0.0
 
     def begin(self, stored: int, replayed: int) -> float | None:
         """The ``learning_from`` of ``due`` once ``stored`` env steps suffice, else None.

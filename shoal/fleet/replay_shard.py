@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.config.replay import Replay
 from shoal.fleet.parcel import Lost, Parcel
 from shoal.replay.settings import make
-from shoal.trajectory import ndarray
+from shoal.trajectory import Batch, ndarray
 
 if TYPE_CHECKING:
     from shoal.replay.buffer import Drawn
@@ -38,8 +38,9 @@ class ReplayShard:
         stacks: Mapping[str, int],
         slots: int,
         restart: int = 0,
+        demos: Sequence[Batch] = (),
     ) -> None:
-        self._buffer = make(settings, algorithm, model, stacks, slots)
+        self._buffer = make(settings, algorithm, model, stacks, slots, demos)
         self._restart = restart
 
     def exchange(

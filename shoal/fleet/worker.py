@@ -139,6 +139,10 @@ class Worker:
         """Spaces of the environment, as it was made here; a view may show less of it."""
         return self._own_spaces
 
+    def get_reward_clip(self) -> float | None:
+        """What rewards are clipped to."""
+        return self.reward_clip
+
     def get_stacks(self) -> dict[str, int]:
         """Lengths of stacked frames, by leaf."""
         stack = self.env.frame_stack

@@ -37,7 +37,7 @@ class AsyncReplay(Plan):
     fused: int = setting(16, least=1)  # most gradient steps in one compiled call
     sync_every: int = setting(400, least=1)  # env steps of a worker between two weight updates
 
-    offers = frozenset({"replay"})
+    offers = frozenset({"replay", "demonstrations"})
 
     def run(self, fleet: Fleet, learner: Learner, run: Run) -> Generator[Update]:
         run.abandon()

@@ -10,11 +10,12 @@ import numpy as np
 
 from shoal.config.replay import Replay
 from shoal.config.schedule import at
+from shoal.errors import ConfigError
 from shoal.fleet.sample import Sample
 from shoal.ops.moments import Moments
 from shoal.replay.counts import Replayed
 from shoal.spaces.base import OWN
-from shoal.trajectory import ndarray
+from shoal.trajectory import Batch, ndarray
 
 FAR = 2.0**14  # standard deviations from 0 at which float32 rounds to a thousandth of one
 
@@ -51,6 +52,7 @@ class Run:
     model: Any = None  # the algorithm's
     slots: int = 1  # environments of all workers
     replay: Replay = field(default_factory=Replay)
+    demos: Sequence[Batch] = ()  # demonstrations to replay, episode by episode
     local_replay: Any = None  # a LocalReplay, if the plan ``replays``
     replay_bytes: int = 0  # size of the replay buffer, in this process or elsewhere
 
@@ -97,6 +99,13 @@ class Run:
                 if far.any():
                     origin = np.where(far, moments.mean, 0.0)
                     self.origins[leaf.path] = np.asarray(origin, np.float32)
+        if self.origins and self.demos:
+            raise ConfigError(
+                f"the observations {sorted(self.origins)} lie too far from 0 to be normalised in "
+                "float32, and demonstrations are stored already",
+                None,
+                "leave rollout.normalise_obs out",
+            )
 
     def normalisation(self) -> dict[str, ndarray]:
         """What a network normalises by: "norm/<leaf>/mean", "/std" and, far from 0, "/origin".

@@ -54,7 +54,7 @@ class Account:
         """The arguments of the next exchange; None if there is nothing to be exchanged."""
         if not (self.fragments or self.priorities or steps):
             return None
-        u = run.rng.random((steps, run.replay.batch_size)) if steps else None
+        u = run.replay.uniforms(run.rng, steps) if steps else None
         parcels = [(worker, sample.batch) for worker, sample in self.fragments]
         lengths = [sample.env_steps for _, sample in self.fragments]
         self.number += 1
@@ -90,7 +90,8 @@ class ShardLedger:
         run, shards = self._run, len(self.accounts)
         slots = -(-self._workers // shards) * (run.slots // self._workers)
         share = run.replay.each(shards)
-        return ReplayShard(share, run.algorithm, run.model, self._stacks, slots, restart)
+        own = run.algorithm, run.model, self._stacks, slots, restart
+        return ReplayShard(share, *own, run.demos)
 
     def may_sample(self) -> bool:
         """Whether workers may go on: not while more gradient steps than the slack are due.

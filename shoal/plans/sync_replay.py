@@ -26,7 +26,7 @@ class SyncReplay(Plan):
     name: Literal["sync_replay"] = "sync_replay"  # name of the plan
 
     exact = True
-    offers = frozenset({"replay"})
+    offers = frozenset({"replay", "demonstrations"})
     replays = True
 
     def run(self, fleet: Fleet, learner: Learner, run: Run) -> Generator[Update]:

@@ -307,9 +307,24 @@ class Buffer:
         beta = beta if self.alpha else 0.0
         return self._drawn(_draw(self._tree, u, beta, *self._read))
 
+    def leaves(self, u: ndarray) -> ndarray:
+        """Leaves drawn by ``u [parts, k]``, int64 [parts k]. Raises ValueError if it is empty."""
+        if self._tree[1] <= 0.0:
+            raise ValueError("the buffer holds nothing to draw")
+        return drawn_leaves(self._tree, u)
+
+    def likelihood(self, leaves: ndarray) -> ndarray:
+        """N P of leaves: how much likelier than uniformly each is drawn."""
+        values: ndarray = self._tree[len(self._tree) // 2 + leaves]
+        return self.size * values / self.mass
+
+    def taken(self, leaves: ndarray) -> Drawn:
+        """What begins with these leaves' rows; the weights are 1."""
+        return self._drawn(_transitions(leaves, *self._read))
+
     def everything(self) -> Drawn:
         """All that could be drawn, slot by slot in the order of time."""
-        return self._drawn(_transitions(self._live_leaves(), *self._read))
+        return self.taken(self._live_leaves())
 
     def _live_leaves(self) -> ndarray:
         live = np.flatnonzero(self._tree[len(self._tree) // 2 :])

@@ -49,7 +49,8 @@ class Column:
         """The entries of N rows from the words that hold them, uint32 [N, stack words]."""
         entries = words.view(self.dtype)
         if not self._even:
-            entries = entries.reshape(len(words), self.stack, -1)[..., : self._entries]
+            own = 4 * self.words // self.dtype.itemsize
+            entries = entries.reshape(len(words), self.stack, own)[..., : self._entries]
         elif len(self.shape) == 1:
             return entries
         return entries.reshape(len(words), *self.shape) if self.shape else entries.ravel()

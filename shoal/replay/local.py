@@ -6,7 +6,7 @@ bundle of an actor, a learner and a replay memory (Nair et al. 2015, arXiv:1507.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,10 +34,11 @@ class LocalReplay:
         stacks: Mapping[str, int],
         slots: int,
         counts: Replayed,
+        demos: Sequence[Batch] = (),
     ) -> None:
         self.settings, self._algorithm, self._model = settings, algorithm, model
         self.counts = counts
-        self.buffer = make(settings, algorithm, model, stacks, slots)
+        self.buffer = make(settings, algorithm, model, stacks, slots, demos)
         self._most = most_steps(settings, algorithm, model, stacks)
         self._each = trained_steps(settings, algorithm, model)  # env steps of one gradient step
 
@@ -61,7 +62,7 @@ class LocalReplay:
 
     def draw(self, rng: np.random.Generator, steps: int, beta: float) -> Drawn:
         """Transitions for ``steps`` gradient steps, with their noise."""
-        drawn = self.buffer.draw(rng.random((steps, self.settings.batch_size)), beta)
+        drawn = self.buffer.draw(self.settings.uniforms(rng, steps), beta)
         return with_noise(drawn, self.settings, self._algorithm, self._model, rng)
 
     def trained(self, drawn: Drawn, rows: Mapping[str, ndarray]) -> int:

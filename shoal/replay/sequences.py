@@ -13,7 +13,6 @@ padded. What is stored of the memory is used at the window's first row only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from shoal.replay.buffer import (
     importance,
 )
 from shoal.replay.layout import ACTION, KIND, PRIORITY, REWARD, Column, Layout, least_rows
-from shoal.replay.tree import drawn_leaves, set_leaves
+from shoal.replay.tree import set_leaves
 from shoal.spaces.base import MEMORY
 from shoal.trajectory import Batch, Obs, Window, ndarray
 
@@ -128,27 +127,13 @@ class SequenceBuffer(Buffer):
     def draw(self, u: ndarray, beta: float = 0.0) -> Drawn:
         """Sequences drawn by uniform numbers ``u [parts, k]``, as ``Buffer.draw`` draws."""
         leaves = self.leaves(u)
-        drawn = self.sequences(leaves)
+        drawn = self.taken(leaves)
         if beta > 0.0 and self.alpha:
             parts, k = u.shape
             importance(self._tree, leaves, parts, k, beta, drawn.batch["weight"])
         return drawn
 
-    def everything(self) -> Drawn:
-        return self.sequences(self._live_leaves())
-
-    def leaves(self, u: ndarray) -> ndarray:
-        """Leaves drawn by ``u [parts, k]``, int64 [parts k]. Raises ValueError if it is empty."""
-        if self._tree[1] <= 0.0:
-            raise ValueError("the buffer holds no sequence")
-        return drawn_leaves(self._tree, u)
-
-    def likelihood(self, leaves: ndarray) -> ndarray:
-        """N P of leaves: how much likelier than uniformly each is drawn."""
-        values: ndarray = self._tree[len(self._tree) // 2 + leaves]
-        return self.size * values / self.mass
-
-    def sequences(self, leaves: ndarray) -> Drawn:
+    def taken(self, leaves: ndarray) -> Drawn:
         """The sequences that begin with these leaves' rows; their weights are 1.
 
         The batch holds, for windows of L = burn_in + steps + n_step rows and M = steps:
@@ -190,73 +175,6 @@ class SequenceBuffer(Buffer):
     def _found(self, column: Column, leaves: ndarray, place: tuple[int, ...]) -> ndarray:
         begin, words, stack = (*place, 1)[:3]
         return column.of(gather(self._rows, leaves, begin, words, stack))
-
-
-class Demonstrated(SequenceBuffer):
-    """A buffer with demonstrations beside it (R2D3: Paine et al. 2019, arXiv:1909.01387).
-
-    Each sequence of a batch is one of ``demos`` with probability ``ratio``, whatever the others
-    are. Both buffers have their own priorities, and weights by them. Demonstrations are never
-    overwritten.
-    """
-
-    def __init__(self, *args: Any, demos: SequenceBuffer, ratio: float, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.demos, self.ratio = demos, ratio
-
-    def draw(self, u: ndarray, beta: float = 0.0) -> Drawn:
-        """As ``SequenceBuffer.draw``; ``u`` is [parts, k, 2], the second decides on the buffer."""
-        parts, k, _ = u.shape
-        by = np.ascontiguousarray(u[..., 0])
-        own, theirs = self.leaves(by), self.demos.leaves(by)
-        shown = u[..., 1].reshape(-1) < self.ratio
-        drawn, demos = self.sequences(own[~shown]), self.demos.sequences(theirs[shown])
-        batch: Batch = _merged(shown, drawn.batch, demos.batch)
-        rows: ndarray = _merged(shown, drawn.rows, ~demos.rows)
-        if beta > 0.0 and self.alpha:
-            found = _merged(
-                shown, self.likelihood(own[~shown]), self.demos.likelihood(theirs[shown])
-            ).reshape(parts, k)
-            weight = (found / found.min(1, keepdims=True)) ** -beta
-            batch["weight"] = weight.reshape(-1).astype(np.float32)
-        return Drawn(batch, rows, drawn.age)
-
-    def add(self, *args: Any, **kwargs: Any) -> None:
-        super().add(*args, **kwargs)
-        self.demos.changes = self.changes
-
-    def set_priorities(self, rows: ndarray, priority: ndarray) -> int:
-        shown = rows < 0
-        self.demos.changes = self.changes
-        gone = super().set_priorities(rows[~shown], priority[~shown])
-        return gone + self.demos.set_priorities(~rows[shown], priority[shown])
-
-    def forget(self, changes: int) -> None:
-        super().forget(changes)
-        self.demos.forget(changes)
-
-    def rollback(self, changes: int) -> None:
-        super().rollback(changes)
-        self.demos.rollback(changes)
-        self.demos.changes = self.changes
-
-    def get_state(self) -> dict[str, Any]:
-        """All of it; of the demonstrations, which are read again, how they are drawn."""
-        demos = self.demos.get_state()
-        return {**super().get_state(), "demos": {k: demos[k] for k in ("values", "highest")}}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        super().set_state(state)
-        self.demos.set_state({**self.demos.get_state(), **state["demos"]})
-
-
-def _merged(shown: ndarray, own: Any, demos: Any) -> Any:
-    """Rows of two batches in one order: those where ``shown`` (bool [N]) are the second's."""
-    if isinstance(own, dict):
-        return {name: _merged(shown, x, demos[name]) for name, x in own.items()}
-    out = np.empty((len(shown), *own.shape[1:]), own.dtype)
-    out[~shown], out[shown] = own, demos
-    return out
 
 
 @njit(cache=True, nogil=True)

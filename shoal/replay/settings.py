@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -11,6 +11,7 @@ from shoal.config.replay import Replay
 from shoal.errors import ConfigError
 from shoal.replay.layout import Layout, layout_of, least_rows, with_priorities
 from shoal.spaces.base import MEMORY
+from shoal.trajectory import Batch
 
 if TYPE_CHECKING:
     from shoal.replay.buffer import Buffer
@@ -20,30 +21,33 @@ SAVED = 256 * 2**20  # bytes up to which a buffer goes into every checkpoint by 
 
 
 def layout_for(
-    replay: Replay, algorithm: Any, model: Any, stacks: Mapping[str, int], slots: int
+    replay: Replay,
+    algorithm: Any,
+    model: Any,
+    stacks: Mapping[str, int],
+    slots: int,
+    demos: Sequence[Batch] = (),
 ) -> Layout:
     """The layout of a run's rows, all of which this machine can hold.
 
     Raises ConfigError if it cannot, or if too few rows are left for each slot.
     """
-    seen, n_step = layout_of(algorithm, model, stacks), algorithm.n_step
-    window, stack = algorithm.window(model), max(stacks.values(), default=1)
-    rows = replay.capacity // slots
-    what, least, lower = f"{n_step} steps at once", n_step + 2 * stack, "n_step"
-    if window is not None:
-        least = least_rows(window, n_step, stack)
-        what = f"one sequence, which takes {least}"
-        lower = "sequence, algorithm.burn_in"
-        if replay.alpha:
-            seen = with_priorities(seen)
+    seen = _layout(replay, algorithm, model, stacks)
+    rows, least = replay.capacity // slots, _least(algorithm, model, stacks)
     if rows < least:
+        sequences = algorithm.window(model) is not None
+        what = f"one sequence, which takes {least}"
+        lower = "sequence, algorithm.burn_in" if sequences else "n_step"
         raise ConfigError(
             f"a replay buffer of {replay.capacity:,} env steps holds {rows} for each of "
-            f"{slots} environments: too few for {what}",
+            f"{slots} environments: too few for "
+            f"{what if sequences else f'{algorithm.n_step} steps at once'}",
             None,
             f"raise replay.capacity, or lower algorithm.{lower} or rollout.envs_per_worker",
         )
     needed, free = seen.nbytes(replay.capacity, slots), psutil.virtual_memory().available
+    if demos:
+        free = max(free - demo_bytes(replay, algorithm, model, stacks, demos), 0)
     if needed > free:
         raise ConfigError(
             f"a replay buffer of {replay.capacity:,} env steps takes {size(needed)}, but "
@@ -54,23 +58,73 @@ def layout_for(
     return seen
 
 
+def demo_bytes(
+    replay: Replay,
+    algorithm: Any,
+    model: Any,
+    stacks: Mapping[str, int],
+    demos: Sequence[Batch],
+) -> int:
+    """Bytes of the demonstrations, in each process that replays."""
+    rows = _demo_rows(algorithm, model, stacks, demos)
+    return _layout(replay, algorithm, model, stacks).nbytes(rows, 1) if demos else 0
+
+
 def make(
-    replay: Replay, algorithm: Any, model: Any, stacks: Mapping[str, int], slots: int
+    replay: Replay,
+    algorithm: Any,
+    model: Any,
+    stacks: Mapping[str, int],
+    slots: int,
+    demos: Sequence[Batch] = (),
 ) -> Buffer:
-    """The buffer. Raises ConfigError as ``layout_for`` does."""
-    seen = layout_for(replay, algorithm, model, stacks, slots)
-    from shoal.replay.buffer import Buffer  # it compiles, which nobody else need wait for
+    """The buffer, with demonstrations beside it if there are any; see ``demonstrated``.
 
-    n_step, gamma, alpha = algorithm.n_step, algorithm.gamma, replay.alpha
+    Raises ConfigError as ``layout_for`` does.
+    """
+    seen = layout_for(replay, algorithm, model, stacks, slots, demos)
+    # It compiles, which nobody else need wait for.
+    from shoal.replay.buffer import Buffer
+
     window = algorithm.window(model)
-    if window is None:
-        return Buffer(seen, slots, replay.capacity, n_step=n_step, gamma=gamma, alpha=alpha)
-    from shoal.replay.sequences import SequenceBuffer
-
+    given: dict[str, Any] = {"n_step": algorithm.n_step, "gamma": algorithm.gamma}
+    given["alpha"] = replay.alpha
     initial = {MEMORY + name: x for name, x in algorithm.memory(model).items()}
-    return SequenceBuffer(
-        seen, slots, replay.capacity, window, initial, n_step=n_step, gamma=gamma, alpha=alpha
-    )
+    kind: type[Buffer] = Buffer
+    if window is not None:
+        from shoal.replay.sequences import SequenceBuffer
+
+        kind, given = SequenceBuffer, {**given, "window": window, "initial": initial}
+    if not demos:
+        return kind(seen, slots, replay.capacity, **given)
+    from shoal.replay.demonstrated import Demonstrated, DemonstratedSequences, fill
+
+    shown = kind(seen, 1, _demo_rows(algorithm, model, stacks, demos), **given)
+    fill(shown, demos, initial)
+    both = Demonstrated if window is None else DemonstratedSequences
+    return both(seen, slots, replay.capacity, demos=shown, ratio=replay.demo_ratio, **given)
+
+
+def _layout(replay: Replay, algorithm: Any, model: Any, stacks: Mapping[str, int]) -> Layout:
+    seen = layout_of(algorithm, model, stacks)
+    return seen if algorithm.window(model) is None or not replay.alpha else with_priorities(seen)
+
+
+def _least(algorithm: Any, model: Any, stacks: Mapping[str, int]) -> int:
+    """Rows that a slot needs."""
+    window, stack = algorithm.window(model), max(stacks.values(), default=1)
+    if window is None:
+        return int(algorithm.n_step) + 2 * stack
+    return least_rows(window, algorithm.n_step, stack)
+
+
+def _demo_rows(
+    algorithm: Any, model: Any, stacks: Mapping[str, int], demos: Sequence[Batch]
+) -> int:
+    """Rows for demonstrations, none of which overwrites another's."""
+    around = max(stacks.values(), default=1) + 2  # of an episode, at most
+    steps = sum(len(x["reward"]) + around for x in demos)
+    return steps + _least(algorithm, model, stacks)
 
 
 def most_steps(replay: Replay, algorithm: Any, model: Any, stacks: Mapping[str, int]) -> int:

@@ -213,6 +213,18 @@ def refuse_impossible(config: Config) -> None:
             None,
             "leave it out",
         )
+    if config.replay.demos is not None and config.rollout.scale_reward:
+        raise ConfigError(
+            "rewards of demonstrations cannot be scaled by the deviation of a run's own returns",
+            None,
+            "leave rollout.scale_reward or replay.demos out",
+        )
+    if config.system == "r2d3" and config.replay.demos is None:
+        raise ConfigError(
+            "r2d3 learns from demonstrations too, and replay.demos names none",
+            None,
+            "give what `shoal record` wrote (--demos FOLDER), or take r2d2",
+        )
     rollout, size = config.rollout, getattr(config.algorithm, "minibatch_size", None) or 1
     rows = rollout.fragment_length * rollout.envs_per_worker * max(rollout.workers, 1)
     if size > rows:

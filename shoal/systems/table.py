@@ -48,6 +48,19 @@ class System:
 EIGHT = Rollout(envs_per_worker=8, fragment_length=16)
 FOUR = Rollout(envs_per_worker=4, fragment_length=8)
 BATCHES = Replay(batch_size=256, replay_ratio=256.0)  # a gradient step for each env step
+# The paper's Table 2, but for what is of Atari's size: lr 1e-4 with eps 1e-3, targets copied every
+# 2500 gradient steps, batches of 64 sequences, 4e6 env steps.
+R2D2 = DQN(
+    gamma=0.997,
+    n_step=5,
+    double=True,
+    dueling=True,
+    rescale=1e-3,
+    ladder=7.0,
+    epsilon=0.4,
+    max_grad_norm=40.0,
+    network=Network(hidden=(128, 128), activation="relu", memory="lstm"),
+)
 
 SYSTEMS = {
     row.name: row
@@ -168,25 +181,19 @@ SYSTEMS = {
             "Horgan et al. 2018 (arXiv:1803.00933)",
             Replay(batch_size=256, replay_ratio=256.0, alpha=0.6),
         ),
-        System(
-            "r2d2",
-            # The paper's Table 2, but for what is of Atari's size: there, lr 1e-4 with eps 1e-3,
-            # targets copied every 2500 gradient steps, batches of 64 sequences, 4e6 env steps.
-            DQN(
-                gamma=0.997,
-                n_step=5,
-                double=True,
-                dueling=True,
-                rescale=1e-3,
-                ladder=7.0,
-                epsilon=0.4,
-                max_grad_norm=40.0,
-                network=Network(hidden=(128, 128), activation="relu", memory="lstm"),
-            ),
-            AsyncReplay(),
-            Rollout(workers=2, envs_per_worker=8, fragment_length=16, previous=True),
-            "Kapturowski et al. 2019 (ICLR)",
-            Replay(alpha=0.9, beta=0.6, batch_size=16),
+        *(
+            System(
+                name,
+                R2D2,
+                AsyncReplay(),
+                Rollout(workers=2, envs_per_worker=8, fragment_length=16, previous=True),
+                source,
+                Replay(alpha=0.9, beta=0.6, batch_size=16),
+            )
+            for name, source in (
+                ("r2d2", "Kapturowski et al. 2019 (ICLR)"),
+                ("r2d3", "Paine et al. 2019 (arXiv:1909.01387)"),
+            )
         ),
         System(
             "gorila",
