@@ -193,7 +193,7 @@ def test_what_a_worker_sampled_is_its_own_though_another_is_missing(
 ) -> None:
     """The metrics name worker 1, and its transitions lie in its own slots of the buffer."""
     small: dict[str, Any] = {"network": TINY, "envs_per_worker": 1, "learner": "torch"}
-    monkeypatch.setattr("shoal.fleet.create.LocalFleet", Headless)
+    monkeypatch.setattr("shoal.fleet.group.LocalFleet", Headless)
     with Trainer(system, "CartPole-v1", workers=2, in_process=True, **small) as trainer:
         stored: list[int] = []
         if system == "dqn":
