@@ -46,7 +46,8 @@ def keep(folders: Iterable[Path]) -> None:
         config = json.loads((folder / "config.json").read_text())
         system, env = names(config)
         path = (
-            RESULTS / f"{system}-{env.replace('/', '-').replace(', ', '-').replace(' ', '-')}.json"
+            RESULTS
+            / f"{system}-{env.replace('/', '-').replace(', ', '-').replace(' ', '-').replace(',', '-')}.json"
         )
         known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         runs = {run["seed"]: run for run in known.get("runs", [])}
