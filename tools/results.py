@@ -8,6 +8,7 @@ Then ``results/README.md`` is written anew from all such files. Without argument
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -45,10 +46,8 @@ def keep(folders: Iterable[Path]) -> None:
         summary = json.loads((folder / "summary.json").read_text())
         config = json.loads((folder / "config.json").read_text())
         system, env = names(config)
-        path = (
-            RESULTS
-            / f"{system}-{env.replace('/', '-').replace(', ', '-').replace(' ', '-').replace(',', '-')}.json"
-        )
+        name = re.sub("[/, ]+", "-", f"{system}-{env}")
+        path = RESULTS / f"{name}.json"
         known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         runs = {run["seed"]: run for run in known.get("runs", [])}
         run = runs[summary["seed"]] = {name: summary[name] for name in KEPT}
