@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from shoal.config.config import Stop
 from shoal.fleet.base import Stats
 from shoal.plans.base import Update, Work
 from shoal.plans.run import Counters
@@ -57,6 +58,20 @@ class Recorder:
         """Mean over the last 100 episodes; None before the first has ended."""
         n = len(self.episodes)
         return sum(r for r, _ in self.episodes) / n if n else None
+
+    def met(self, stop: Stop, env_steps: int) -> str | None:
+        """Which stop condition holds: "return", "steps", "seconds", or None.
+
+        The return counts only once 100 episodes stand behind it.
+        """
+        mean = self.return_mean() if self.window_full() else None
+        if stop.return_mean is not None and mean is not None and mean >= stop.return_mean:
+            return "return"
+        if stop.env_steps is not None and env_steps >= stop.env_steps:
+            return "steps"
+        if stop.seconds is not None and self.wall_s >= stop.seconds:
+            return "seconds"
+        return None
 
     def report(self, counters: Counters, env_steps: int, seconds: float, stats: Stats) -> Report:
         """The report on ``env_steps`` env steps and ``seconds`` since the last one.
@@ -166,3 +181,24 @@ def _means(metrics: list[dict[str, float]]) -> dict[str, float]:
         (name if "/" in name else f"learn/{name}"): sum(m[name] for m in some) / len(some)
         for name in names
     }
+
+
+class Oddities:
+    """What is odd about a run, each said once; how often it happens is among the metrics."""
+
+    def __init__(self) -> None:
+        self._said = set[str]()
+
+    def of(self, update: Update, warnings: Mapping[str, str]) -> list[str]:
+        """What is to be said of this update; ``warnings`` by the metric that is then above 0."""
+        found = {
+            name: text for name, text in warnings.items() if update.metrics.get(name, 0.0) > 0.0
+        }
+        for path in {path for work in update.work for path in work.outside}:
+            found[f"bounds {path}"] = (
+                f"the environment's observations {path!r} exceed the bounds of its space: "
+                "correct the space, or clip them (out_of_bounds_steps counts the env steps)"
+            )
+        new = [text for name, text in found.items() if name not in self._said]
+        self._said |= found.keys()
+        return new

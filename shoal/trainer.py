@@ -22,9 +22,8 @@ from shoal.evaluation import evaluate
 from shoal.fleet.base import results
 from shoal.fleet.create import beside, create_fleet
 from shoal.learners.choose import learner_of
-from shoal.metrics import Recorder, Report
+from shoal.metrics import Oddities, Recorder, Report
 from shoal.nets.factory import build
-from shoal.plans.base import Update
 from shoal.plans.create import create_run
 from shoal.plans.updates import Updates
 from shoal.policy import Policy, Team
@@ -98,7 +97,7 @@ class Trainer:
         self.model = algorithm.model(self.spaces, build)
         self.run = create_run(config, self.model, self.fleet)
         self.recorder = Recorder()
-        self._warned = set[str]()
+        self._odd = Oddities()
         params = algorithm.init(self.model, self.run.rng)
         self.learner: Any = config.plan.learner(config, self.model, params)
         self.framework: str = config.learner  # that differentiates, once chosen
@@ -134,7 +133,8 @@ class Trainer:
                     raise KeyboardInterrupt from error
                 raise
             recorder.add(update)
-            self._warn(update)
+            for text in self._odd.of(update, self.config.algorithm.warnings):
+                log.warning("%s", text)
             # Reports of a run that goes on after an interruption are at the same env steps.
             env_steps = self.run.counters.env_steps
             due = env_steps >= recorder.reported + every
@@ -146,37 +146,12 @@ class Trainer:
             self.run.counters, env_steps - before, perf_counter() - start, self.fleet.stats
         )
 
-    def _warn(self, update: Update) -> None:
-        """Say once what is odd; how often it happens is among the metrics."""
-        found = {
-            name: text
-            for name, text in self.config.algorithm.warnings.items()
-            if update.metrics.get(name, 0.0) > 0.0
-        }
-        for path in {path for work in update.work for path in work.outside}:
-            found[f"bounds {path}"] = (
-                f"the environment's observations {path!r} exceed the bounds of its space: "
-                "correct the space, or clip them (out_of_bounds_steps counts the env steps)"
-            )
-        for name, text in found.items():
-            if name not in self._warned:
-                self._warned.add(name)
-                log.warning("%s", text)
-
     def stopped_by(self) -> str | None:
         """Which stop condition holds now: "return", "steps", "seconds", or None.
 
         The return counts only once 100 episodes stand behind it.
         """
-        stop, recorder = self.config.stop, self.recorder
-        mean = recorder.return_mean() if recorder.window_full() else None
-        if stop.return_mean is not None and mean is not None and mean >= stop.return_mean:
-            return "return"
-        if stop.env_steps is not None and self.run.counters.env_steps >= stop.env_steps:
-            return "steps"
-        if stop.seconds is not None and recorder.wall_s >= stop.seconds:
-            return "seconds"
-        return None
+        return self.recorder.met(self.config.stop, self.run.counters.env_steps)
 
     def __iter__(self) -> Iterator[Report]:
         """Reports until a stop condition holds."""
@@ -283,8 +258,6 @@ class Trainer:
         view = View(config.rollout.hide, config.rollout.previous)
         objects = {"env": env, "algorithm.network": network}
         config = saved.changed(config, fields, [k for k, x in objects.items() if x is not None])
-        with checkpoint.blame(path):
-            spaces = meta["spaces"]
         if View(config.rollout.hide, config.rollout.previous) != view:
             raise ConfigError(
                 "rollout.hide and rollout.previous cannot change when a run goes on",
@@ -292,19 +265,10 @@ class Trainer:
                 "start a new run with them",
             )
         trainer = cls(config, env if callable(env) else None)
-        trainer._check_spaces(spaces, path)
+        saved.refuse_other_spaces(trainer._own_spaces.to_json(), trainer.config.env)
         with checkpoint.blame(path):
             trainer.set_state(state)
         return trainer
-
-    def _check_spaces(self, spaces: Any, path: str | Path) -> None:
-        if self._own_spaces.to_json() != spaces:
-            raise CheckpointError(
-                f"this checkpoint is of another environment: its spaces were {spaces}, "
-                f"{self.config.env} has {self._own_spaces.to_json()}",
-                str(path),
-                "give the environment that it was trained on",
-            )
 
     def load(self, path: str | Path) -> None:
         """Go on from a checkpoint in this trainer, with the settings that it has now.
@@ -318,16 +282,17 @@ class Trainer:
         Raises CheckpointError when it is damaged, of another version, or does not fit.
         """
         state, meta = checkpoint.load(Path(path))
-        with checkpoint.blame(path):
-            spaces, seed = meta["spaces"], int(meta["config"]["seed"])
-        self._check_spaces(spaces, path)
-        if (view := View(**Saved(path, meta).view())) != self.view:
+        saved = Saved(path, meta)
+        saved.refuse_other_spaces(self._own_spaces.to_json(), self.config.env)
+        if (view := View(**saved.view())) != self.view:
             raise CheckpointError(
                 f"the policy of this checkpoint saw something else ({view or 'everything'}) than "
                 f"this trainer's ({self.view or 'everything'})",
                 str(path),
                 "load one of the same rollout.hide and rollout.previous",
             )
+        with checkpoint.blame(path):
+            seed = int(meta["config"]["seed"])
         same = seed == self.config.seed and self.config.plan.exact
         self.updates.close()
         self.fleet.settle()

@@ -13,7 +13,7 @@ from shoal.checkpoint import files as checkpoint
 from shoal.config.config import Config, Rollout
 from shoal.config.settings import find, is_ours, merge, name_of, route
 from shoal.config.trust import admit, of_env, unasked
-from shoal.errors import ConfigError
+from shoal.errors import CheckpointError, ConfigError
 from shoal.systems.configure import change
 from shoal.systems.table import default_config, made, system, with_plan
 
@@ -131,6 +131,18 @@ class Saved:
             saved = {k: x for k, x in self.meta["config"]["rollout"].items() if k in names}
             rollout = merge(Rollout(), saved, str(self.path))
         return {name: getattr(rollout, name) for name in names}
+
+    def refuse_other_spaces(self, spaces: Mapping[str, Any], env: Any) -> None:
+        """Raise CheckpointError unless the run's spaces were these, as JSON; ``env`` has them."""
+        with checkpoint.blame(self.path):
+            saved = self.meta["spaces"]
+        if saved != spaces:
+            raise CheckpointError(
+                f"this checkpoint is of another environment: its spaces were {saved}, "
+                f"{env} has {spaces}",
+                str(self.path),
+                "give the environment that it was trained on",
+            )
 
     def env_kwargs(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of the environment, those that are ``given`` in the place of the saved.

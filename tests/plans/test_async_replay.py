@@ -84,14 +84,27 @@ def test_the_ratio_holds_and_every_step_is_accounted_for(ratio: float, shards: i
         assert owed - run.counters.replayed_steps <= 8 * (4 + 1) + ratio * 12 * 4
 
 
-def test_shards_are_drawn_from_in_proportion_to_what_they_hold() -> None:
-    """Two workers on one shard and one on the other: by priority, twice as often."""
+def test_shards_are_drawn_from_in_proportion_to_what_they_hold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two workers on one shard and one on the other: twice as much is held, and drawn."""
+    held: dict[int, int] = {}
+    drawn: dict[int, int] = {}
+    exchange = ReplayShard.exchange
+
+    def seen(shard: ReplayShard, *args: Any) -> Any:
+        answer = exchange(shard, *args)
+        held[id(shard)] = answer.held
+        rows = 0 if answer.drawn is None else len(answer.drawn.rows)
+        drawn[id(shard)] = drawn.get(id(shard), 0) + rows
+        return answer
+
+    monkeypatch.setattr(ReplayShard, "exchange", seen)
     with make("dqn", workers=3, shards=2, in_process=True, slack=2, capacity=5000) as trainer:
         for _ in range(400):
             trainer.train()
-        (shards,) = trainer.fleet._spawned  # type: ignore[attr-defined]
-        held = [member._buffer.size for member in shards._members]
-        assert held[0] / held[1] == pytest.approx(2.0, rel=0.1)
+    for counts in (held, drawn):
+        assert max(counts.values()) / min(counts.values()) == pytest.approx(2.0, rel=0.1)
 
 
 class Masked(gym.Env[Any, Any]):
