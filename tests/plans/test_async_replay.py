@@ -16,6 +16,7 @@ from shoal.config.replay import Replay
 from shoal.errors import ConfigError
 from shoal.fleet.parcel import Lost, Parcel
 from shoal.fleet.replay_shard import ReplayShard
+from shoal.fleet.worker import Worker
 from shoal.learners.choose import create_learner
 from shoal.plans.async_replay import AsyncReplay
 from shoal.trainer import Trainer
@@ -68,6 +69,62 @@ def test_in_lock_step_with_one_worker_and_one_shard_it_is_the_synchronous_plan(
         assert a["gradient_steps"] == b["gradient_steps"] == 20
         for part in ("params", "optimiser", "targets"):
             assert difference(a[part], b[part]) == "", part
+
+
+def test_each_row_gets_the_priority_that_the_learner_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    found: list[Any] = []
+    told: list[Any] = []
+    exchange = ReplayShard.exchange
+
+    def seen(shard: ReplayShard, number: int, parcels: Any, priorities: Any, *others: Any) -> Any:
+        told.extend(priorities)
+        answer = exchange(shard, number, parcels, priorities, *others)
+        drawn.extend([] if answer.drawn is None else [answer.drawn.rows])
+        return answer
+
+    monkeypatch.setattr(ReplayShard, "exchange", seen)
+    with make(in_process=True, warmup=48) as trainer:
+        update = trainer.learner.update
+
+        def updated(*args: Any) -> Any:
+            metrics, rows = update(*args)
+            found.append(rows["priority"])
+            return metrics, rows
+
+        monkeypatch.setattr(trainer.learner, "update", updated)
+        while len(told) < 10:
+            trainer.train()
+    for (rows, priority), own_rows, own in zip(told, drawn, found, strict=False):
+        np.testing.assert_array_equal(rows, own_rows)
+        np.testing.assert_array_equal(priority, own)
+    assert np.ptp(found[0]) > 0
+
+
+def test_a_worker_gets_weights_after_its_own_number_of_env_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A fragment has 12, and two may be in flight."""
+    since: dict[int, int] = {}
+    gaps: list[int] = []
+    set_weights, sample = Worker.set_weights, Worker.sample_apart
+
+    def sent(worker: Worker, *args: Any) -> None:
+        set_weights(worker, *args)
+        gaps.append(since.pop(id(worker), 0))
+
+    def sampled(worker: Worker, *args: Any) -> Any:
+        result = sample(worker, *args)
+        since[id(worker)] = since.get(id(worker), 0) + result.env_steps
+        return result
+
+    monkeypatch.setattr(Worker, "set_weights", sent)
+    monkeypatch.setattr(Worker, "sample_apart", sampled)
+    with make(in_process=True, sync_every=60) as trainer:
+        while len(gaps) < 10:
+            trainer.train()
+    assert gaps[:2] == [0, 0]  # before the first fragment
+    assert all(60 <= gap <= 60 + 2 * 12 for gap in gaps[2:]), gaps
 
 
 @pytest.mark.parametrize("ratio", [0.5, 4.0, 13.7])
