@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from shoal.config.config import Checkpointing, Cluster, Config, Rollout, Stop
     from shoal.config.replay import Replay
     from shoal.config.schedule import Linear, Schedule
+    from shoal.config.self_play import SelfPlay
     from shoal.evaluation import evaluate
     from shoal.evolution import Found, evolve
     from shoal.nets.network import Network
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from shoal.policy import Policy, Team, load
     from shoal.recording import record
     from shoal.trainer import Trainer
+    from shoal.versus import match
 
 __version__ = "0.1.0"
 _HOMES = {
@@ -66,6 +68,7 @@ _HOMES = {
     "Cluster": "config.config",
     "Config": "config.config",
     "Replay": "config.replay",
+    "SelfPlay": "config.self_play",
     "Rollout": "config.config",
     "Stop": "config.config",
     "setting": "config.bounds",
@@ -74,6 +77,7 @@ _HOMES = {
     "evaluate": "evaluation",
     "Found": "evolution",
     "evolve": "evolution",
+    "match": "versus",
     "Network": "nets.network",
     "Allreduce": "plans.allreduce",
     "AsyncGradients": "plans.async_gradients",
@@ -124,6 +128,7 @@ __all__ = [
     "Replay",
     "Rollout",
     "Schedule",
+    "SelfPlay",
     "Stop",
     "SyncReplay",
     "SyncSamples",
@@ -134,6 +139,7 @@ __all__ = [
     "evaluate",
     "evolve",
     "load",
+    "match",
     "record",
     "setting",
 ]

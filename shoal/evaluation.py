@@ -187,7 +187,7 @@ def play(
 
 
 def play_agents(
-    policy: Policy | Team,
+    policy: Policy | Team | Mapping[str, Any],
     world: AgentsEnv,
     episodes: int,
     seed: int | None,
@@ -201,7 +201,8 @@ def play_agents(
     """
     players = _players(policy, world)
     per, copies, turns = len(world.agents), world.copies, world.takes_turns
-    lens = policy.view.of(world.spaces) if policy.view else None
+    hides = isinstance(policy, Policy) and policy.view
+    lens = policy.view.of(world.spaces) if isinstance(policy, Policy) and hides else None
     obs = world.reset_groups()
     for each in players.values():
         each.reset()
@@ -255,11 +256,13 @@ def play_agents(
     return [found[i] for i in range(episodes)]
 
 
-def _players(policy: Policy | Team, world: AgentsEnv) -> dict[str, Any]:
+def _players(policy: Policy | Team | Mapping[str, Any], world: AgentsEnv) -> Mapping[str, Any]:
     """What acts for each group of agents."""
+    if isinstance(policy, Mapping):
+        return policy
     if isinstance(policy, Team):
         for name, each in policy.policies.items():
-            _check_spaces(each, world.groups[name].spaces, world.id)
+            check_group(each, world.groups[name].spaces, world.id)
         return {**policy.players(world.groups, world.id)}
     check_spaces(policy, world)
     if policy.view.previous:
@@ -279,10 +282,11 @@ def _refuse_endless(id: str, lengths: Any) -> None:
 
 def check_spaces(policy: Policy, world: VectorEnv) -> None:
     """Raise SpaceError if the policy was made for other observations or actions."""
-    _check_spaces(policy, world.spaces, world.id)
+    check_group(policy, world.spaces, world.id)
 
 
-def _check_spaces(policy: Policy, found: Any, id: str) -> None:
+def check_group(policy: Policy, found: Any, id: str) -> None:
+    """The same for the spaces of some agents of the environment ``id``."""
     wanted = policy.spaces
     pairs = [
         ("it sees", wanted.observation, found.observation),

@@ -44,6 +44,7 @@ ARROWS: dict[str, set[str]] = {
     "metrics": {"plans", "fleet", "config"},
     "policy": {"systems", "checkpoint", "algorithms", "nets", "spaces", "trajectory", "errors"},
     "evaluation": {"policy", "algorithms", "envs", "config", "process", "errors"},
+    "versus": {"evaluation", "policy", "algorithms", "envs", "config", "errors"},
     "recording": {
         *("evaluation", "policy", "replay", "envs", "config", "spaces", "process", "errors"),
         "__init__",  # the version number

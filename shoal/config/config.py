@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from shoal.config.bounds import check_bounds, is_number, require, setting
 from shoal.config.replay import Replay
+from shoal.config.self_play import SelfPlay
 
 
 class Frozen(Mapping[str, Any]):
@@ -113,6 +114,7 @@ class Config:
     plan: Any  # a frozen dataclass of options
     rollout: Rollout = Rollout()
     replay: Replay = Replay()
+    self_play: SelfPlay = SelfPlay()
     cluster: Cluster = Cluster()
     stop: Stop = Stop()
     checkpointing: Checkpointing = Checkpointing()

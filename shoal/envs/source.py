@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import importlib.util
 import inspect
 import os
@@ -236,7 +235,7 @@ def _from_pettingzoo(name: str, kwargs: dict[str, Any]) -> Source:
             fix=hint or f"install what brings {family!r}, or correct the name",
         )
     try:
-        made: Any = importlib.import_module(found)
+        made: Any = module_of(f"{found}:env", "environment", EnvError)
     except ImportError as error:
         raise _missing(name, error) from error
     entry = getattr(made, "parallel_env", None) or getattr(made, "env", None)
@@ -254,8 +253,9 @@ def _exists(module: str) -> bool:
 
 def _modules(packages: tuple[str, ...]) -> Iterator[pkgutil.ModuleInfo]:
     for package in packages:
-        if _exists(package):
-            yield from pkgutil.iter_modules(importlib.import_module(package).__path__)
+        spec = importlib.util.find_spec(package) if _exists(package) else None
+        if spec is not None:
+            yield from pkgutil.iter_modules(spec.submodule_search_locations)
 
 
 def _from_id(name: str, kwargs: dict[str, Any]) -> Source:

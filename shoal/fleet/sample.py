@@ -23,6 +23,7 @@ class Sample:
     agent_steps: int = -1  # transitions of agents; as many as env steps, unless it is given
 
     returns: dict[str, list[float]] = field(default_factory=dict)  # of the episodes, by policy
+    games: list[tuple[int, float]] = field(default_factory=list)  # see fleet.opponents
 
     def __post_init__(self) -> None:
         if self.agent_steps < 0:

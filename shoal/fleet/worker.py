@@ -20,6 +20,7 @@ from shoal.envs import Step, VectorEnv
 from shoal.envs.base import ENDLESS
 from shoal.envs.checks import Bounds
 from shoal.errors import EnvError
+from shoal.fleet.opponents import POOL, SelfPlayEnv, games_of_two
 from shoal.fleet.parcel import Parcel
 from shoal.fleet.sample import Sample
 from shoal.fleet.turns import Turns, dense
@@ -125,6 +126,14 @@ class Worker:
             clip = None if rollout.scale_reward else self.env.reward_clip
         self.reward_clip: float | None = clip
         self.model: Model = config.algorithm.model(self.env.spaces, build)
+        self._opponents: SelfPlayEnv | None = None
+        if config.self_play.pool:
+            agents = games_of_two(self.env, config.self_play)
+            own_seed = int(self.rng.integers(2**31))
+            self._opponents = SelfPlayEnv(
+                agents, config.self_play, config.algorithm, self.model, own_seed
+            )
+            self.env = self._opponents
         self._policy_memory = Memory(config.algorithm, self.model)
         self.weights: dict[str, ndarray] = {}
         self.version = 0
@@ -167,6 +176,9 @@ class Worker:
 
     def set_weights(self, weights: Mapping[str, ndarray], version: int) -> None:
         """Act with these from the next env step on."""
+        if self._opponents is not None:
+            self._opponents.set_weights(weights)
+            weights = {name: x for name, x in weights.items() if not name.startswith(POOL)}
         self.weights, self.version = {**weights, **self._explores(weights)}, version
 
     def _explores(self, weights: Mapping[str, ndarray]) -> dict[str, ndarray]:
@@ -224,6 +236,8 @@ class Worker:
         self._idle_since = perf_counter()
         counts = env_steps, trained, self.version
         sample = Sample(batch, *counts, episodes, moments, times, outside, acted)
+        if self._opponents is not None:
+            sample.games = self._opponents.games()
         return sample, trajectory
 
     def play(self, actions: Generator[ndarray, Step, T]) -> T:

@@ -125,7 +125,11 @@ class Tally:
     def publish(self, send: bool = True) -> None:
         """Put the learner's weights where workers can have them; send them to all."""
         self._learner.set_aux(self._run.aux())
-        self._fleet.publish(self._learner.weights(), self._learner.version)
+        weights, pool = self._learner.weights(), self._run.pool
+        if pool is not None:
+            pool.keep(weights, self._run.counters.env_steps)
+            weights = {**weights, **pool.weights()}
+        self._fleet.publish(weights, self._learner.version)
         if send:
             self._fleet.send()
         self.clock("broadcast")
@@ -175,6 +179,8 @@ class Tally:
     ) -> Generator[Update]:
         """Yield the update, with the hyperparameters it was made with, and begin the next one."""
         metrics = {**metrics, **{f"hyper/{name}": x for name, x in (hyper or {}).items()}}
+        if self._run.pool is not None:
+            metrics |= self._run.pool.metrics()
         queued = self._fleet.stats.queued
         work, episodes, times = self._work, self._episodes, self._times
         yield Update(metrics, episodes, times, work, self._concurrency, queued, self._returns)

@@ -8,6 +8,7 @@ from shoal.algorithms.base import Model
 from shoal.config.config import Config
 from shoal.errors import ConfigError
 from shoal.fleet.base import Fleet, results
+from shoal.plans.pool import Pool
 from shoal.plans.run import Run
 from shoal.replay.demos import read
 from shoal.replay.local import LocalReplay
@@ -25,6 +26,8 @@ def create_run(config: Config, model: Model, fleet: Fleet) -> Run:
     slots = max(rollout.workers, 1) * rollout.envs_per_worker
     rng = np.random.default_rng([config.seed, 0])
     run = Run(algorithm, rng, config.stop.env_steps, model=model, slots=slots, replay=replay)
+    if config.self_play.pool:
+        run.pool = Pool(config.self_play)
     if run.remembers:
         stacks = results(fleet.map("get_stacks"))[0]
         if replay.demonstrated:

@@ -13,6 +13,7 @@ from shoal.config.schedule import at
 from shoal.errors import ConfigError
 from shoal.fleet.sample import Sample
 from shoal.ops.moments import Moments
+from shoal.plans.pool import Pool
 from shoal.replay.counts import Replayed
 from shoal.spaces.base import OWN
 from shoal.trajectory import Batch, ndarray
@@ -54,6 +55,7 @@ class Run:
     replay: Replay = field(default_factory=Replay)
     demos: Sequence[Batch] = ()  # demonstrations to replay, episode by episode
     local_replay: Any = None  # a LocalReplay, if the plan ``replays``
+    pool: Pool | None = None  # past selves, if it is self-play
     replay_bytes: int = 0  # size of the replay buffer, in this process or elsewhere
 
     @property
@@ -124,6 +126,8 @@ class Run:
     def take(self, sample: Sample) -> None:
         """Count what a worker sampled; from now on it is in flight."""
         self.observe(sample.moments)
+        if self.pool is not None:
+            self.pool.take(sample.games)
         self.counters.env_steps += sample.env_steps
         self.counters.agent_steps += sample.agent_steps
         self.counters.episodes += len(sample.episodes)
@@ -151,6 +155,7 @@ class Run:
             "fragments": self.fragments,
             "moments": {name: m.arrays() for name, m in self.moments.items()},
             "origins": dict(self.origins),
+            **({} if self.pool is None else {"pool": self.pool.get_state()}),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -159,3 +164,5 @@ class Run:
         self.fragments = state["fragments"]
         self.moments = {name: Moments.from_arrays(m) for name, m in state["moments"].items()}
         self.origins = dict(state["origins"])
+        if self.pool is not None:
+            self.pool.set_state(state["pool"])

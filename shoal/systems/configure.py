@@ -203,6 +203,13 @@ def refuse_impossible(config: Config) -> None:
         )
     if parts:
         _refuse_shared(config)
+    if config.self_play.pool and (parts or "policies" not in config.plan.offers):
+        raise ConfigError(
+            f"self_play.pool is {config.self_play.pool}, but "
+            + ("there are policies by agent" if parts else f"{config.plan.name} has no pool"),
+            None,
+            "self-play has one policy, under sync_samples or async_samples",
+        )
     conflict = config.plan.conflict(config)
     if conflict is not None:
         raise conflict

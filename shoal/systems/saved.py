@@ -74,6 +74,9 @@ class Saved:
             for key in ("system", "env", "algorithm"):
                 del saved[key]
             rollout["env_kwargs"] = self._env_kwargs()[0]
+            saved["self_play"] = dict(saved["self_play"])
+            if isinstance(saved["self_play"]["opponent"], Mapping):  # see ``changed``
+                saved["self_play"]["opponent"] = None
         learned = self._algorithm(algorithm, network, learning=True)
         config = replace(default_config(learned if ":" in name else name, env), algorithm=learned)
         config = replace(config, plan=self._plan(config, plan, options))
@@ -98,6 +101,15 @@ class Saved:
         config = change(config, others, env_steps)
         config = replace(config, rollout=replace(config.rollout, env_kwargs=known))
         self._refuse_object(config.env)
+        with checkpoint.blame(self.path):
+            opponent = self.meta["config"]["self_play"]["opponent"]
+        if isinstance(opponent, Mapping) and "self_play.opponent" not in paths.values():
+            raise ConfigError(
+                f"self_play.opponent was an object of Python, {opponent.get('object')}, which no "
+                "checkpoint holds",
+                str(self.path),
+                "pass it again in Python: shoal.Trainer.restore(path, opponent=...)",
+            )
         named = {*given, *paths.values()}
         self._admit({k: x for k, x in unasked(config).items() if k not in named})
         return config

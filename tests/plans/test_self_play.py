@@ -1,0 +1,165 @@
+"""Who meets whom, with which side, and how strong is each?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import shoal
+from shoal.config.self_play import SelfPlay
+from shoal.errors import ConfigError, ShoalError
+from shoal.fleet.opponents import RANDOM, SELF
+from shoal.plans.pool import START, Pool, expected, odds
+from tests.agents import Alone, InTurn, Together
+
+TICTACTOE = "pettingzoo:classic/tictactoe_v3"
+SMALL: dict[str, Any] = {
+    "pool": 3,
+    "every": 200,
+    "envs_per_worker": 4,
+    "fragment_length": 32,
+    "report_every": 1,
+}
+
+
+# ---------------------------------------------------------------- ratings and odds
+
+
+def test_elo_expects_what_its_definition_says() -> None:
+    assert expected(1200, 1200) == 0.5
+    assert expected(1600, 1200) == pytest.approx(10 / 11)
+    assert expected(1300, 1200) + expected(1200, 1300) == pytest.approx(1)
+
+
+def test_a_rating_gains_what_the_other_loses() -> None:
+    pool = Pool(SelfPlay(pool=2))
+    pool.keep({"w": np.zeros(1)}, 0)
+    rng = np.random.default_rng(0)
+    pool.take([(int(rng.integers(-3, 1)), float(rng.integers(3)) / 2) for _ in range(500)])
+    total = pool.elo + sum(pool.ratings.values())
+    assert total == pytest.approx(START * (1 + len(pool.ratings)))
+
+
+def test_odds_follow_the_win_rates_and_are_uniform_without_any() -> None:
+    np.testing.assert_allclose(odds([0.5, 0.0], "hard"), [0.2, 0.8])
+    np.testing.assert_allclose(odds([0.5, 0.9], "even"), [0.25 / 0.34, 0.09 / 0.34])
+    np.testing.assert_allclose(odds([0.1, 0.9], "uniform"), [0.5, 0.5])
+    np.testing.assert_allclose(odds([1.0, 1.0], "hard"), [0.5, 0.5])
+
+
+def test_the_pool_holds_the_newest_at_their_distance() -> None:
+    pool = Pool(SelfPlay(pool=3, every=100))
+    for env_steps in range(0, 1000, 40):
+        pool.keep({"w": np.array([env_steps])}, env_steps)
+    kept = [int(own["w"][0]) for own in pool.saved.values()]
+    assert kept == [720, 840, 960] and set(pool.ratings) == set(pool.saved)
+
+
+# ---------------------------------------------------------------- games
+
+
+def trainer(env: Any, **fields: Any) -> shoal.Trainer:
+    return shoal.Trainer("ppo", env, stop_steps=10**6, **{"minibatch_size": 32, **SMALL, **fields})
+
+
+def test_sides_are_swapped_fairly_against_every_opponent() -> None:
+    met: dict[int, list[int]] = {}
+    with trainer(TICTACTOE, rated=0.3, latest=0.2) as run:
+        world = run.fleet._members[0].env  # type: ignore[attr-defined]
+        begin = world._begin
+
+        def noted(copies: Any) -> None:
+            begin(copies)
+            for copy in copies:
+                met.setdefault(int(world._against[copy]), []).append(int(world._side[copy]))
+
+        world._begin = noted
+        for _ in range(12):
+            run.train()
+    assert {SELF, RANDOM, 0} <= met.keys() and max(met) > 2
+    for sides in met.values():
+        assert abs(sum(sides) - len(sides) / 2) <= 0.5
+
+
+def test_what_opponents_do_is_not_trained_on() -> None:
+    """Against an opponent that always takes the first legal move, its moves are in no batch."""
+    with trainer(TICTACTOE, latest=0.0, rated=1.0) as run:
+        member = run.fleet._members[0]  # type: ignore[attr-defined]
+        run.train()
+        for _ in range(5):
+            sample = member.sample()
+            assert sample.agent_steps == sample.trained_steps < 0.75 * sample.env_steps
+            assert len(sample.games) == len(sample.episodes) > 0
+            for (_, points), (earned, _) in zip(
+                sorted(sample.games, key=lambda game: game[1]),
+                sorted(sample.episodes),
+                strict=True,
+            ):
+                assert points == 0.5 + earned / 2
+
+
+def test_a_run_goes_on_bit_for_bit_with_its_pool(tmp_path: Path) -> None:
+    with trainer(TICTACTOE) as run:
+        for _ in range(5):
+            run.train()
+        run.save(tmp_path)
+        for _ in range(5):
+            one = run.train()
+        weights = run.learner.weights()
+    with shoal.Trainer.restore(tmp_path, TICTACTOE) as again:
+        for _ in range(5):
+            other = again.train()
+        for name, x in weights.items():
+            np.testing.assert_array_equal(x, again.learner.weights()[name])
+    names = [name for name in one if name.startswith(("elo/", "win_rate/", "pool/"))]
+    assert len(names) == 6 and {name: one[name] for name in names} == {
+        name: other[name] for name in names
+    }
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: trainer("CartPole-v1"), "between two agents, and 'CartPole-v1' has no agents"),
+        (lambda: trainer(Together), "has the agents ann, bob, cleo, dan"),
+        (lambda: trainer(Alone), "has the agents me"),
+        (lambda: trainer(TICTACTOE, memory="lstm"), "needs a network without memory"),
+        (lambda: trainer(TICTACTOE, plan="allreduce"), "allreduce has no pool"),
+        (lambda: SelfPlay(latest=0.9, rated=0.2), "at most 1 - self_play.latest"),
+        (lambda: SelfPlay(prefer="weak"), "'hard', 'even' or 'uniform'"),  # type: ignore[arg-type]
+        (lambda: SelfPlay(opponent=3), "a loaded policy or a function"),
+        (lambda: trainer(TICTACTOE, opponent=lambda obs: 11, rated=0.5).train(), "the action 11"),
+    ],
+)
+def test_what_is_no_game_of_two_is_refused(make: Any, text: str) -> None:
+    with pytest.raises(ShoalError, match=text):
+        make()
+
+
+def test_a_rated_opponent_is_given_again_when_a_run_goes_on(tmp_path: Path) -> None:
+    def first_legal(obs: Any) -> int:
+        return int(np.flatnonzero(obs["action_mask"])[0])
+
+    with trainer(TICTACTOE, opponent=first_legal, rated=0.3) as run:
+        report = run.train()
+        assert {"elo/opponent", "win_rate/opponent"} <= report.keys()
+        run.save(tmp_path)
+    with pytest.raises(ConfigError, match=r"self_play.opponent was an object of Python"):
+        shoal.Trainer.restore(tmp_path, TICTACTOE)
+    with shoal.Trainer.restore(tmp_path, TICTACTOE, opponent=first_legal) as again:
+        assert "elo/opponent" in again.train()
+
+
+def test_a_match_needs_two_agents_and_games() -> None:
+    with shoal.Trainer("ppo", InTurn) as run:
+        with pytest.raises(ShoalError, match="between two agents, and there are 4"):
+            shoal.match(run.policy, "random", InTurn)  # type: ignore[arg-type]
+        with pytest.raises(ShoalError, match="games is 0"):
+            shoal.match(run.policy, "random", InTurn, 0)  # type: ignore[arg-type]
+    assert issubclass(ConfigError, ShoalError)
