@@ -190,26 +190,7 @@ def _under_plan(config: Config, nested: dict[str, Any], plan: Any, asked: _Asked
 
 def refuse_impossible(config: Config) -> None:
     """Raise ConfigError for valid settings that conflict."""
-    parts = config.algorithm.parts
-    kinds = [type(part) for part in parts.values()] or [type(config.algorithm)]
-    reason = next((why for kind in kinds if (why := config.plan.refuses(kind))), None)
-    if parts and "policies" not in config.plan.offers:
-        reason = LACKS["policies"]
-    if reason is not None:
-        raise ConfigError(
-            f"{type(config.algorithm).__name__} does not run under {config.plan.name}: {reason}",
-            None,
-            "`shoal systems` shows what runs under what",
-        )
-    if parts:
-        _refuse_shared(config)
-    if config.self_play.pool and (parts or "policies" not in config.plan.offers):
-        raise ConfigError(
-            f"self_play.pool is {config.self_play.pool}, but "
-            + ("there are policies by agent" if parts else f"{config.plan.name} has no pool"),
-            None,
-            "self-play has one policy, under sync_samples or async_samples",
-        )
+    _refuse_plan(config)
     conflict = config.plan.conflict(config)
     if conflict is not None:
         raise conflict
@@ -263,6 +244,30 @@ def refuse_impossible(config: Config) -> None:
             f"than {best:g}",
             None,
             f"stop at {best:g} or less, or by env steps or seconds",
+        )
+
+
+def _refuse_plan(config: Config) -> None:
+    """Raise ConfigError for what this plan cannot run."""
+    parts = config.algorithm.parts
+    kinds = [type(part) for part in parts.values()] or [type(config.algorithm)]
+    reason = next((why for kind in kinds if (why := config.plan.refuses(kind))), None)
+    if parts and "policies" not in config.plan.offers:
+        reason = LACKS["policies"]
+    if reason is not None:
+        raise ConfigError(
+            f"{type(config.algorithm).__name__} does not run under {config.plan.name}: {reason}",
+            None,
+            "`shoal systems` shows what runs under what",
+        )
+    if parts:
+        _refuse_shared(config)
+    if config.self_play.pool and (parts or "policies" not in config.plan.offers):
+        raise ConfigError(
+            f"self_play.pool is {config.self_play.pool}, but "
+            + ("there are policies by agent" if parts else f"{config.plan.name} has no pool"),
+            None,
+            "self-play has one policy, under sync_samples or async_samples",
         )
 
 
