@@ -184,13 +184,13 @@ def _means(metrics: list[dict[str, float]]) -> dict[str, float]:
 
 
 class Oddities:
-    """What is odd about a run, each said once; how often it happens is among the metrics."""
+    """Warnings about a run, each given once; the metrics count how often it happens."""
 
     def __init__(self) -> None:
         self._said = set[str]()
 
     def of(self, update: Update, warnings: Mapping[str, str]) -> list[str]:
-        """What is to be said of this update; ``warnings`` by the metric that is then above 0."""
+        """New warnings after this update; ``warnings`` has the text for each metric above 0."""
         found = {
             name: text for name, text in warnings.items() if update.metrics.get(name, 0.0) > 0.0
         }

@@ -1,4 +1,4 @@
-"""The trainer: the one room that knows algorithms, plans, fleets and learners, and joins them."""
+"""The trainer: joins an algorithm, a plan, a fleet and a learner; only this file knows them all."""
 
 from __future__ import annotations
 
@@ -112,8 +112,8 @@ class Trainer:
 
         ``between`` is called between any two updates; the trainer can be saved there.
 
-        Ctrl-C ends it between two env steps, two updates or two looks at workers. Whatever ends it
-        early, the trainer is as after its last whole update: it can be saved, and go on.
+        Ctrl-C ends it between two env steps, two updates or two looks at workers. If it ends
+        early, the trainer is as after its last whole update: it can be saved and can go on.
         """
         if not self.fleet.size:
             raise ShoalError("this trainer was stopped", None, "Trainer.restore(...) goes on")
@@ -221,7 +221,7 @@ class Trainer:
         return buffer is not None and saves(self.config.replay, buffer)
 
     def _workers(self) -> list[Any]:
-        """The workers' own states, if a run can go on from them bit for bit and they are there."""
+        """The workers' states, if the plan is exact and the workers are there."""
         if not self.config.plan.exact or self.fleet.stats.ended:
             return []
         return results(self.fleet.map("get_state"))
@@ -351,8 +351,10 @@ class Trainer:
     def resize(self, workers: int) -> None:
         """Change the number of workers: new ones join, or the last ones leave.
 
-        What those who leave had sampled and nobody had taken is not counted. Raises ConfigError
-        for a trainer whose only worker is this process, and where there is no place for more.
+        Samples of leaving workers that the plan has not taken yet are not counted.
+
+        Raises ConfigError for a trainer whose only worker is this process, and if there is no room
+        for more.
         """
         fanout = self.config.plan.fanout
         if workers < 1 or self.config.rollout.workers == 0:
@@ -393,7 +395,7 @@ class Trainer:
 
 @atexit.register
 def _stop_all() -> None:
-    """A program may end with plans amid an update; what they do then needs modules still there."""
+    """Stop all trainers while the modules that a plan needs amid an update are still loaded."""
     for trainer in list(_running):
         if not trainer.updates.running:
             trainer.stop()

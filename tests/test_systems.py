@@ -93,7 +93,7 @@ EVOLVED = {"ES", "ARS"}
 for plan in ("sync_replay", "async_replay"):
     REFUSED |= {(name, plan): "single transitions" for name in ALGORITHMS if name not in REPLAYING}
 for plan in ("sync_samples", "async_samples", "allreduce"):
-    REFUSED |= {(name, plan): "remembers none" for name in REPLAYING}
+    REFUSED |= {(name, plan): "has no replay buffer" for name in REPLAYING}
 REFUSED |= {(name, "evolution"): "gradients of a loss" for name in ALGORITHMS}
 REFUSED |= {(name, p().name): "perturbs none" for name in EVOLVED for p in PLANS}
 for name in EVOLVED:

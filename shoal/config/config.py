@@ -40,8 +40,8 @@ class Rollout:
     workers: int = setting(0, least=0)  # processes that sample; 0: sample in this process
     envs_per_worker: int = setting(8, least=1)  # copies of the environment in each worker
     fragment_length: int = setting(128, least=1)  # env steps of each copy between two batches
-    normalise_obs: bool = False  # observations by their running mean and standard deviation
-    scale_reward: bool = False  # rewards by the running standard deviation of the return
+    normalise_obs: bool = False  # scale observations by their running mean and std
+    scale_reward: bool = False  # divide rewards by the running std of the return
     clip_reward: float | Literal["auto"] | None = setting(
         "auto", above=0, help="clip rewards to +- this; auto: 1 on Atari"
     )
@@ -79,7 +79,7 @@ class Checkpointing:
 
     every_seconds: float = setting(60.0, above=0)  # wall-clock time between two checkpoints
     every_iterations: int | None = setting(None, least=1)  # or this number of reports
-    keep: int = setting(2, least=1)  # newest checkpoints that are kept
+    keep: int = setting(2, least=1)  # number of newest checkpoints to keep
 
     def __post_init__(self) -> None:
         check_bounds(self, "checkpointing.")
@@ -90,10 +90,10 @@ class Cluster:
     """Where the workers run; without workers (rollout.workers=0), sampling is in this process."""
 
     address: str | None = None  # of a Ray cluster; none: RAY_ADDRESS, else Ray on this machine
-    in_process: bool = False  # all workers in this process, in turn: to debug, or to compare
+    in_process: bool = False  # run all workers in this process, in turn (to debug)
     cpus_per_worker: float | None = setting(None, least=0)  # reserved; none: 1 (in an actor: 0)
-    timeout: float = setting(60.0, above=0)  # seconds without an env step: worker is stuck
-    restarts_per_minute: int = setting(10, least=0)  # more deaths of workers end the run
+    timeout: float = setting(60.0, above=0)  # seconds without an env step: the worker is replaced
+    restarts_per_minute: int = setting(10, least=0)  # worker deaths; more end the run
 
     def __post_init__(self) -> None:
         check_bounds(self, "cluster.")

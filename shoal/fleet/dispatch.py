@@ -1,6 +1,6 @@
 """Which member does which part of a generation, whatever becomes of them.
 
-All parts of a generation are done once each, by whoever is free. What a dead member was doing goes
+Each part of a generation is done once, by any free member. What a dead member was doing goes
 to another; so does what one takes far longer for than the others did. What comes when its
 generation is over is counted and skipped.
 """

@@ -38,7 +38,7 @@ class Member:
     cpus: float  # that it reserves
     actor: Any
     born: float
-    mends: bool  # it stands in for one that died
+    mends: bool  # it replaces a dead member
     ready: bool = False
     address: tuple[str, int] = ("", 0)  # at which its process listens
     fresh: bool = False  # it is to have the published weights with its next call

@@ -3,7 +3,7 @@
 Perturbations are slices of it, so that an index says all of one (Salimans et al. 2017,
 arXiv:1703.03864, section 2.1). It is a file in shared memory, mapped by every process that uses it,
 made by the first and removed by the last: each holds a shared lock on it, which the kernel takes
-back from whoever dies.
+back from a member that dies.
 """
 
 from __future__ import annotations

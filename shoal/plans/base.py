@@ -20,7 +20,7 @@ from shoal.plans.run import Run
 
 LACKS = {
     "trajectories": "it learns from trajectories as they were sampled, not from single transitions",
-    "replay": "it learns from transitions drawn again and again, and this plan remembers none",
+    "replay": "it learns from replayed transitions, and this plan has no replay buffer",
     "on-policy": "it trains on what older weights sampled, and this algorithm does not correct it",
     "returns": "it learns from the returns of perturbed weights, and this plan perturbs none",
     "policies": "its members sample by, or learn, one policy only",

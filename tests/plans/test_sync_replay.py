@@ -166,7 +166,7 @@ def test_two_workers_in_processes_fill_the_slots_of_one_buffer(one_ray: None) ->
         ({"batch_size": 64}, "raise replay.warmup"),
         ({"n_step": 400}, "too few for 400 steps at once"),
         ({"replay_ratio": 0.0}, "replay.replay_ratio"),
-        ({"plan": "sync_samples"}, "this plan remembers none"),
+        ({"plan": "sync_samples"}, "this plan has no replay buffer"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_numbers(fields: Any, told: str) -> None:
