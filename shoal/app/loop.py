@@ -317,15 +317,25 @@ def header(trainer: Trainer, folder: Path, default_stop: bool = False) -> str:
         kept = "" if trainer.saves_replay else ", not saved: a resumed run fills it anew"
         memory = f"replay buffer of {rows}, {size(trainer.run.replay_bytes)}{kept}\n"
     shown = f"{trainer.view}\n" if trainer.view else ""
-    seen = "".join(
-        f"{line}\n" for line in describe_inputs(config.algorithm.network, trainer.spaces)
-    )
+    seen = "".join(f"{line}\n" for line in _inputs(trainer))
     return (
         f"{config.system} on {config.env}: {type(config.algorithm).__name__} under "
         f"{config.plan.name}, learner {_learner(trainer)}, "
         f"{_workers(config)}, seed {config.seed}\n"
         f"{seen}{shown}{memory}until {' or '.join(ends)}{default}; run folder {folder}"
     )
+
+
+def _inputs(trainer: Trainer) -> list[str]:
+    """What networks see, if that needs to be said; of each policy."""
+    algorithm, spaces = trainer.config.algorithm, trainer.spaces
+    if not algorithm.parts:
+        return list(describe_inputs(algorithm.network, spaces))
+    return [
+        f"{name}: {type(part).__name__}"
+        + "".join(f"; {line}" for line in describe_inputs(part.network, spaces[name]))
+        for name, part in algorithm.parts.items()
+    ]
 
 
 def _workers(config: Config) -> str:
@@ -342,11 +352,12 @@ def _workers(config: Config) -> str:
 
 def _learner(trainer: Trainer) -> str:
     """Which learner, and why "auto" took it."""
-    name, net = trainer.framework, trainer.model.net
+    name = trainer.framework
     if name == "auto":
         return "numpy (nothing is differentiated)"
-    if trainer.config.learner != "auto":
+    if trainer.config.learner != "auto" or trainer.config.algorithm.parts:
         return name
+    net = trainer.model.net
     if net.framework is not None:
         why = "what the network is written in"
     elif name == "torch":

@@ -233,3 +233,12 @@ def test_a_wrong_mapping_is_one_error_with_the_names(
 def test_bad_settings_are_refused_before_anything_starts(make: Any, text: str) -> None:
     with pytest.raises(ShoalError, match=text):
         make()
+
+
+def test_the_console_says_which_policies_learn_how() -> None:
+    from shoal.app.loop import header
+
+    with shoal.Trainer(hunt(), Unlike, stop_steps=100, **SMALL) as trainer:
+        text = header(trainer, Path("runs/hunt"))
+    assert "Policies under sync_samples" in text
+    assert "\npack: PPO\n" in text and "\nprey: A2C\n" in text
