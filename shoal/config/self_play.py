@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from shoal.config.bounds import check_bounds, require, setting
 
+POOL = "pool/"  # what names of past selves' weights begin with
+SELF, RANDOM, FIXED = -1, -2, -3  # numbers of opponents that are no past selves
+
 
 @dataclass(frozen=True)
 class SelfPlay:

@@ -11,15 +11,12 @@ from shoal.algorithms.base import Algorithm, Model
 from shoal.algorithms.by_policy import split
 from shoal.algorithms.fixed import RANDOM as RANDOMLY
 from shoal.algorithms.fixed import Fixed
-from shoal.config.self_play import SelfPlay
+from shoal.config.self_play import FIXED, POOL, RANDOM, SELF, SelfPlay
 from shoal.envs import Step, VectorEnv
 from shoal.envs.agents import AgentsEnv
 from shoal.envs.state import set_generator
 from shoal.errors import CheckpointError, ConfigError
 from shoal.trajectory import Obs, ndarray
-
-POOL = "pool/"  # what names of past selves' weights begin with
-SELF, RANDOM, FIXED = -1, -2, -3  # numbers of opponents that are no past selves
 
 
 def games_of_two(world: VectorEnv, settings: SelfPlay) -> AgentsEnv:

@@ -16,11 +16,12 @@ import numpy as np
 from shoal.algorithms.base import Model
 from shoal.algorithms.memory import Memory
 from shoal.config.config import Config
+from shoal.config.self_play import POOL
 from shoal.envs import Step, VectorEnv
 from shoal.envs.base import ENDLESS
 from shoal.envs.checks import Bounds
 from shoal.errors import EnvError
-from shoal.fleet.opponents import POOL, SelfPlayEnv, games_of_two
+from shoal.fleet.opponents import SelfPlayEnv, games_of_two
 from shoal.fleet.parcel import Parcel
 from shoal.fleet.sample import Sample
 from shoal.fleet.turns import Turns, dense

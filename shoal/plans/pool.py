@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.config.self_play import SelfPlay
-from shoal.fleet.opponents import FIXED, POOL, RANDOM
+from shoal.config.self_play import FIXED, POOL, RANDOM, SelfPlay
 from shoal.trajectory import ndarray
 
 START = 1200.0  # Elo of the first self, and of every opponent that is not a past self

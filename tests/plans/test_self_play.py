@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 import shoal
-from shoal.config.self_play import SelfPlay
+from shoal.config.self_play import RANDOM, SELF, SelfPlay
 from shoal.errors import ConfigError, ShoalError
-from shoal.fleet.opponents import RANDOM, SELF
 from shoal.plans.pool import START, Pool, expected, odds
 from tests.agents import Alone, InTurn, Together
 
