@@ -8,7 +8,6 @@ back from a member that dies.
 
 from __future__ import annotations
 
-import importlib
 import mmap
 import os
 import stat
@@ -22,8 +21,9 @@ import numpy as np
 from shoal.errors import ShoalError
 from shoal.trajectory import ndarray
 
+fcntl: Any
 try:
-    fcntl: Any = importlib.import_module("fcntl")
+    import fcntl
 except ImportError:  # Windows
     fcntl = None
 

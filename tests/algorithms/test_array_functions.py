@@ -34,9 +34,10 @@ class Floats(Script):
     action_space = Box(-1.0, 1.0, (2,), np.float32)
 
 
+OTHERS = ("ddpg", "td3", "ape-x-dpg", "es", "ars")  # floats as actions, or no loss
 TARGETS = {name for name, row in SYSTEMS.items() if "replay" in row.algorithm.needs}
 CASES = {
-    **{name: (name, TINY, Script) for name in SYSTEMS if name not in ("ddpg", "td3", "ape-x-dpg")},
+    **{name: (name, TINY, Script) for name in SYSTEMS if name not in OTHERS},
     **{f"{name}-floats": (name, TINY, Floats) for name in ("ppo", "ddpg", "td3", "sac")},
     **{f"{name}-lstm": (name, RECURRENT, Script) for name in ("pg", "ppo", "impala", "appo")},
     **{f"{name}-lstm": (name, RECURRENT, Script) for name in ("dqn", "rainbow", "r2d2")},
@@ -49,6 +50,8 @@ def case(name: str) -> tuple[Any, Any, dict[str, Any], dict[str, Any]]:
     system, network, env = CASES[name]
     config = default_config(system, env)
     algorithm = replace(config.algorithm, network=network)
+    if network.memory and "replay" in algorithm.needs:
+        algorithm = replace(algorithm, sequence=4, burn_in=2, overlap=2)
     rollout = Rollout(envs_per_worker=2, fragment_length=8)
     made = Worker(replace(config, algorithm=algorithm, rollout=rollout), 0)
     model = made.model
