@@ -38,7 +38,7 @@ def test_an_update_does_not_wait_for_the_slowest_worker() -> None:
 
 def test_what_it_refuses_follows_from_what_it_offers() -> None:
     reason = BackupWorkers().refuses(DQN)
-    assert reason is not None and "drawn again and again" in reason
+    assert reason is not None and "no replay buffer" in reason
 
 
 def test_a_plan_needs_no_more_than_run() -> None:
