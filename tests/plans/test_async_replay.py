@@ -23,7 +23,7 @@ from shoal.trainer import Trainer
 from shoal.trajectory import flat
 from tests.fleet.members import pid_of
 from tests.plans.test_sync_replay import SMALL
-from tests.worlds import difference, settings, worker
+from tests.worlds import RECURRENT, difference, settings, worker
 
 
 @pytest.fixture(autouse=True)
@@ -291,10 +291,14 @@ def test_late_priorities_never_land_on_a_row_that_took_the_place() -> None:
     assert shard._buffer.mass == before
 
 
+SEQUENCES: dict[str, Any] = {"network": RECURRENT, "sequence": 6, "burn_in": 3, "overlap": 3}
+
+
+@pytest.mark.parametrize("own", [{}, SEQUENCES], ids=["transitions", "sequences"])
 def test_a_shard_that_is_killed_is_said_counted_and_replaced(
-    one_ray: None, caplog: pytest.LogCaptureFixture
+    own: dict[str, Any], one_ray: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with make(shards=2, capacity=5000, cpus_per_worker=0.0) as trainer:
+    with make(shards=2, capacity=5000, cpus_per_worker=0.0, **own) as trainer:
         while trainer.run.counters.trained_steps < 1000:  # by then both shards hold something
             accounts(trainer.train())
         (shards,) = trainer.fleet._spawned  # type: ignore[attr-defined]
@@ -311,8 +315,11 @@ def test_a_shard_that_is_killed_is_said_counted_and_replaced(
             accounts(trainer.train())
 
 
-def test_a_worker_killed_in_mid_transfer_costs_whole_fragments(one_ray: None) -> None:
-    with make(capacity=5000, cpus_per_worker=0.0) as trainer:
+@pytest.mark.parametrize("own", [{}, SEQUENCES], ids=["transitions", "sequences"])
+def test_a_worker_killed_in_mid_transfer_costs_whole_fragments(
+    own: dict[str, Any], one_ray: None
+) -> None:
+    with make(capacity=5000, cpus_per_worker=0.0, **own) as trainer:
         for _ in range(8):
             accounts(trainer.train())
         os.kill(pid_of(trainer.fleet, 0), signal.SIGKILL)
