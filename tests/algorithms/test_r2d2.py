@@ -12,6 +12,7 @@ import gymnasium as gym
 import jax
 import numpy as np
 import pytest
+from gymnasium.spaces import Box, Dict
 
 from shoal import Trainer
 from shoal.algorithms.base import Model
@@ -26,7 +27,7 @@ from shoal.replay.buffer import Buffer
 from shoal.replay.layout import layout_of
 from shoal.replay.settings import layout_for, make
 from shoal.spaces.base import MEMORY
-from tests.worlds import Scripts, difference, settings, worker
+from tests.worlds import Script, Scripts, difference, settings, worker
 
 LSTM = Network(hidden=(6,), memory="lstm", memory_size=5)
 GRU = Network(hidden=(), memory="gru", memory_size=5)
@@ -88,6 +89,45 @@ def test_an_unroll_from_the_stored_memory_gives_the_values_that_acted(
     valid = batch["mask"] > 0
     assert valid.any() and not valid.all()
     np.testing.assert_allclose(found[valid], batch["records"]["values"][valid], atol=1e-5)
+
+
+class Rich(Script):
+    """Pictures and numbers in a Dict, and one of the actions is not allowed."""
+
+    observation_space = Dict({"x": Box(-9, 9, (2,)), "image": Box(0, 255, (16, 16, 1), np.uint8)})
+
+    def _draw(self) -> Any:
+        image = self.np_random.integers(0, 256, (16, 16, 1), np.uint8)
+        self.mask = np.ones(4, np.int8)
+        self.mask[self.np_random.integers(4)] = 0
+        return {"x": self.np_random.standard_normal(2, np.float32), "image": image}
+
+    def reset(self, **given: Any) -> Any:
+        obs, _ = super().reset(**given)
+        return obs, {"action_mask": self.mask}
+
+    def step(self, action: Any) -> Any:
+        return *super().step(action)[:4], {"action_mask": self.mask}
+
+
+def test_pictures_nested_observations_and_action_masks_are_replayed_too() -> None:
+    """The values that acted, and an allowed action where they are bootstrapped from."""
+    network = Network(encoder="impala", hidden=(6,), memory="lstm", memory_size=5)
+    algorithm = Recording(network=network, double=True, n_step=2)
+    made, weights, buffer, _ = filled(algorithm, Rich)
+    batch = buffer.everything().batch
+    valid = batch["mask"] > 0
+    values = algorithm.unrolled(made.model, weights, batch)
+    found = values[:, : algorithm.sequence][valid]
+    np.testing.assert_allclose(found, batch["records"]["values"][valid], rtol=1e-4, atol=1e-5)
+    given = made.model, weights, algorithm.targets(weights)
+    mask, then = batch["obs"]["action_mask"], batch["then"]
+    row = np.arange(len(then))[:, None]
+    loss, _ = algorithm.loss(*given, {**batch, "step": {}})
+    q = np.where(mask[row, then], values[..., 0][row, then - algorithm.burn_in], -np.inf)
+    y = batch["reward"] + batch["discount"] * q.max(-1)
+    own = np.take_along_axis(values[:, : algorithm.sequence, :, 0], batch["action"][..., None], -1)
+    assert float(loss) == pytest.approx(huber(y - own[..., 0])[valid].mean(), rel=1e-4)
 
 
 def transitions(algorithm: DQN, model: Any, weights: Any, plain: Buffer) -> dict[str, Any]:
