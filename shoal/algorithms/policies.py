@@ -17,7 +17,7 @@ from shoal.algorithms.fixed import RANDOM
 from shoal.algorithms.ppo import PPO
 from shoal.algorithms.vtrace import VTrace
 from shoal.config.config import Frozen
-from shoal.config.settings import merge, name_of
+from shoal.config.settings import GROUPS, merge, name_of
 from shoal.errors import ConfigError, EnvError, cut
 from shoal.nets.base import Build
 from shoal.ops.kernels import Array
@@ -51,7 +51,7 @@ class Policies(Differentiable):
 
     needs = frozenset({"policies"})
     policies: Mapping[str, Any] = field(
-        default_factory=lambda: {"shared": PPO()}
+        default_factory=lambda: {"shared": PPO()}, metadata={GROUPS: True}
     )  # an algorithm, "random", a loaded policy or a function, by name
     agents: Mapping[str, str] = field(
         default_factory=lambda: {"*": "shared"}

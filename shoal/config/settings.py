@@ -11,7 +11,7 @@ import math
 import re
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import Field, fields, is_dataclass, replace
 from functools import cache
 from typing import (
     Any,
@@ -34,6 +34,7 @@ from shoal.config.values import Mismatch, accepted, union
 from shoal.errors import ConfigError, nearest
 
 T = TypeVar("T")
+GROUPS = "groups"  # key of a field's metadata: whether its mapping holds groups
 _OBJECT = re.compile(r"[\w.]+:[\w.<>]+")  # what to_dict writes: "module:QualName"
 
 
@@ -59,18 +60,29 @@ def to_dict(value: Any) -> Any:
         return str(value)
     if _is_group(value):
         own = {} if is_ours(type(value)) else {"class": name_of(value)}
-        return own | {f.name: to_dict(getattr(value, f.name)) for f in fields(value) if f.init}
+        return own | {f.name: _field(value, f) for f in fields(value) if f.init}
     if isinstance(value, Mapping):
-        return encode(dict(value), (), None, _entry)
+        return encode(dict(value), (), None, _object)
     if isinstance(value, list | tuple):
         return [to_dict(item) for item in value]
-    return {"object": name_of(value)}
+    return _object(value)
+
+
+def _field(group: Any, f: Field[Any]) -> Any:
+    """What ``to_dict`` makes of a field. Only a mapping declared to hold GROUPS has them as such:
+    in another one a dataclass is an object of the user's, which settings could not make again."""
+    value = getattr(group, f.name)
+    if f.metadata.get(GROUPS):
+        return encode(dict(value), (), None, _entry)
+    return to_dict(value)
 
 
 def _entry(value: Any) -> Any:
-    """What ``to_dict`` makes of an entry of a mapping: a group with its class, or an object."""
-    if _is_group(value):
-        return {"class": name_of(value), **to_dict(value)}
+    """An entry of a mapping of GROUPS: a group with its class, or an object."""
+    return {"class": name_of(value), **to_dict(value)} if _is_group(value) else _object(value)
+
+
+def _object(value: Any) -> dict[str, str]:
     return {"object": name_of(value)}
 
 

@@ -87,7 +87,7 @@ def shoal(folder: Path, *words: str) -> Process:
 
 
 def saved(folder: Path) -> Callable[[], bool]:
-    return lambda: any((folder / "run" / "checkpoint").glob("*/*.json"))
+    return lambda: any((folder / "run" / "checkpoint").glob("[0-9]*/*.json"))
 
 
 def counters(folder: Path) -> dict[str, int]:
