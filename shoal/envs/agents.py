@@ -2,98 +2,25 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
+from shoal.envs.agent_group import Group, copied
 from shoal.envs.base import NDArray, Obs, Step
-from shoal.envs.checks import (
-    Checks,
-    Rows,
-    check_call,
-    check_flag,
-    check_reward,
-    convert,
-    where_is,
-)
-from shoal.envs.copies import claim, release
+from shoal.envs.checks import check_flag, check_reward, convert, where_is
+from shoal.envs.copies import Copies
 from shoal.envs.pettingzoo import Events, copy_of
-from shoal.envs.state import MAX_REPLAY, ActionLog, set_generator
-from shoal.errors import CheckpointError, EnvError, NetworkError, ShoalError, SpaceError
+from shoal.envs.state import MAX_REPLAY, set_generator
+from shoal.errors import CheckpointError, EnvError
 from shoal.spaces.base import ACTION_MASK, STATE, Spaces
-from shoal.spaces.gym import GymSpaces
 
 Assign = Callable[[Sequence[str]], Mapping[str, Sequence[str]]]  # agents -> those of each group
 ALL = ""  # the group of all agents, where there is only one
 
 
-class Group:
-    """The slots of some agents in all copies: slot = copy * agents + number of the agent.
-
-    Raises SpaceError if the spaces of two of its agents differ.
-    """
-
-    def __init__(self, name: str, agents: Sequence[str], env: Any, id: str, copies: int) -> None:
-        self.name, self.agents = name, tuple(agents)
-        self.slots = copies * len(self.agents)
-        first, *others = self.agents
-        self.spaces: Spaces = _spaces(env, first)
-        for agent in others:
-            other = _spaces(env, agent)
-            same = self.spaces.observation == other.observation
-            if not same or self.spaces.action != other.action:
-                what = "observation" if not same else "action"
-                policy = f"the policy {name!r}" if name else "one policy"
-                raise SpaceError(
-                    f"the agents {first!r} and {agent!r} of {id!r} cannot share {policy}: their "
-                    f"{what} spaces are {getattr(self.spaces, what)} and {getattr(other, what)}",
-                    None,
-                    "give agents with different spaces policies of their own",
-                )
-
-    def prepare(self, masked: bool, state: Any = None) -> None:
-        """Arrays for these spaces, once it is known whether infos hold an action mask.
-
-        ``state`` is the space of the environment's, if a central critic sees it.
-        """
-        spaces: Any = self.spaces
-        masked = spaces.masked or (masked and spaces.action_kind != "box")
-        self.spaces = spaces = GymSpaces(spaces.observation, spaces.action, masked, state)
-        self.rows, self.checks = Rows(spaces.local, self.slots), Checks(spaces)
-        self.state = spaces.leaves[-1] if state is not None else None
-        if self.state is not None:
-            shape = self.slots, *self.state.shape
-            self.rows.arrays[STATE] = np.zeros(shape, self.state.dtype)
-        self.log = ActionLog(self.slots, spaces.action_shape, spaces.action_dtype)
-        self.reward = np.zeros(self.slots, np.float32)
-        self.terminated, self.truncated, self.acted, self.acts, self.waits = (
-            np.zeros(self.slots, bool) for _ in range(5)
-        )
-        self.finals: list[tuple[int, Obs]] = []
-
-    def clear(self) -> None:
-        """Nothing has happened in this step yet."""
-        self.reward[:], self.terminated[:], self.truncated[:] = 0, False, False
-        self.acted = self.acts.copy()
-        self.finals = []
-
-    def final(self) -> tuple[NDArray, Obs] | None:
-        """Last observations, in the form of `Step`."""
-        if not self.finals:
-            return None
-        slots, rows = zip(*self.finals, strict=True)
-        paths = self.rows.arrays
-        return np.array(slots), {path: np.stack([row[path] for row in rows]) for path in paths}
-
-
-def _spaces(env: Any, agent: str) -> GymSpaces:
-    return GymSpaces(env.observation_space(agent), env.action_space(agent))
-
-
-class AgentsEnv:
+class AgentsEnv(Copies):
     """Copies of a PettingZoo environment, stepped in a loop; each agent of a copy has a slot.
 
     An agent that is not asked for an action has no transition in that step (`Step.valid`). Where
@@ -134,19 +61,9 @@ class AgentsEnv:
         made: tuple[Any, ...] = (),
         central: Collection[str] = (),
     ) -> None:
-        self.id, self.copies = id, copies
-        self._given = None if seeds is None else iter(seeds)
-        self._rng = np.random.default_rng(seed)
-        self.envs: list[Any] = []
-        try:
-            for copy in range(copies):
-                env = made[copy] if copy < len(made) else create(copy)
-                claim(env, id, self.envs)
-                self.envs.append(env)
+        super().__init__(create, copies, id=id, seed=seed, seeds=seeds, made=made)
+        with self._closed_on_error():
             self._setup(assign, central)
-        except BaseException:
-            self.close()
-            raise
 
     def _setup(self, assign: Assign | None, central: Collection[str]) -> None:
         first = self.envs[0]
@@ -170,7 +87,6 @@ class AgentsEnv:
         }
         self._acting: list[tuple[str, ...]] = [()] * self.copies
         self._still = [False] * self.copies
-        self._seeds = [0] * self.copies
         self._env_steps = [0] * self.copies
         self.over = np.zeros(self.copies, bool)  # episodes of copies that ended in the last step
         try:
@@ -257,7 +173,7 @@ class AgentsEnv:
             self._begin(copy)
         for group in self.groups.values():
             self._check(group, "reset")
-        return {name: _copied(group.rows.arrays) for name, group in self.groups.items()}
+        return {name: copied(group.rows.arrays) for name, group in self.groups.items()}
 
     def step_groups(self, actions: Mapping[str, NDArray]) -> dict[str, Step]:
         """One action in policy form for every slot, by group; who does not act is not asked."""
@@ -265,7 +181,7 @@ class AgentsEnv:
         for name, group in self.groups.items():
             group.clear()
             group.log.append(actions[name])
-            taken[name] = self._to_env(group, actions[name])
+            taken[name] = group.to_env(actions[name])
         self.over = np.zeros(self.copies, bool)
         for copy in range(self.copies):
             if self._still[copy]:
@@ -344,16 +260,13 @@ class AgentsEnv:
         )
 
     def _begin(self, copy: int) -> None:
-        """A new episode, with a seed of its own."""
-        drawn = int(self._rng.integers(2**31)) if self._given is None else None
-        seed = drawn if self._given is None else next(self._given, None)
+        seed = self._next_seed()
         if seed is None:
             self._acting[copy], self._still[copy] = (), True
             return
         self._seeds[copy], self._env_steps[copy] = seed, 0
         for group in self.groups.values():
-            n = len(group.agents)
-            for slot in range(copy * n, (copy + 1) * n):
+            for slot in group.slots_of(copy):
                 group.log.begin(slot)
         try:
             events = self._copies[copy].reset(seed)
@@ -375,7 +288,7 @@ class AgentsEnv:
             kept = {str(slot): group.log.actions(slot) for slot in range(group.slots)}
             actions[name or "all"] = {slot: x for slot, x in kept.items() if x is not None}
         obs = {
-            name or "all": _copied(group.rows.arrays) | {"~acts": group.acts.copy()}
+            name or "all": copied(group.rows.arrays) | {"~acts": group.acts.copy()}
             for name, group in self.groups.items()
         }
         state = {
@@ -386,7 +299,7 @@ class AgentsEnv:
             "groups": obs,
         }
         if len(self.groups) == 1:
-            state["obs"] = _copied(self._only.rows.arrays)
+            state["obs"] = copied(self._only.rows.arrays)
         return state
 
     def set_state(self, state: dict[str, Any]) -> Obs:
@@ -420,40 +333,27 @@ class AgentsEnv:
             for path, x in group.rows.arrays.items():
                 x[:] = state["groups"][name][path]
             group.acts[:], group.waits[:] = False, False
-        lost: dict[int, str] = {}
-        for copy in range(self.copies):
-            try:
-                reason = self._resume(copy, named, state)
-            except (Exception, SystemExit) as error:
-                self._blame(error, "step", copy)
-            if reason is not None:
-                lost[copy] = reason
-        for copy in lost:
-            for group in self.groups.values():
-                n = len(group.agents)
-                rows = slice(copy * n, (copy + 1) * n)
-                group.acts[rows], group.waits[rows] = False, False
-            self._begin(copy)
-        if lost:
-            copy, reason = next(iter(lost.items()))
-            warnings.warn(
-                f"{len(lost)} of {self.copies} episodes of {self.id!r} could not be resumed and "
-                f"begin anew; copy {copy}: {reason}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        return {name: _copied(group.rows.arrays) for name, group in self.groups.items()}
+
+        def resume(copy: int) -> str | None:
+            reason = self._resume(copy, named, state)
+            if reason is not None:  # nobody acts or waits until the copy begins anew
+                for group in self.groups.values():
+                    rows = list(group.slots_of(copy))
+                    group.acts[rows], group.waits[rows] = False, False
+            return reason
+
+        self._resume_all(resume)
+        return {name: copied(group.rows.arrays) for name, group in self.groups.items()}
 
     def _resume(self, copy: int, named: Mapping[str, Group], state: Any) -> str | None:
         """Bring one copy to where its episode was; the reason if that fails."""
         logs = {}
         for name, group in named.items():
-            n = len(group.agents)
-            slots = range(copy * n, (copy + 1) * n)
+            slots = group.slots_of(copy)
             if any(str(slot) not in state["actions"][name] for slot in slots):
                 return f"it was longer than {MAX_REPLAY} steps, which are not kept"
             logs[group.name] = [
-                self._to_env(group, np.asarray(state["actions"][name][str(slot)])) for slot in slots
+                group.to_env(np.asarray(state["actions"][name][str(slot)])) for slot in slots
             ]
         steps = len(next(iter(logs.values()))[0])
         events = self._copies[copy].reset(self._seeds[copy])
@@ -471,8 +371,7 @@ class AgentsEnv:
             self._take(copy, events)
         self._env_steps[copy] = steps
         for name, group in named.items():
-            n, saved = len(group.agents), state["groups"][name]
-            rows = slice(copy * n, (copy + 1) * n)
+            rows, saved = list(group.slots_of(copy)), state["groups"][name]
             acts = group.acts[rows]
             same = np.array_equal(acts, saved["~acts"][rows])
             for path, x in group.rows.arrays.items():
@@ -484,35 +383,7 @@ class AgentsEnv:
                 )
         return None
 
-    # ------------------------------------------------------------------ the rest of the contract
-
-    def render(self) -> Any:
-        """A frame of the first copy."""
-        return self.envs[0].render()
-
-    @property
-    def fps(self) -> float | None:
-        """Frames of `render` in a second, from the metadata."""
-        fps: float | None = self.envs[0].metadata.get("render_fps")
-        return fps
-
-    def close(self) -> None:
-        """Close every copy, also if one of them fails to."""
-        with ExitStack() as stack:
-            for env in self.envs:
-                stack.callback(release, env)
-                stack.callback(env.close)
-
-    def _to_env(self, group: Group, action: NDArray) -> Any:
-        if group.spaces.action_kind == "box" and not np.isfinite(action).all():
-            row = int(np.argmin(np.isfinite(action).reshape(len(action), -1).all(axis=1)))
-            raise NetworkError(
-                f"the policy's action for {group.agents[row % len(group.agents)]!r} is "
-                f"{action[row].tolist()}",
-                fix="training has diverged: lower the learning rate or clip the gradients",
-            )
-        taken = group.spaces.to_env(action)
-        return taken.tolist() if group.spaces.action_kind == "discrete" else taken
+    # ------------------------------------------------------------------ checks
 
     def _check(self, group: Group, method: str) -> None:
         fault = group.checks.obs(group.rows.arrays)
@@ -522,22 +393,10 @@ class AgentsEnv:
             fault[1].add_note(f"of the agent {group.agents[i]!r}")
             self._blame(fault[1], method, copy)
 
-    def _blame(self, error: BaseException, method: str, copy: int) -> NoReturn:
-        """Raise it again, with the copy, the episode and who was acting."""
-        error = check_call(error, method)
-        if isinstance(error, ShoalError):
-            error.locate(where_is(self.envs[copy], method))
+    def _moment(self, copy: int) -> str:
         acting = ", ".join(map(repr, self._acting[copy])) or "nobody"
-        error.add_note(
-            f"in copy {copy} of environment {self.id!r}, episode seed {self._seeds[copy]}, "
-            f"env step {self._env_steps[copy]} of the episode, in which {acting} acted"
-        )
-        raise error
+        return f"env step {self._env_steps[copy]} of the episode, in which {acting} acted"
 
 
 def _row(arrays: Obs, slot: int) -> Obs:
     return {path: x[slot].copy() for path, x in arrays.items()}
-
-
-def _copied(arrays: Obs) -> Obs:
-    return {path: x.copy() for path, x in arrays.items()}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -16,26 +14,24 @@ from shoal.envs.checks import (
     REWARDS,
     Checks,
     Rows,
-    check_call,
     check_flag,
     check_reset,
     check_reward,
     check_step,
     where_is,
 )
-from shoal.envs.copies import claim, release
+from shoal.envs.copies import Copies, to_env
 from shoal.envs.state import MAX_REPLAY, ActionLog, set_generator
-from shoal.errors import CheckpointError, EnvError, NetworkError, ShoalError
+from shoal.errors import CheckpointError, EnvError
 from shoal.spaces.base import ACTION_MASK, Spaces
 from shoal.spaces.gym import GymSpaces
 
 
-class SerialEnv:
+class SerialEnv(Copies):
     """N single environments in a Python loop, each reset in the very step that ends its episode.
 
-    Every episode begins with an explicit seed, drawn from the generator of this object, so that it
-    is known by its seed and its actions: that is the state, and restoring it replays them. An
-    environment that has `get_state()` and `set_state(state)` itself is asked instead.
+    An environment that has `get_state()` and `set_state(state)` itself is asked for its state; that
+    of any other is its episode's seed and actions, as `Copies` has it.
 
     With `seeds`, episodes take theirs from there, in the order in which they begin; a copy whose
     episode has ended when none is left is not stepped any more: it stays at a first observation.
@@ -66,30 +62,18 @@ class SerialEnv:
         seeds: Iterable[int] | None = None,
         made: tuple[Any, ...] = (),
     ) -> None:
-        self.id, self.slots = id, slots
-        self._given = None if seeds is None else iter(seeds)
-        self._rng = np.random.default_rng(seed)
-        self.envs: list[Any] = []
-        try:
-            for slot in range(slots):
-                env = made[slot] if slot < len(made) else create(slot)
-                claim(env, id, self.envs)
-                self.envs.append(env)
+        super().__init__(create, slots, id=id, seed=seed, seeds=seeds, made=made)
+        self.slots = slots
+        with self._closed_on_error():
             self.spaces = self._find_spaces()
-        except BaseException:
-            self.close()
-            raise
         self.spec: Any = self.envs[0].spec
         self._step = [env.step for env in self.envs]
         self._own = [_has_state(env) for env in self.envs]
         self._rows = Rows(self.spaces, slots)
         self._checks = Checks(self.spaces)
-        self._floats = self.spaces.action_kind == "box"
         self._reward = np.zeros(slots, np.float32)
         self._terminated = np.zeros(slots, bool)
         self._truncated = np.zeros(slots, bool)
-        self._seeds = [0] * slots
-        self._log = ActionLog(slots, self.spaces.action_shape, self.spaces.action_dtype)
 
     @property
     def episode_seeds(self) -> list[int | None]:
@@ -113,7 +97,7 @@ class SerialEnv:
 
     def step(self, action: NDArray) -> Step:
         """Step every copy once; see `VectorEnv.step`."""
-        actions = self._to_env(action)
+        actions = to_env(self.spaces, action, "slot {}".format)
         self._log.append(action)
         write, rewards = self._rows.write, self._reward
         terminated, truncated = self._terminated, self._truncated
@@ -186,42 +170,8 @@ class SerialEnv:
         nothing = np.zeros((0, *self.spaces.action_shape), self.spaces.action_dtype)
         episodes = [np.asarray(state["actions"].get(str(i), nothing)) for i in range(self.slots)]
         self._log.restore(episodes)
-        lost: dict[int, str] = {}
-        for slot in range(self.slots):
-            try:
-                reason = self._resume(slot, state, episodes[slot])
-            except (Exception, SystemExit) as error:
-                self._blame(error, "step", slot)
-            if reason is not None:
-                lost[slot] = reason
-        for slot in lost:
-            self._begin(slot)
-        if lost:
-            slot, reason = next(iter(lost.items()))
-            warnings.warn(
-                f"{len(lost)} of {self.slots} episodes of {self.id!r} could not be resumed and "
-                f"begin anew; copy {slot}: {reason}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        self._resume_all(lambda slot: self._resume(slot, state, episodes[slot]))
         return self._copy()
-
-    def render(self) -> Any:
-        """A frame of the first copy."""
-        return self.envs[0].render()
-
-    @property
-    def fps(self) -> float | None:
-        """Frames of `render` in a second, from the metadata."""
-        fps: float | None = self.envs[0].metadata.get("render_fps")
-        return fps
-
-    def close(self) -> None:
-        """Close every copy, also if one of them fails to."""
-        with ExitStack() as stack:
-            for env in self.envs:
-                stack.callback(release, env)
-                stack.callback(env.close)
 
     def _find_spaces(self) -> Spaces:
         first = self.envs[0]
@@ -238,32 +188,19 @@ class SerialEnv:
                     fix="make every copy with the same spaces",
                 )
         spaces = GymSpaces(first.observation_space, first.action_space)
+        self._log = ActionLog(self.slots, spaces.action_shape, spaces.action_dtype)
         if spaces.action_kind == "box" or spaces.masked:
             return spaces
         # Whether info holds an action mask shows only in a reset.
-        self._seeds = [0]
         try:
             result = first.reset(seed=0)
             check_reset(result)
         except (Exception, SystemExit) as error:
-            self._blame(error, "reset", 0, env_steps=0)
+            self._blame(error, "reset", 0)
         return GymSpaces(spaces.observation, spaces.action, masked=ACTION_MASK in result[1])
 
-    def _to_env(self, action: NDArray) -> Any:
-        """What each copy's `step` takes: Python ints for Discrete, else an array of its own."""
-        if self._floats and not np.isfinite(action).all():
-            row = int(np.argmin(np.isfinite(action).all(axis=1)))
-            raise NetworkError(
-                f"the policy's action for slot {row} is {action[row].tolist()}",
-                fix="training has diverged: lower the learning rate or clip the gradients",
-            )
-        taken = self.spaces.to_env(action)
-        return taken.tolist() if self.spaces.action_kind == "discrete" else taken
-
     def _begin(self, slot: int) -> None:
-        """A new episode, with a seed of its own."""
-        drawn = int(self._rng.integers(2**31)) if self._given is None else None
-        seed = drawn if self._given is None else next(self._given, None)
+        seed = self._next_seed()
         if seed is not None:
             self._seeds[slot] = seed
         self._log.begin(slot)
@@ -288,8 +225,9 @@ class SerialEnv:
             return None
         if key not in state["actions"]:
             return f"it was longer than {MAX_REPLAY} steps, which are not kept"
+        taken = to_env(self.spaces, actions, "slot {}".format) if len(actions) else ()
         obs, info = env.reset(seed=self._seeds[slot])
-        for done, action in enumerate(self._to_env(actions) if len(actions) else (), start=1):
+        for done, action in enumerate(taken, start=1):
             obs, _, terminated, truncated, info = env.step(action)
             if terminated or truncated:
                 return f"replayed with the same seed and actions it ended after {done} steps"
@@ -317,20 +255,8 @@ class SerialEnv:
         if fault is not None:
             self._blame(fault[1], method, slots[fault[0]])
 
-    def _blame(
-        self, error: BaseException, method: str, slot: int, env_steps: int | None = None
-    ) -> NoReturn:
-        """Raise it again, with the copy, the episode and, for a broken contract, the method."""
-        error = check_call(error, method)
-        if isinstance(error, ShoalError):
-            error.locate(where_is(self.envs[slot], method))
-        if env_steps is None:
-            env_steps = self._log.steps(slot)
-        error.add_note(
-            f"in copy {slot} of environment {self.id!r}, episode seed {self._seeds[slot]}, "
-            f"env step {env_steps} of the episode"
-        )
-        raise error
+    def _moment(self, slot: int) -> str:
+        return f"env step {self._log.steps(slot)} of the episode"
 
 
 def _has_state(env: Any) -> bool:

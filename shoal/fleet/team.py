@@ -13,7 +13,8 @@ from shoal.algorithms.by_policy import join, split
 from shoal.algorithms.fixed import Fixed
 from shoal.config.config import Config
 from shoal.envs import Step, make
-from shoal.envs.agents import AgentsEnv, Group
+from shoal.envs.agent_group import Group
+from shoal.envs.agents import AgentsEnv
 from shoal.fleet.sample import Sample
 from shoal.fleet.worker import Worker
 from shoal.spaces.team import TeamSpaces
