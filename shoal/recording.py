@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 from shoal import __version__
 from shoal.config.trust import absolute
 from shoal.envs import Step, VectorEnv, make_for_evaluation, seen
+from shoal.envs.wrapper import Wrapper
 from shoal.errors import ConfigError, DemoError, ShoalError
 from shoal.evaluation import COPIES, Progress, check_spaces, play, summary
 from shoal.policy import Policy
@@ -109,7 +110,7 @@ def dataset_id(out: Path) -> str:
     return plain if re.search(r"-v\d+$", plain) else f"{plain}-v0"
 
 
-class Tape:
+class Tape(Wrapper):
     """A vector environment that hands over each episode when it has ended.
 
     Episodes are numbered in the order in which they begin, as ``evaluate`` does, and only the first
@@ -119,25 +120,10 @@ class Tape:
     def __init__(
         self, env: VectorEnv, episodes: int, save: Callable[[dict[str, Any]], None]
     ) -> None:
-        self.env, self._episodes, self._save = env, episodes, save
-        self.id, self.spaces, self.slots, self.spec = env.id, env.spaces, env.slots, env.spec
-        self.agents, self.takes_turns = env.agents, env.takes_turns
-        self.frame_stack, self.reward_clip = env.frame_stack, env.reward_clip
+        super().__init__(env)
+        self._episodes, self._save = episodes, save
         self._begun = 0
         self._open: list[_Episode | None] = []
-
-    @property
-    def episode_seeds(self) -> list[int | None]:
-        """Those of the environment."""
-        return self.env.episode_seeds
-
-    def reset(self, seed: int | None = None) -> Obs:
-        """See `VectorEnv.reset`."""
-        return self._first(self.env.reset(seed))
-
-    def play(self, seeds: Sequence[int]) -> Obs:
-        """See `VectorEnv.play`."""
-        return self._first(self.env.play(seeds))
 
     def step(self, action: Any) -> Step:
         """See `VectorEnv.step`."""
@@ -159,26 +145,9 @@ class Tape:
             self._open[slot] = self._new(slot, step.obs) if slot in followed else None
         return step
 
-    def get_state(self) -> dict[str, Any]:
-        """The environment's."""
-        return self.env.get_state()
-
     def set_state(self, state: dict[str, Any]) -> Obs:
         """The environment's; what is on the tape is from other episodes, and is dropped."""
         return self._first(self.env.set_state(state))
-
-    def render(self) -> Any:
-        """A frame of the first copy."""
-        return self.env.render()
-
-    @property
-    def fps(self) -> float | None:
-        """Frames of `render` in a second, if the environment says."""
-        return self.env.fps
-
-    def close(self) -> None:
-        """Close the environment."""
-        self.env.close()
 
     def _first(self, obs: Obs) -> Obs:
         self._begun = 0

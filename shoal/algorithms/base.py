@@ -163,9 +163,10 @@ class Differentiable(Algorithm):
     # -------------------------------------------------------------- what is trained on
 
     def postprocess(self, model: Model, params: Params, trajectory: Trajectory) -> Batch:
-        """Trajectory to batch, on the worker. Weights of its rows stand in ``batch["mask"]``.
+        """Trajectory to batch. Weights of its rows stand in ``batch["mask"]``.
 
-        By default the env steps as they are, as a replay buffer takes them.
+        Runs on the worker, in NumPy; no framework traces it, so the number of rows may depend on
+        what was sampled. By default the env steps as they are, as a replay buffer takes them.
         """
         return trajectory.steps(self.records(model))
 

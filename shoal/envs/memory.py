@@ -6,6 +6,7 @@ environments and as vector environments in NumPy.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import gymnasium
@@ -21,7 +22,7 @@ from shoal.errors import EnvError
 Reset = tuple[NDArray, dict[str, Any]]
 
 
-class Task(VectorEnv[NDArray, NDArray, NDArray]):
+class Task(VectorEnv[NDArray, NDArray, NDArray], ABC):
     """B copies in NumPy; those that ended are reset by ``reset(options={"reset_mask": ...})``.
 
     Observations are float32 ``[size]``, of numbers in [0, 1]; actions are choices.
@@ -53,13 +54,13 @@ class Task(VectorEnv[NDArray, NDArray, NDArray]):
     def _begin(self, mask: NDArray) -> None:
         """What is drawn for the episodes that begin."""
 
+    @abstractmethod
     def _act(self, actions: NDArray) -> tuple[NDArray, NDArray]:
         """Rewards and endings [B] of actions [B]."""
-        raise AssertionError
 
+    @abstractmethod
     def _observe(self) -> NDArray:
         """Observations, float32 [B, size]."""
-        raise AssertionError
 
 
 class CueVector(Task):

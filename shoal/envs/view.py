@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from shoal.envs.base import NDArray, Obs, Step, VectorEnv
+from shoal.envs.wrapper import Wrapper
 from shoal.errors import CheckpointError, ConfigError
 from shoal.spaces.view import Lens, View
 
@@ -33,7 +33,7 @@ def seen(env: VectorEnv, view: View) -> VectorEnv:
         raise
 
 
-class ViewedEnv:
+class ViewedEnv(Wrapper):
     """A vector environment whose observations are those of a view.
 
     What came before an observation is all zero in the rows that a reset gave, whichever step of an
@@ -41,25 +41,10 @@ class ViewedEnv:
     """
 
     def __init__(self, env: VectorEnv, lens: Lens) -> None:
-        self.env, self._lens = env, lens
-        self.id, self.slots, self.spaces = env.id, env.slots, lens.spaces
-        self.agents, self.takes_turns = env.agents, env.takes_turns
-        self.frame_stack, self.reward_clip = env.frame_stack, env.reward_clip
+        super().__init__(env)
+        self._lens, self.spaces = lens, lens.spaces
         self.spec = None  # it would make an environment without the view
         self._previous: Obs = {}  # what came before the present observations
-
-    @property
-    def episode_seeds(self) -> list[int | None]:
-        """Those of the environment."""
-        return self.env.episode_seeds
-
-    def reset(self, seed: int | None = None) -> Obs:
-        """See `VectorEnv.reset`."""
-        return self._first(self.env.reset(seed))
-
-    def play(self, seeds: Sequence[int]) -> Obs:
-        """See `VectorEnv.play`."""
-        return self._first(self.env.play(seeds))
 
     def step(self, action: NDArray) -> Step:
         """See `VectorEnv.step`."""
@@ -110,21 +95,7 @@ class ViewedEnv:
         self._previous = previous
         return self._joined(obs)
 
-    def render(self) -> Any:
-        """A frame of the first copy: all of it."""
-        return self.env.render()
-
-    @property
-    def fps(self) -> float | None:
-        """Frames of `render` in a second, if the environment says."""
-        return self.env.fps
-
-    def close(self) -> None:
-        """Close the environment."""
-        self.env.close()
-
     def _first(self, obs: Obs) -> Obs:
-        """What is seen where every episode begins."""
         self._previous = self._lens.initial((self.slots,))
         return self._joined(obs)
 
