@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,8 @@ import numpy as np
 
 from shoal.algorithms.es import ES
 from shoal.algorithms.evolved import Evolved
-from shoal.app.console import REFRESH, count, duration
+from shoal.app.console import count, duration
+from shoal.app.terminal import StatusLine
 from shoal.config.bounds import check_bounds, setting
 from shoal.config.config import Cluster
 from shoal.errors import ConfigError
@@ -80,25 +80,19 @@ class _Search:
     history: list[float] = field(default_factory=list)  # value of theta before each step
     best: ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     evaluations: int = 0
-    shown: float = 0.0  # when the progress line was
+    line: StatusLine = field(default_factory=StatusLine)
 
     def note(self, value: float, theta: ndarray) -> None:
         if not self.history or value > max(self.history):
             self.best = theta
         self.history.append(value)
 
-    def show(self, last: bool = False) -> None:
-        """The progress line, on a terminal."""
-        now = perf_counter()
-        if not sys.stderr.isatty() or (now < self.shown + 1 / REFRESH and not last):
-            return
-        line = (
+    def __str__(self) -> str:
+        return (
             f"generation {len(self.history) - 1:,}  value {self.history[-1]:.6g}  "
             f"best {max(self.history):.6g}  {count(self.evaluations)} evaluations  "
-            f"{duration(now - self.start)}"
+            f"{duration(perf_counter() - self.start)}"
         )
-        print(f"\r{line:<79}", end="\n" if last else "\r", file=sys.stderr, flush=True)
-        self.shown = now
 
 
 def evolve(
@@ -172,7 +166,7 @@ def evolve(
                 search.note(here.value(), theta)
                 search.evaluations += 1
         if progress:
-            search.show(last=True)
+            search.line.end(str(search))
     return Found(
         theta.reshape(start.shape),
         search.history[-1],
@@ -202,7 +196,7 @@ def _search(
             search.note(float(learner.evaluated or 0.0), theta)
             search.evaluations = run.counters.env_steps
             if show:
-                search.show()
+                search.line.show(str(search))
             if limits.target is not None and search.history[-1] >= limits.target:
                 learner.rollback(version)
                 return search, None

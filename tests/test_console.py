@@ -196,6 +196,7 @@ def test_an_evaluation_shows_how_far_it_is_where_somebody_watches(
     assert console.progress(3) is None  # stderr is no terminal here
     clock = [0.0]
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
     show = console.progress(3)
     assert show is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,16 @@ def test_a_tree_of_workers_finds_the_same() -> None:
     )
     np.testing.assert_array_equal(alone.theta, many.theta)
     assert alone.history == many.history
+
+
+def test_a_terminal_is_left_with_the_last_generation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    found = shoal.evolve(bowl, np.zeros(50), generations=3)
+    *_, last, end = capsys.readouterr().err.split("\r")[-1].split("\n")
+    assert last.startswith(f"generation 3  value {found.value:.6g}") and not end
 
 
 def test_a_target_is_met_by_what_is_returned() -> None:

@@ -51,7 +51,7 @@ def _main(given: list[str]) -> int:
     except KeyboardInterrupt:
         return _interrupted()
     except BrokenPipeError:
-        from shoal.app.console import silence
+        from shoal.app.terminal import silence
 
         silence()
         return 141  # as a program that SIGPIPE ended

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from shoal.app.terminal import REFRESH, Lines, Live, StatusLine, is_terminal
 from shoal.config.bounds import is_number
 from shoal.config.config import Stop
 
-REFRESH = 5.0  # times a second that the live line is drawn
 _FIRST, _SECOND, _LONGEST = 1.0, 5.0, 30.0  # seconds between plain lines: they grow
 _WINDOW = 3.0  # seconds that the rates of the live line look back on
 _BOUND = {
@@ -196,12 +194,8 @@ def _shown(name: str, parts: Mapping[str, float]) -> str:
     return f"{name}: {shown}" if name else shown
 
 
-class Console:
-    """Plain lines on stdout: a report after a second, then ever fewer, and the last one.
-
-    If stdout can no longer be written to (a closed pipe or terminal), the console falls silent and
-    the run goes on: its folder holds the same reports.
-    """
+class Console(Lines):
+    """Plain lines: a report after a second, then ever fewer, and the last one."""
 
     def __init__(self) -> None:
         self._stop = Stop()
@@ -217,13 +211,6 @@ class Console:
         self._stop, self._first_return = stop, first_return
         self._recent = Recent(wall_s, env_steps)
         self._begun, self._before = time.monotonic(), wall_s
-
-    def say(self, text: str) -> None:
-        """Print one or more lines."""
-        try:
-            print(text, flush=True)
-        except OSError:
-            silence()
 
     def report(self, report: Mapping[str, Any]) -> None:
         """Take the newest report, and print it if a line is due."""
@@ -260,40 +247,18 @@ class Console:
         self._shown = True
         self._recent.clear()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.end()
-
 
 class LiveConsole(Console):
     """One line at the bottom of a terminal, redrawn five times a second by its own thread."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._live: Any = None
-        self._terminal: Any = None
+        self._live: Live | None = None
 
     def begin(self, stop: Stop, first_return: float | None, wall_s: float, env_steps: int) -> None:
         """Start a run: the line appears."""
-        from rich.console import Console as Terminal
-        from rich.live import Live
-
         super().begin(stop, first_return, wall_s, env_steps)
-        self._terminal = Terminal(highlight=False)
-        self._live = Live(
-            console=self._terminal,
-            get_renderable=self._draw,
-            refresh_per_second=REFRESH,
-            redirect_stderr=sys.stderr.isatty(),
-        )
-        self._live.start()
+        self._live = Live(self._draw, REFRESH)
 
     def report(self, report: Mapping[str, Any]) -> None:
         """Take the newest report; the next refresh shows it."""
@@ -304,17 +269,13 @@ class LiveConsole(Console):
         """Leave the line as it is, and show the cursor again."""
         live, self._live = self._live, None
         if live is not None:
-            try:
-                live.stop()
-            except OSError:
-                silence()
+            live.stop()
 
-    def _draw(self) -> Any:
+    def _draw(self, width: int) -> Any:
         """As much of the line as fits the terminal."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
-        width = self._terminal.width
         bar = 10 if width < 100 else 24
         fraction, parts = self._pieces()
         line = ""
@@ -331,8 +292,7 @@ class LiveConsole(Console):
 
 def create_console() -> Console:
     """A live console if stdout is a terminal, else a plain one."""
-    live = sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
-    return LiveConsole() if live else Console()
+    return LiveConsole() if is_terminal(sys.stdout) else Console()
 
 
 def progress(episodes: int) -> Callable[[int, int], None] | None:
@@ -340,24 +300,14 @@ def progress(episodes: int) -> Callable[[int, int], None] | None:
 
     Called with the number of episodes that have ended, and env steps.
     """
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         return None
-    due = time.monotonic() + 1.0
+    line = StatusLine(wait=1.0)
 
     def show(ended: int, env_steps: int) -> None:
-        nonlocal due
-        now = time.monotonic()
-        if now >= due or ended == episodes:
-            line = f"{ended} of {episodes} episodes  {count(env_steps)} env steps"
-            text = "" if ended == episodes else line
-            print(f"\r{text:<50}", end="\r", file=sys.stderr, flush=True)
-            due = now + 1.0 / REFRESH
+        if ended == episodes:
+            line.end()
+        else:
+            line.show(f"{ended} of {episodes} episodes  {count(env_steps)} env steps")
 
     return show
-
-
-def silence() -> None:
-    """Redirect stdout to nowhere, so that flushing it at exit cannot fail."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
