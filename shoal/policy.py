@@ -12,6 +12,7 @@ from shoal.algorithms.base import Algorithm, Model
 from shoal.algorithms.by_policy import split
 from shoal.algorithms.fixed import Fixed
 from shoal.algorithms.memory import Memory
+from shoal.algorithms.off_policy import TARGET
 from shoal.algorithms.policies import Policies
 from shoal.checkpoint import files as checkpoint
 from shoal.errors import CheckpointError, ConfigError, SpaceError
@@ -272,7 +273,8 @@ def policy_of(
     found = saved.policy_algorithm(algorithm, network)
     with checkpoint.blame(saved.path):
         spaces, seed = TeamSpaces.from_json(saved.meta["spaces"]), saved.meta["config"]["seed"]
-        weights = {**state["learner"]["aux"], **state["learner"]["params"]}
+        learned = state["learner"]
+        weights = {**learned["aux"], **learned["params"], **found.beside(learned["targets"])}
         if isinstance(spaces, TeamSpaces):
             team = Team(found, spaces, weights, seed)
             for name, one in team.policies.items():
@@ -286,6 +288,7 @@ def policy_of(
 def _check(policy: Policy, weights: Mapping[str, ndarray], saved: Saved) -> None:
     """Raise CheckpointError for weights that are not those of the policy's network."""
     expected = policy.model.net.shapes()
+    expected |= {TARGET + k: x for k, x in expected.items() if TARGET + k in weights}
     shapes = {name: weights[name].shape for name in expected if name in weights}
     if shapes != expected:
         wrong = sorted(k for k in expected if shapes.get(k) != expected[k])

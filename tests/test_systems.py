@@ -40,6 +40,7 @@ TUNED = load_file(Path(__file__).parents[1] / "shoal" / "systems" / "tuned.yaml"
         ("ddpg", "DDPG", "sync_replay"),
         ("td3", "TD3", "sync_replay"),
         ("sac", "SAC", "sync_replay"),
+        ("qt-opt", "QTOpt", "sync_replay"),
         ("ape-x", "DQN", "async_replay"),
         ("ape-x-dpg", "DDPG", "async_replay"),
         ("r2d2", "DQN", "async_replay"),
@@ -88,7 +89,7 @@ REFUSED = {
 }
 ROWS = list(SYSTEMS.values())[::-1]  # of several systems of an algorithm the first
 ALGORITHMS = {type(row.algorithm).__name__: row.algorithm for row in ROWS}
-REPLAYING = {"DQN", "DDPG", "TD3", "SAC"}
+REPLAYING = {"DQN", "DDPG", "TD3", "SAC", "QTOpt"}
 EVOLVED = {"ES", "ARS"}
 for plan in ("sync_replay", "async_replay"):
     REFUSED |= {(name, plan): "single transitions" for name in ALGORITHMS if name not in REPLAYING}
@@ -101,7 +102,7 @@ for name in EVOLVED:
 
 
 def test_the_matrix_refuses_these_and_no_others() -> None:
-    assert len(matrix()) == 88
+    assert len(matrix()) == 96
     reasons = {(algorithm, plan): why for algorithm, plan, _, why in matrix() if why}
     assert reasons.keys() == REFUSED.keys()
     assert all(REFUSED[pair] in why for pair, why in reasons.items())
@@ -123,7 +124,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(algorithm: Any, plan: 
         small = {"envs_per_worker": 2, "network": TINY}
     if pair[0] in REPLAYING:
         small |= {"batch_size": 16, "warmup": 64, "replay_ratio": 1.0}
-    floats = pair[0] in ("DDPG", "TD3")  # which act in floats alone
+    floats = pair[0] in ("DDPG", "TD3", "QTOpt")  # which act in floats alone
     env = "Pendulum-v1" if floats else scripts
     if pair in REFUSED:
         with pytest.raises(ConfigError, match=REFUSED[pair]) as caught:

@@ -126,6 +126,10 @@ class Algorithm(ABC):
         """
         return {}
 
+    def beside(self, targets: Params) -> Params:
+        """Target networks that travel with the weights, because policies act with them."""
+        return {}
+
     def deviation(self, moments: Moments) -> ndarray:
         """What observations are divided by if they are normalised, from all that were seen."""
         return moments.std()
@@ -157,6 +161,8 @@ class Differentiable(Algorithm):
 
     whole_episodes: ClassVar[bool] = False  # whether a fragment must hold whole episodes
     reduction: ClassVar[str] = "mean"  # over rows in the loss, or "sum": how gradients add up
+    labelled: ClassVar[bool] = False  # whether ``label``, from targets alone, makes all that
+    # ``loss`` needs of what followed: so others than the learner can do it
     n_step: int = 1  # env steps before the bootstrap, of transitions from a replay buffer
     minibatch_size: int | None = None  # rows of one gradient step; None: the whole batch
 
@@ -169,6 +175,12 @@ class Differentiable(Algorithm):
         what was sampled. By default the env steps as they are, as a replay buffer takes them.
         """
         return trajectory.steps(self.records(model))
+
+    def admit(self, batch: Batch) -> None:
+        """Raise if env steps, as a replay buffer takes them, are not what ``loss`` can learn from.
+
+        It sees what workers sampled only if ``postprocess`` calls it; of demonstrations, all.
+        """
 
     def label(self, model: Model, params: Params, batch: Batch) -> Batch:
         """What the learner adds to a batch before its gradient steps, with its newest parameters.

@@ -26,7 +26,7 @@ class OffPolicy(Differentiable):
 def refused(what: str, spaces: Spaces) -> SpaceError:
     """The error for an action space that an algorithm cannot take, with systems that can."""
     fits = {
-        "box": "sac, td3, ddpg or ppo",
+        "box": "sac, td3, ddpg, qt-opt or ppo",
         "discrete": "dqn, rainbow, sac or ppo",
         "multidiscrete": "ppo, a2c, impala or appo",
     }
@@ -38,7 +38,8 @@ def refuse_memory(*found: object) -> None:
     """Raise NetworkError if one of these, of a policy or its critics, is a memory."""
     if any(found):
         raise NetworkError(
-            "this network has a memory, but DDPG, TD3 and SAC learn from single transitions",
+            "this network has a memory, but DDPG, TD3, SAC and QT-Opt learn from single "
+            "transitions",
             "network",
             "leave network.memory out, or choose r2d2 or ppo",
         )
@@ -59,9 +60,9 @@ def follow(params: Params, targets: Params, due: Array, tau: float = 1.0) -> Par
     return moved
 
 
-def targets_of(aux: Params, names: Iterable[str]) -> Params:
+def targets_of(aux: Params, names: Iterable[str], prefix: str = TARGET) -> Params:
     """All that ``aux`` holds, and the target networks' values under these parameters' names."""
-    return {**aux, **{name: aux[TARGET + name] for name in names}}
+    return {**aux, **{name: aux[prefix + name] for name in names}}
 
 
 class Pair:

@@ -73,6 +73,9 @@ class Learner(Versioned, Protocol):
     def apply(self, gradients: Mapping[str, ndarray], hyper: Mapping[str, float]) -> float:
         """One optimiser step with gradients from anywhere; returns their norm before clipping."""
 
+    def lagged(self) -> Weights:
+        """What the labels of transitions are made from: targets and normalisation."""
+
     def set_weights(self, weights: Mapping[str, ndarray], version: int) -> None:
         """Replace the weights by another learner's; the optimiser's state stays.
 

@@ -137,6 +137,14 @@ class LearnerBase(Learned):
         super().__init__(type(algorithm).__name__, state, put, numpy)
         self._follows = False  # whether it took weights of another learner
 
+    def weights(self) -> Weights:
+        now = self._now
+        return self._numpy({**now.aux, **now.params, **self.algorithm.beside(now.targets)})
+
+    def lagged(self) -> Weights:
+        now = self._now
+        return self._numpy({**now.aux, **now.targets})
+
     def set_weights(self, weights: Mapping[str, ndarray], version: int) -> None:
         now = self._now
         arrays = self._put(dict(weights))

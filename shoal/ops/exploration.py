@@ -132,3 +132,41 @@ class RandomFirst:
         if self.dim:
             return uniform
         return self.dist.sample(namespace(out).zeros_like(out), own, mask)
+
+
+@dataclass(frozen=True)
+class NoisyOrRandom:
+    """Floats in [-1, 1]: the best with normal noise, or with probability epsilon any at all.
+
+    The noise of an action are ``dim`` normal numbers, ``dim`` uniform ones in [-1, 1], and one in
+    [0, 1) that decides.
+    """
+
+    dim: int
+
+    @property
+    def n_out(self) -> int:
+        """Numbers of an action."""
+        return self.dim
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Trailing shape of the noise of one action."""
+        return (2 * self.dim + 1,)
+
+    def noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> ndarray:
+        """Noise for actions of leading axes ``shape``: float32 ``[*shape, 2 dim + 1]``."""
+        normal = rng.standard_normal((*shape, self.dim), np.float32)
+        uniform = rng.random((*shape, self.dim + 1), np.float32)
+        uniform[..., :-1] = 2.0 * uniform[..., :-1] - 1.0
+        return np.concatenate([normal, uniform], axis=-1)
+
+    def explore(self, best: Array, noise: Array, std: float, epsilon: Array) -> Array:
+        """Actions [..., dim] for the best ones and their noise ``[..., 2 dim + 1]``."""
+        xp, dim = namespace(best), self.dim
+        near = xp.clip(best + std * noise[..., :dim], -1.0, 1.0)
+        return xp.where(noise[..., -1:] < epsilon, noise[..., dim:-1], near)
+
+    def sample(self, out: Array, noise: Array, mask: Array | None = None) -> Array:
+        """Any action at all."""
+        return noise[..., self.dim : -1]

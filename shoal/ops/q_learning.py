@@ -34,6 +34,21 @@ def huber(x: Array, delta: float = 1.0) -> Array:
     return inner * (size - 0.5 * inner)
 
 
+def cross_entropy(logit: Array, target: Array) -> Array:
+    """-y log s - (1 - y) log(1 - s) of s = sigmoid(logit), for targets y in [0, 1].
+
+    In the form that never overflows; its gradient is s - y.
+    """
+    xp = namespace(logit)
+    tail = xp.log1p(xp.exp(-xp.abs(logit)))
+    return xp.where(logit > 0, logit, xp.zeros_like(logit)) - logit * target + tail
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)), written so that none overflows."""
+    return 0.5 * (1.0 + namespace(x).tanh(0.5 * x))
+
+
 def rescaled(x: Array, eps: float) -> Array:
     """h(x) = sign(x) (sqrt(|x| + 1) - 1) + eps x (Pohlen et al. 2018, arXiv:1805.11593, prop. A.2).
 

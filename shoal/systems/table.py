@@ -15,6 +15,7 @@ from shoal.algorithms.es import ES
 from shoal.algorithms.pg import PG
 from shoal.algorithms.policies import Policies
 from shoal.algorithms.ppo import PPO
+from shoal.algorithms.qt_opt import QTOpt
 from shoal.algorithms.sac import SAC
 from shoal.algorithms.vtrace import VTrace
 from shoal.config.config import Config, Rollout
@@ -163,6 +164,13 @@ SYSTEMS = {
                 ("ddpg", DDPG(), FOUR, BATCHES, "Lillicrap et al. 2016 (arXiv:1509.02971)"),
                 ("td3", TD3(), FOUR, BATCHES, "Fujimoto et al. 2018 (arXiv:1802.09477)"),
                 ("sac", SAC(), FOUR, BATCHES, "Haarnoja et al. 2018 (arXiv:1812.05905)"),
+                (
+                    "qt-opt",
+                    QTOpt(),
+                    FOUR,
+                    Replay(replay_ratio=64.0),
+                    "Kalashnikov et al. 2018 (arXiv:1806.10293)",
+                ),
             )
         ),
         System(

@@ -34,11 +34,11 @@ class Floats(Script):
     action_space = Box(-1.0, 1.0, (2,), np.float32)
 
 
-OTHERS = ("ddpg", "td3", "ape-x-dpg", "es", "ars")  # floats as actions, or no loss
+OTHERS = ("ddpg", "td3", "ape-x-dpg", "qt-opt", "es", "ars")  # floats as actions, or no loss
 TARGETS = {name for name, row in SYSTEMS.items() if "replay" in row.algorithm.needs}
 CASES = {
     **{name: (name, TINY, Script) for name in SYSTEMS if name not in OTHERS},
-    **{f"{name}-floats": (name, TINY, Floats) for name in ("ppo", "ddpg", "td3", "sac")},
+    **{f"{name}-floats": (name, TINY, Floats) for name in ("ppo", "ddpg", "td3", "sac", "qt-opt")},
     **{f"{name}-lstm": (name, RECURRENT, Script) for name in ("pg", "ppo", "impala", "appo")},
     **{f"{name}-lstm": (name, RECURRENT, Script) for name in ("dqn", "rainbow", "r2d2")},
 }
