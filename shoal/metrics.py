@@ -34,6 +34,7 @@ class Recorder:
     wall_s: float = 0.0  # of the run so far, over all its resumptions
     reported: int = 0  # env steps at the last report
     returns: dict[str, deque[float]] = field(default_factory=dict)  # of 100 episodes, by policy
+    labelled: int = 0  # transitions labelled at the last report
     _updates: list[Update] = field(default_factory=list)
 
     def add(self, update: Update) -> None:
@@ -118,6 +119,8 @@ class Recorder:
                 "wall_s": self.wall_s,
             }
         )
+        if counters.pulled_steps:
+            report |= self._labels(counters, seconds)
         for part, share in _shares(done, seconds * max(concurrency, 1)).items():
             # Workers that take turns in one process wait for each other: that is no idleness.
             report[f"time/{part}"] = 0.0 if part == "idle" and not concurrency else share
@@ -130,12 +133,26 @@ class Recorder:
             report[f"{policy}/return_mean"] = sum(own) / len(own) if own else None
         return report
 
+    def _labels(self, counters: Counters, seconds: float) -> dict[str, Any]:
+        """How transitions go through members that label."""
+        new, self.labelled = counters.labelled_steps - self.labelled, counters.labelled_steps
+        on_the_way = counters.pulled_steps - counters.labelled_steps - counters.unlabelled_steps
+        return {
+            "labels/per_s": new / max(seconds, 1e-9),
+            "labels/pulled": counters.pulled_steps,
+            "labels/labelled": counters.labelled_steps,
+            "labels/dropped": counters.unlabelled_steps,
+            "labels/in_flight": on_the_way,
+            "labels/expired": counters.expired_steps,
+        }
+
     def get_state(self) -> dict[str, Any]:
         return {
             "returns": [r for r, _ in self.episodes],
             "lengths": [n for _, n in self.episodes],
             "wall_s": self.wall_s,
             "reported": self.reported,
+            "labelled": self.labelled,
             "by_policy": {policy: list(own) for policy, own in self.returns.items()},
         }
 
@@ -143,6 +160,7 @@ class Recorder:
         pairs = zip(state["returns"], state["lengths"], strict=True)
         self.episodes = deque(pairs, maxlen=WINDOW)
         self.wall_s, self.reported = state["wall_s"], state["reported"]
+        self.labelled = state["labelled"]
         kept = state["by_policy"].items()
         self.returns = {policy: deque(own, maxlen=WINDOW) for policy, own in kept}
         self._updates = []

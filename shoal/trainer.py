@@ -36,6 +36,8 @@ from shoal.systems.saved import Saved, own_policy
 log = logging.getLogger("shoal.trainer")
 
 REPORT_STEPS = 2000  # env steps in one report, at least
+OFFLINE_STEPS = 500  # gradient steps in one report, before anything is sampled
+OFFLINE_EPISODES = 100  # of the evaluation between learning from demonstrations alone and sampling
 _running: WeakSet[Trainer] = WeakSet()
 
 
@@ -110,6 +112,10 @@ class Trainer:
     def train(self, between: Callable[[], None] | None = None) -> Report:
         """Train for ``report_every`` env steps (2,000) and one update at least; returns the report.
 
+        While it learns from demonstrations alone (``replay.offline_steps``), for 500 gradient
+        steps; the report that ends that has "offline/return_mean", of an evaluation of 100
+        episodes.
+
         ``between`` is called between any two updates; the trainer can be saved there.
 
         Ctrl-C ends it between two env steps, two updates or two looks at workers. If it ends
@@ -121,7 +127,9 @@ class Trainer:
             return self._train(between)
 
     def _train(self, between: Callable[[], None] | None) -> Report:
-        recorder, start, before = self.recorder, perf_counter(), self.run.counters.env_steps
+        recorder, start, counters = self.recorder, perf_counter(), self.run.counters
+        before, taken = counters.env_steps, counters.gradient_steps
+        offline = self.run.offline_left > 0
         every = self.config.report_every or REPORT_STEPS
         while True:
             try:
@@ -136,15 +144,21 @@ class Trainer:
             for text in self._odd.of(update, self.config.algorithm.warnings):
                 log.warning("%s", text)
             # Reports of a run that goes on after an interruption are at the same env steps.
-            env_steps = self.run.counters.env_steps
+            env_steps = counters.env_steps
             due = env_steps >= recorder.reported + every
+            if offline:  # nothing is sampled yet
+                ended = not self.run.offline_left
+                due = ended or counters.gradient_steps >= taken + OFFLINE_STEPS
             if due or self.stopped_by() is not None:
                 break
             if between is not None:
                 between()
-        return recorder.report(
-            self.run.counters, env_steps - before, perf_counter() - start, self.fleet.stats
-        )
+        seconds = perf_counter() - start
+        report = recorder.report(counters, env_steps - before, seconds, self.fleet.stats)
+        if offline and not self.run.offline_left:
+            found = self.evaluate(OFFLINE_EPISODES)
+            report |= {f"offline/{name}": found[name] for name in ("return_mean", "return_std")}
+        return report
 
     def stopped_by(self) -> str | None:
         """Which stop condition holds now: "return", "steps", "seconds", or None.

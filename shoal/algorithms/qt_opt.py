@@ -124,7 +124,8 @@ class QTOpt(OffPolicy):
         best = xp.reshape(found, (*lead, model.dist.dim))
         if noise is None:
             return best, {}
-        return model.dist.explore(best, noise, self.noise, params["explore/epsilon"]), {}
+        epsilon = params.get("explore/epsilon", self.epsilon)
+        return model.dist.explore(best, noise, self.noise, epsilon), {}
 
     def exploration(self, env_steps: int, slots: int) -> dict[str, ndarray]:
         """Random actions at first, then with a small probability."""

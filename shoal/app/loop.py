@@ -34,7 +34,7 @@ from shoal.nets.array_net import describe_inputs
 from shoal.process import interrupts
 from shoal.process.machine import cpus, system
 from shoal.replay.settings import size
-from shoal.trainer import Trainer
+from shoal.trainer import OFFLINE_EPISODES, Trainer
 from shoal.tuning.lineage import Replayed
 
 _PACKAGES = ("numpy", "gymnasium", "jax", "torch", "ray")
@@ -121,6 +121,8 @@ def _loop(trainer: Trainer, console: Console, keeper: _Keeper) -> tuple[str, Bas
             report = trainer.train(between)
             keeper.keep(report)
             console.report(report)
+            if "offline/return_mean" in report:
+                console.say(_offline(report))
             keeper.save_if_due()
             recorder.wall_s = before + perf_counter() - begun  # logging and saving take time too
     except KeyboardInterrupt:
@@ -130,6 +132,15 @@ def _loop(trainer: Trainer, console: Console, keeper: _Keeper) -> tuple[str, Bas
     finally:
         recorder.wall_s = before + perf_counter() - begun
     return stopped_by, None
+
+
+def _offline(report: Report) -> str:
+    """What came of learning from demonstrations alone."""
+    mean, std = report["offline/return_mean"], report["offline/return_std"]
+    return (
+        f"{report['gradient_steps']:,} gradient steps on demonstrations alone: return "
+        f"{value(mean)} +- {value(std)} over {OFFLINE_EPISODES} episodes; sampling begins"
+    )
 
 
 class _Keeper:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from shoal.config.bounds import check_bounds, setting
-from shoal.config.schedule import Schedule
+from shoal.config.schedule import Schedule, at
 from shoal.errors import ConfigError
 
 
@@ -23,7 +23,11 @@ class Replay:
     alpha: float = setting(0.0, least=0, most=1)  # priority exponent; 0: uniform (PER: 0.6)
     beta: Schedule = setting(0.4, least=0, most=1)  # importance-weight exponent, if alpha > 0
     demos: str | None = None  # demonstrations: a Minari data set, by its folder or its local name
-    demo_ratio: float = setting(1 / 256, least=0, most=1)  # probability that a row is one of them
+    demo_ratio: Schedule = setting(1 / 256, least=0, most=1)  # probability of a row to be of them
+    demo_capacity: int | None = setting(
+        None, least=1, help="env steps of them in memory, re-read in turn; none: all of them"
+    )
+    offline_steps: int = setting(0, least=0)  # gradient steps on them alone, before any env step
     save: bool | None = None  # save the buffer in checkpoints; none: if it is at most 256 MB
 
     def __post_init__(self) -> None:
@@ -42,19 +46,34 @@ class Replay:
                 None,
                 "raise replay.warmup to the batch size at least",
             )
+        given = {"offline_steps": self.offline_steps, "demo_capacity": self.demo_capacity}
+        for name, value in given.items():
+            if value and self.demos is None:
+                raise ConfigError(
+                    f"replay.{name} is {value:,}, and there are no demonstrations",
+                    None,
+                    "give some (--demos FOLDER, what `shoal record` wrote), or leave it out",
+                )
 
-    def uniforms(self, rng: np.random.Generator, steps: int) -> np.ndarray[Any, Any]:
+    def uniforms(
+        self, rng: np.random.Generator, steps: int, ratio: float = 0.0
+    ) -> np.ndarray[Any, Any]:
         """Numbers by which the rows of gradient steps are drawn, [steps, batch_size].
 
-        With demonstrations [steps, batch_size, 2]: the second decides whether it is one of them.
+        With demonstrations [steps, batch_size, 2]: where the second is below 0, which it is with
+        probability ``ratio``, the row is one of them.
         """
-        rows = steps, self.batch_size
-        return rng.random((*rows, 2) if self.demonstrated else rows)
+        if not self.demonstrated:
+            return rng.random((steps, self.batch_size))
+        u = rng.random((steps, self.batch_size, 2))
+        u[..., 1] -= ratio
+        return u
 
     @property
     def demonstrated(self) -> bool:
         """Whether demonstrations are drawn."""
-        return self.demos is not None and self.demo_ratio > 0.0
+        drawn = max(at(self.demo_ratio, 0.0), at(self.demo_ratio, 1.0)) > 0.0
+        return self.demos is not None and (drawn or self.offline_steps > 0)
 
     def begin(self, stored: int, replayed: int) -> float | None:
         """The ``learning_from`` of ``due`` once ``stored`` env steps suffice, else None.

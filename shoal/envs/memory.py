@@ -25,14 +25,15 @@ Reset = tuple[NDArray, dict[str, Any]]
 class Task(VectorEnv[NDArray, NDArray, NDArray], ABC):
     """B copies in NumPy; those that ended are reset by ``reset(options={"reset_mask": ...})``.
 
-    Observations are float32 ``[size]``, of numbers in [0, 1]; actions are choices.
+    ``limit`` is the number of env steps after which an episode is cut; 0 is none.
     """
 
-    def __init__(self, num_envs: int, size: int, actions: int) -> None:
+    limit = 0
+
+    def __init__(self, num_envs: int, observation: Any, action: Any) -> None:
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
         self.num_envs = num_envs
-        self.single_observation_space = Box(0.0, 1.0, (size,), np.float32)
-        self.single_action_space = Discrete(actions)
+        self.single_observation_space, self.single_action_space = observation, action
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.t = np.zeros(num_envs, np.int64)  # env steps since the reset
@@ -49,18 +50,18 @@ class Task(VectorEnv[NDArray, NDArray, NDArray], ABC):
         """One env step of every copy."""
         reward, terminated = self._act(np.asarray(actions))
         self.t = self.t + 1
-        return self._observe(), reward, terminated, np.zeros(self.num_envs, bool), {}
+        return self._observe(), reward, terminated, (self.t == self.limit) & ~terminated, {}
 
     def _begin(self, mask: NDArray) -> None:
         """What is drawn for the episodes that begin."""
 
     @abstractmethod
     def _act(self, actions: NDArray) -> tuple[NDArray, NDArray]:
-        """Rewards and endings [B] of actions [B]."""
+        """Rewards and endings [B] of actions [B, ...]."""
 
     @abstractmethod
     def _observe(self) -> NDArray:
-        """Observations, float32 [B, size]."""
+        """Observations [B, ...]."""
 
 
 class CueVector(Task):
@@ -72,11 +73,11 @@ class CueVector(Task):
     """
 
     def __init__(self, num_envs: int = 1, delay: int = 10, cues: int = 2) -> None:
-        _least("delay", delay, 1)
-        _least("cues", cues, 2)
+        refuse_below("delay", delay, 1)
+        refuse_below("cues", cues, 2)
         self.delay, self.cues = delay, cues
         self.cue = np.zeros(num_envs, np.int64)
-        super().__init__(num_envs, cues + 1, cues)
+        super().__init__(num_envs, _unit(cues + 1), Discrete(cues))
 
     def _begin(self, mask: NDArray) -> None:
         self.cue = np.where(mask, self.np_random.integers(self.cues, size=self.num_envs), self.cue)
@@ -111,14 +112,14 @@ class ChainVector(Task):
         task: int = 0,
         cost: float = 0.0,
     ) -> None:
-        _least("length", length, 1)
-        _least("actions", actions, 2)
+        refuse_below("length", length, 1)
+        refuse_below("actions", actions, 2)
         if not (is_number(cost) and 0 <= cost < 1):
             what = f"the argument cost of this task is {cost!r}"
             raise EnvError(what, None, "make it a number from 0 to below 1")
         self.length, self.cost = length, cost
         self.right = np.random.default_rng(task).integers(actions, size=length)
-        super().__init__(num_envs, length, actions)
+        super().__init__(num_envs, _unit(length), Discrete(actions))
 
     def _act(self, actions: NDArray) -> tuple[NDArray, NDArray]:
         right = actions == self.right[np.minimum(self.t, self.length - 1)]
@@ -132,7 +133,7 @@ class ChainVector(Task):
         return seen.astype(np.float32)
 
 
-class Single(gymnasium.Env[NDArray, int]):
+class Single(gymnasium.Env[NDArray, Any]):
     """One copy of a task."""
 
     def __init__(self, task: Task) -> None:
@@ -147,9 +148,9 @@ class Single(gymnasium.Env[NDArray, int]):
         obs, info = self._task.reset()
         return obs[0], info
 
-    def step(self, action: int) -> tuple[NDArray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[NDArray, float, bool, bool, dict[str, Any]]:
         """One env step."""
-        obs, reward, terminated, truncated, info = self._task.step(np.array([action]))
+        obs, reward, terminated, truncated, info = self._task.step(np.asarray(action)[None])
         return obs[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
 
 
@@ -169,7 +170,13 @@ class Chain(Single):
         super().__init__(ChainVector(1, length, actions, task, cost))
 
 
-def _least(name: str, value: Any, least: int) -> None:
+def _unit(size: int) -> Box:
+    """Observations of so many numbers in [0, 1]."""
+    return Box(0.0, 1.0, (size,), np.float32)
+
+
+def refuse_below(name: str, value: Any, least: int) -> None:
+    """Raise EnvError for an argument that is no whole number of at least that."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise EnvError(
             f"the argument {name} of this task is {value!r}",

@@ -266,7 +266,8 @@ def _from_id(name: str, kwargs: dict[str, Any]) -> Source:
 
     id = name.rpartition(":")[2]
     if id.startswith("shoal/"):
-        import shoal.envs.memory  # noqa: F401  (it registers its tasks)
+        import shoal.envs.memory
+        import shoal.envs.reach  # noqa: F401  (they register their tasks)
     if _ATARI.match(id) and id not in gymnasium.registry:
         try:
             import ale_py  # noqa: F401  (it registers its games)

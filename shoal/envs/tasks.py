@@ -31,6 +31,7 @@ BEST_RETURN: dict[str, float] = {
     "BoxingNoFrameskip-v4": 100.0,
     "shoal/Cue-v0": 1.0,
     "shoal/Chain-v0": 1.0,
+    "shoal/Reach-v0": 1.0,
 }
 
 

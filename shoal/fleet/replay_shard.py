@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.config.replay import Replay
 from shoal.fleet.parcel import Lost, Parcel
-from shoal.replay.settings import make
-from shoal.trajectory import Batch, ndarray
+from shoal.replay.settings import Episodes, make
+from shoal.trajectory import ndarray
 
 if TYPE_CHECKING:
     from shoal.replay.buffer import Drawn
@@ -38,9 +38,10 @@ class ReplayShard:
         stacks: Mapping[str, int],
         slots: int,
         restart: int = 0,
-        demos: Sequence[Batch] = (),
+        demos: Episodes = (),
+        first: float = 0.0,
     ) -> None:
-        self._buffer = make(settings, algorithm, model, stacks, slots, demos)
+        self._buffer = make(settings, algorithm, model, stacks, slots, demos, first)
         self._restart = restart
 
     def exchange(
@@ -71,8 +72,15 @@ class ReplayShard:
                 continue
             buffer.store(worker, batch)
         stored = buffer.stored - before
-        drawn = buffer.draw(u, beta) if u is not None and buffer.mass > 0.0 else None
+        drawn = buffer.draw(u, beta) if u is not None and buffer.can_draw(u) else None
         return Exchanged(number, self._restart, stored, buffer.held, buffer.mass, drawn)
+
+    def exchange_apart(self, *args: Any) -> Exchanged:
+        """The same; the batch that was drawn stays here until its receiver fetches it."""
+        answer = self.exchange(*args)
+        if answer.drawn is not None:
+            answer.drawn.batch = Parcel(answer.drawn.batch)
+        return answer
 
     def close(self) -> None:
         """Nothing is held outside of memory."""

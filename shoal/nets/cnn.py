@@ -79,6 +79,14 @@ class Nature:
         return relu(xp, matmul(x, params[f"{self._fc}/w"]) + params[f"{self._fc}/b"])
 
 
+class Small(Nature):
+    """A Nature CNN for small images: shorter kernels and steps, fc 256."""
+
+    features = 256
+    least: ClassVar[int] = 16
+    _layers = ((16, 4, 2), (32, 3, 2), (32, 3, 2))
+
+
 class Impala:
     """The large network of Espeholt et al. 2018 (arXiv:1802.01561, figure 3), without its LSTM.
 
@@ -131,4 +139,8 @@ class Impala:
         return relu(xp, matmul(x, params[f"{self._fc}/w"]) + params[f"{self._fc}/b"])
 
 
-ENCODERS: dict[str, type[Nature] | type[Impala]] = {"nature": Nature, "impala": Impala}
+ENCODERS: dict[str, type[Nature] | type[Impala]] = {
+    "nature": Nature,
+    "impala": Impala,
+    "small": Small,
+}

@@ -16,11 +16,42 @@ from typing import Any, Literal
 
 from shoal.config.bounds import setting
 from shoal.fleet.base import Fleet, merge
+from shoal.fleet.sample import Sample
 from shoal.learners.base import Learner
 from shoal.plans.base import Plan, Tally, Update
 from shoal.plans.run import Run
 from shoal.plans.shard_ledger import ShardLedger
 from shoal.replay.local import minibatches, with_noise
+
+
+class Sampling:
+    """When workers sample, and when they are given weights."""
+
+    def __init__(
+        self, fleet: Fleet, learner: Learner, tally: Tally, ledger: ShardLedger, sync_every: int
+    ) -> None:
+        self._fleet, self._learner, self._tally, self._ledger = fleet, learner, tally, ledger
+        self._sync_every = sync_every
+        self._since: dict[int, int] = {}  # env steps of each worker since it was given weights
+        self._published = learner.version
+
+    def next(self, worker: int) -> tuple[Any, ...] | None:
+        """The arguments of a worker's next call; None while it waits."""
+        if not self._ledger.may_sample():
+            return None
+        if self._since.get(worker, 0) >= self._sync_every:
+            if self._published != self._learner.version:
+                self._tally.publish(send=False)
+                self._published = self._learner.version
+            self._fleet.send(worker)  # the weight edge: learner -> the worker that samples next
+            self._since[worker] = 0
+        return ()
+
+    def take(self, worker: int, sample: Sample) -> None:
+        """A fragment has come, and is to go to a shard."""
+        self._tally.take([(worker, sample)])
+        self._ledger.add(worker, sample)
+        self._since[worker] = self._since.get(worker, 0) + sample.env_steps
 
 
 @dataclass(frozen=True)
@@ -46,29 +77,13 @@ class AsyncReplay(Plan):
         tally = Tally(fleet, learner, run)
         tally.publish()
         ledger = ShardLedger(fleet, run, self.shards, self.slack, self.fused)
-        since: dict[int, int] = {}  # env steps of each worker since it was last given weights
-        published = learner.version
-
-        def next_sample(worker: int) -> tuple[Any, ...] | None:
-            nonlocal published
-            if not ledger.may_sample():
-                return None
-            if since.get(worker, 0) >= self.sync_every:
-                if published != learner.version:
-                    tally.publish(send=False)
-                    published = learner.version
-                fleet.send(worker)  # the weight edge: learner -> the worker that samples next
-                since[worker] = 0
-            return ()
-
+        sampling = Sampling(fleet, learner, tally, ledger, self.sync_every)
         with closing(fleet.spawn(ledger.make, self.shards, "replay shard")) as shards:
-            fragments = fleet.stream("sample_apart", next_sample, self.in_flight)
+            fragments = fleet.stream("sample_apart", sampling.next, self.in_flight)
             exchanges = shards.stream("exchange", ledger.exchange, 1 if self.slack == 0 else 2)
             for stream, index, result in merge(fragments, exchanges):
                 if stream == 0:
-                    tally.take([(index, result)])
-                    ledger.add(index, result)
-                    since[index] = since.get(index, 0) + result.env_steps
+                    sampling.take(index, result)
                     continue
                 tally.clock("wait")
                 drawn = ledger.take(index, result)

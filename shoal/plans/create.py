@@ -12,9 +12,8 @@ from shoal.plans.pool import Pool
 from shoal.plans.run import Run
 from shoal.replay.demos import read
 from shoal.replay.local import LocalReplay
-from shoal.replay.settings import demo_bytes, layout_for
+from shoal.replay.settings import Episodes, demo_bytes, layout_for
 from shoal.spaces.view import View
-from shoal.trajectory import Batch
 
 
 def create_run(config: Config, model: Model, fleet: Fleet) -> Run:
@@ -40,8 +39,8 @@ def create_run(config: Config, model: Model, fleet: Fleet) -> Run:
     return run
 
 
-def _demonstrations(config: Config, model: Model, fleet: Fleet) -> list[Batch]:
-    """All episodes of the run's demonstrations.
+def _demonstrations(config: Config, model: Model, fleet: Fleet) -> Episodes:
+    """All episodes of the run's demonstrations; not read yet, if they are held in turn.
 
     Raises DemoError if they do not fit, and ConfigError for an algorithm that records more.
     """
@@ -55,4 +54,5 @@ def _demonstrations(config: Config, model: Model, fleet: Fleet) -> list[Batch]:
     rollout, own = config.rollout, results(fleet.map("get_spaces"))[0]
     view = View(rollout.hide, rollout.previous)
     clip = results(fleet.map("get_reward_clip"))[0]
-    return list(read(str(config.replay.demos), own, view, clip=clip))
+    found = read(str(config.replay.demos), own, view, clip=clip)
+    return list(found) if config.replay.demo_capacity is None else found

@@ -15,8 +15,9 @@ from shoal.fleet.sample import Sample
 from shoal.ops.moments import Moments
 from shoal.plans.pool import Pool
 from shoal.replay.counts import Replayed
+from shoal.replay.settings import Episodes
 from shoal.spaces.base import OWN
-from shoal.trajectory import Batch, ndarray
+from shoal.trajectory import ndarray
 
 FAR = 2.0**14  # standard deviations from 0 at which float32 rounds to a thousandth of one
 
@@ -36,6 +37,13 @@ class Counters(Replayed):
     episodes: int = 0
     lost_steps: int = 0  # stored ones that died with a replay shard
 
+    # Transitions in the hands of members that label. Always: pulled = labelled + unlabelled + those
+    # on their way.
+    pulled_steps: int = 0  # drawn, to be labelled
+    labelled_steps: int = 0
+    unlabelled_steps: int = 0  # their labels died with a member
+    expired_steps: int = 0  # labelled, and not trained on: their labels were too old
+
 
 @dataclass
 class Run:
@@ -53,7 +61,7 @@ class Run:
     model: Any = None  # the algorithm's
     slots: int = 1  # environments of all workers
     replay: Replay = field(default_factory=Replay)
-    demos: Sequence[Batch] = ()  # demonstrations to replay, episode by episode
+    demos: Episodes = ()  # demonstrations to replay, episode by episode
     local_replay: Any = None  # a LocalReplay, if the plan ``replays``
     pool: Pool | None = None  # past selves, if it is self-play
     replay_bytes: int = 0  # size of the replay buffer, in this process or elsewhere
@@ -63,6 +71,16 @@ class Run:
         """Part of the whole run that is done, in [0, 1]; 0 if its length is not known."""
         total = self.total_env_steps
         return min(self.counters.env_steps / total, 1.0) if total else 0.0
+
+    @property
+    def offline_left(self) -> int:
+        """Gradient steps to take on demonstrations alone before anything is sampled."""
+        return max(self.replay.offline_steps - self.counters.gradient_steps, 0)
+
+    @property
+    def demo_ratio(self) -> float:
+        """Probability that what is drawn is a demonstration, now."""
+        return 1.0 if self.offline_left else at(self.replay.demo_ratio, self.progress)
 
     def hyper(self) -> dict[str, float]:
         """The algorithm's annealed hyperparameters, now; and replay's."""
@@ -147,6 +165,7 @@ class Run:
         """What was in flight when the plan last ended is gone."""
         counters = self.counters
         counters.dropped_steps = counters.agent_steps - counters.trained_steps
+        counters.unlabelled_steps = counters.pulled_steps - counters.labelled_steps
 
     def get_state(self) -> dict[str, Any]:
         return {

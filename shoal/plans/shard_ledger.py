@@ -54,7 +54,7 @@ class Account:
         """The arguments of the next exchange; None if there is nothing to be exchanged."""
         if not (self.fragments or self.priorities or steps):
             return None
-        u = run.replay.uniforms(run.rng, steps) if steps else None
+        u = run.replay.uniforms(run.rng, steps, run.demo_ratio) if steps else None
         parcels = [(worker, sample.batch) for worker, sample in self.fragments]
         lengths = [sample.env_steps for _, sample in self.fragments]
         self.number += 1
@@ -91,7 +91,7 @@ class ShardLedger:
         slots = -(-self._workers // shards) * (run.slots // self._workers)
         share = run.replay.each(shards)
         own = run.algorithm, run.model, self._stacks, slots, restart
-        return ReplayShard(share, *own, run.demos)
+        return ReplayShard(share, *own, run.demos, index / shards)
 
     def may_sample(self) -> bool:
         """Whether workers may go on: not while more gradient steps than the slack are due.
@@ -102,6 +102,8 @@ class ShardLedger:
         replaced.
         """
         counts, replay = self._run.counters, self._run.replay
+        if self._run.offline_left:
+            return False
         coming = sum(account.coming for account in self.accounts)
         if not coming and not any(account.mass > 0.0 for account in self.accounts):
             return True
@@ -122,21 +124,35 @@ class ShardLedger:
     def exchange(self, index: int) -> tuple[Any, ...] | None:
         """The arguments of a shard's next exchange; None if there is nothing to be exchanged."""
         account, run = self.accounts[index], self._run
-        begun = run.counters.learning_from
-        due = run.replay.due(self._stored, begun, self._asked, self._each)
-        steps = run.replay.at_once(due, self._most)
+        steps = run.replay.at_once(self._due(), self._most)
         if self._slack == 0 and any(each.fragments for each in self.accounts):
             steps = 0  # what is on its way counts first
-        filled = [each for each in self.accounts if each.mass > 0.0]
+        filled = [each for each in self.accounts if self._mass(each) > 0.0]
         if not filled or account is not max(filled, key=lambda each: each.owed):
             steps = 0
         if steps:
-            total = sum(each.mass for each in self.accounts)
+            total = sum(map(self._mass, self.accounts))
             for each in self.accounts:
-                each.owed += steps * each.mass / total
+                each.owed += steps * self._mass(each) / total
             account.owed -= steps
             self._asked += steps * self._each
         return account.exchange(run, steps)
+
+    def _mass(self, account: Account) -> float:
+        """What a shard is drawn from in proportion to; all have the same demonstrations."""
+        return 1.0 if self._run.offline_left else account.mass
+
+    def _due(self) -> int:
+        """Gradient steps to ask for: within the ratio, or of those on demonstrations alone."""
+        counts, replay = self._run.counters, self._run.replay
+        if left := self._run.offline_left:
+            coming = (self._asked - counts.replayed_steps) // self._each
+            return max(min(left, 1 + self._slack) - coming, 0)
+        return replay.due(self._stored, counts.learning_from, self._asked, self._each)
+
+    def forgo(self, drawn: Drawn) -> None:
+        """What was drawn will not be trained on: others are to be drawn in its place."""
+        self._asked -= self.replayed(drawn)
 
     def take(self, index: int, answer: Exchanged) -> Drawn | None:
         """Count what came of an exchange; returns what there is to learn from."""

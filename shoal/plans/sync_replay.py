@@ -11,7 +11,9 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Literal
 
+from shoal.config.config import Config
 from shoal.config.schedule import at
+from shoal.errors import ConfigError
 from shoal.fleet.base import Fleet
 from shoal.learners.base import Learner
 from shoal.plans.base import Plan, Tally, Update
@@ -29,6 +31,16 @@ class SyncReplay(Plan):
     offers = frozenset({"replay", "demonstrations"})
     replays = True
 
+    def conflict(self, config: Config) -> ConfigError | None:
+        if config.replay.demo_capacity is None:
+            return None
+        return ConfigError(
+            f"replay.demo_capacity is {config.replay.demo_capacity:,}, but {self.name} goes on "
+            "bit for bit when it is resumed, for which all demonstrations are in memory",
+            None,
+            "leave it out, or take plan async_replay or bellman_updaters",
+        )
+
     def run(self, fleet: Fleet, learner: Learner, run: Run) -> Generator[Update]:
         replay = run.local_replay
         tally = Tally(fleet, learner, run)
@@ -36,16 +48,17 @@ class SyncReplay(Plan):
         while True:
             metrics: dict[str, float] = {}
             hyper: dict[str, float] = {}
-            if steps := replay.due():
+            if steps := replay.due(run.offline_left):
                 hyper = run.hyper()
-                drawn = replay.draw(run.rng, steps, at(run.replay.beta, run.progress))
+                beta = at(run.replay.beta, run.progress)
+                drawn = replay.draw(run.rng, steps, beta, run.demo_ratio)
                 tally.clock("transfer")
                 rows = minibatches(drawn, run.replay)
                 metrics, by_row = learner.update(drawn.batch, rows, hyper)
                 tally.clock("learn")
                 replay.trained(drawn, by_row)
                 tally.publish()  # the weight edge: learner -> all
-            if not replay.due():
+            if not replay.due(run.offline_left):
                 sampled = fleet.map("sample", run.fragments)
                 samples = tally.take(sampled)
                 for worker, sample in sampled:

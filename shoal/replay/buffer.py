@@ -36,7 +36,8 @@ SEEN, STEP, TERMINATED, TRUNCATED = range(4)  # what a row is
 class Drawn:
     """Transitions or sequences drawn together."""
 
-    batch: Batch  # obs, next_obs, action, reward, discount, weight, mask: [N, ...]
+    batch: Any  # a Batch of obs, next_obs, action, reward, discount, weight, mask: [N, ...]; or a
+    # Parcel of one
     rows: ndarray  # int64 [N]: row ids, for ``set_priorities``
     age: float  # env steps of its slot since one was stored, on average
 
@@ -306,6 +307,10 @@ class Buffer:
             raise ValueError("the buffer holds no transition")
         beta = beta if self.alpha else 0.0
         return self._drawn(_draw(self._tree, u, beta, *self._read))
+
+    def can_draw(self, u: ndarray) -> bool:
+        """Whether ``draw`` finds anything by these numbers."""
+        return self.mass > 0.0
 
     def leaves(self, u: ndarray) -> ndarray:
         """Leaves drawn by ``u [parts, k]``, int64 [parts k]. Raises ValueError if it is empty."""

@@ -45,6 +45,9 @@ class Demos:
     steps: int  # env steps of all of them
     _storage: Any = field(repr=False)
 
+    def __len__(self) -> int:
+        return self.episodes
+
     def __iter__(self) -> Iterator[Batch]:
         with _readable(self.folder):
             found = iter(self._storage.get_episodes(range(self.episodes)))

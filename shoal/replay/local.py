@@ -6,14 +6,14 @@ bundle of an actor, a learner and a replay memory (Nair et al. 2015, arXiv:1507.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from shoal.config.replay import Replay
 from shoal.replay.counts import Replayed
-from shoal.replay.settings import make, most_steps, trained_steps
+from shoal.replay.settings import Episodes, make, most_steps, trained_steps
 from shoal.trajectory import Batch, ndarray
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class LocalReplay:
         stacks: Mapping[str, int],
         slots: int,
         counts: Replayed,
-        demos: Sequence[Batch] = (),
+        demos: Episodes = (),
     ) -> None:
         self.settings, self._algorithm, self._model = settings, algorithm, model
         self.counts = counts
@@ -42,12 +42,15 @@ class LocalReplay:
         self._most = most_steps(settings, algorithm, model, stacks)
         self._each = trained_steps(settings, algorithm, model)  # env steps of one gradient step
 
-    def due(self) -> int:
+    def due(self, offline: int = 0) -> int:
         """Gradient steps to take in one call before more is stored.
 
-        What was trained on follows what was stored since learning began, in the declared ratio, and
-        is never more than one batch behind when something is sampled.
+        ``offline`` of them, on demonstrations alone, come first. What was trained on follows what
+        was stored since learning began, in the declared ratio, and is never more than one batch
+        behind when something is sampled.
         """
+        if offline:
+            return self.settings.at_once(offline, self._most)
         counts = self.counts
         stored, replayed = self.buffer.stored, counts.replayed_steps
         due = self.settings.due(stored, counts.learning_from, replayed, self._each)
@@ -60,9 +63,12 @@ class LocalReplay:
             counts = self.counts
             counts.learning_from = self.settings.begin(self.buffer.stored, counts.replayed_steps)
 
-    def draw(self, rng: np.random.Generator, steps: int, beta: float) -> Drawn:
-        """Transitions for ``steps`` gradient steps, with their noise."""
-        drawn = self.buffer.draw(self.settings.uniforms(rng, steps), beta)
+    def draw(self, rng: np.random.Generator, steps: int, beta: float, ratio: float = 0.0) -> Drawn:
+        """Transitions for ``steps`` gradient steps, with their noise.
+
+        Each is a demonstration with probability ``ratio``.
+        """
+        drawn = self.buffer.draw(self.settings.uniforms(rng, steps, ratio), beta)
         return with_noise(drawn, self.settings, self._algorithm, self._model, rng)
 
     def trained(self, drawn: Drawn, rows: Mapping[str, ndarray]) -> int:

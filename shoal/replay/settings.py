@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psutil
 
@@ -15,9 +15,13 @@ from shoal.trajectory import Batch
 
 if TYPE_CHECKING:
     from shoal.replay.buffer import Buffer
+    from shoal.replay.demos import Demos
 
 FUSED = 64 * 2**20  # bytes of the transitions of one call, at most
 SAVED = 256 * 2**20  # bytes up to which a buffer goes into every checkpoint by default
+
+
+Episodes: TypeAlias = "Sequence[Batch] | Demos"
 
 
 def layout_for(
@@ -26,7 +30,7 @@ def layout_for(
     model: Any,
     stacks: Mapping[str, int],
     slots: int,
-    demos: Sequence[Batch] = (),
+    demos: Episodes = (),
 ) -> Layout:
     """The layout of a run's rows, all of which this machine can hold.
 
@@ -63,10 +67,10 @@ def demo_bytes(
     algorithm: Any,
     model: Any,
     stacks: Mapping[str, int],
-    demos: Sequence[Batch],
+    demos: Episodes,
 ) -> int:
     """Bytes of the demonstrations, in each process that replays."""
-    rows = _demo_rows(algorithm, model, stacks, demos)
+    rows = _demo_rows(replay, algorithm, model, stacks, demos)
     return _layout(replay, algorithm, model, stacks).nbytes(rows, 1) if demos else 0
 
 
@@ -76,9 +80,12 @@ def make(
     model: Any,
     stacks: Mapping[str, int],
     slots: int,
-    demos: Sequence[Batch] = (),
+    demos: Episodes = (),
+    first: float = 0.0,
 ) -> Buffer:
     """The buffer, with demonstrations beside it if there are any; see ``demonstrated``.
+
+    If it holds them in turn, it begins with those after the part ``first`` of them.
 
     Raises ConfigError as ``layout_for`` does.
     """
@@ -97,12 +104,16 @@ def make(
         kind, given = SequenceBuffer, {**given, "window": window, "initial": initial}
     if not demos:
         return kind(seen, slots, replay.capacity, **given)
-    from shoal.replay.demonstrated import Demonstrated, DemonstratedSequences, fill
+    from shoal.replay.demonstrated import Demonstrated, DemonstratedSequences, Log
 
-    shown = kind(seen, 1, _demo_rows(algorithm, model, stacks, demos), **given)
-    fill(shown, demos, initial)
+    shown = kind(seen, 1, _demo_rows(replay, algorithm, model, stacks, demos), **given)
+    held = replay.demo_capacity
+    begin = 0 if held is None else int(first * len(demos))
+    log = Log(shown, demos, initial, algorithm.admit, begin)
+    log.fill(held)
     both = Demonstrated if window is None else DemonstratedSequences
-    return both(seen, slots, replay.capacity, demos=shown, ratio=replay.demo_ratio, **given)
+    own = None if held is None else log
+    return both(seen, slots, replay.capacity, demos=shown, log=own, **given)
 
 
 def _layout(replay: Replay, algorithm: Any, model: Any, stacks: Mapping[str, int]) -> Layout:
@@ -119,12 +130,14 @@ def _least(algorithm: Any, model: Any, stacks: Mapping[str, int]) -> int:
 
 
 def _demo_rows(
-    algorithm: Any, model: Any, stacks: Mapping[str, int], demos: Sequence[Batch]
+    replay: Replay, algorithm: Any, model: Any, stacks: Mapping[str, int], demos: Episodes
 ) -> int:
-    """Rows for demonstrations, none of which overwrites another's."""
+    """Rows for demonstrations, none of which overwrites another's unless they are held in turn."""
+    least = _least(algorithm, model, stacks)
+    if replay.demo_capacity is not None:
+        return replay.demo_capacity + least
     around = max(stacks.values(), default=1) + 2  # of an episode, at most
-    steps = sum(len(x["reward"]) + around for x in demos)
-    return steps + _least(algorithm, model, stacks)
+    return sum(len(x["reward"]) + around for x in demos) + least
 
 
 def most_steps(replay: Replay, algorithm: Any, model: Any, stacks: Mapping[str, int]) -> int:

@@ -28,6 +28,7 @@ from shoal.plans.allreduce import Allreduce
 from shoal.plans.async_gradients import AsyncGradients
 from shoal.plans.async_replay import AsyncReplay
 from shoal.plans.async_samples import AsyncSamples
+from shoal.plans.bellman_updaters import BellmanUpdaters
 from shoal.plans.evolution import Evolution
 from shoal.plans.parameter_server import ParameterServer
 from shoal.plans.sync_replay import SyncReplay
@@ -233,6 +234,7 @@ PLANS = (
     SyncSamples,
     SyncReplay,
     AsyncReplay,
+    BellmanUpdaters,
     Allreduce,
     AsyncGradients,
     AsyncSamples,

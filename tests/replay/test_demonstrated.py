@@ -46,11 +46,11 @@ def episodes(algorithm: DQN, count: int = 5) -> list[Any]:
     return found
 
 
-def filled(algorithm: DQN, ratio: float, alpha: float = 0.9, capacity: int = 600) -> Any:
+def filled(algorithm: DQN, alpha: float = 0.9, capacity: int = 600) -> Any:
     """A buffer with demonstrations beside it, and the worker whose samples it holds."""
     rollout = {"envs_per_worker": 2, "fragment_length": 30}
     made = worker(replace(settings("dqn", Scripts(), rollout=rollout), algorithm=algorithm))
-    small = Replay(capacity=capacity, warmup=8, batch_size=8, alpha=alpha, demo_ratio=ratio)
+    small = Replay(capacity=capacity, warmup=8, batch_size=8, alpha=alpha)
     buffer = make(small, algorithm, made.model, {}, 2, episodes(algorithm))
     for number in range(4):
         buffer.store(0, made.sample(number).batch)
@@ -69,10 +69,11 @@ def test_each_row_is_a_demonstration_with_the_declared_probability(
     algorithm: DQN, ratio: float
 ) -> None:
     """100,000 draws, within four standard deviations; and one does not depend on another."""
-    buffer, _ = filled(algorithm, ratio)
+    buffer, _ = filled(algorithm)
+    settings = Replay(demos="here", batch_size=8)
     rng, count, pairs, total = np.random.default_rng(0), 0, 0, 100_000
     for _ in range(total // 8000):
-        own = shown(buffer.draw(rng.random((1000, 8, 2)), 0.4).batch)
+        own = shown(buffer.draw(settings.uniforms(rng, 1000, ratio), 0.4).batch)
         assert len(own) == 8000
         count += int(own.sum())
         pairs += int((own[::2] & own[1::2]).sum())
@@ -84,11 +85,11 @@ def test_each_row_is_a_demonstration_with_the_declared_probability(
 @pytest.mark.parametrize("algorithm", [RECURRENT, PLAIN], ids=["sequences", "transitions"])
 def test_weights_are_those_of_each_buffers_own_probabilities(algorithm: DQN) -> None:
     """(N P)^-beta over the largest of the batch; late priorities go to where a row is from."""
-    buffer, _ = filled(algorithm, 0.5)
+    buffer, _ = filled(algorithm)
     rng = np.random.default_rng(1)
     value: dict[int, float] = {}
     for _ in range(30):
-        drawn = buffer.draw(rng.random((1, 16, 2)), 0.6)
+        drawn = buffer.draw(rng.random((1, 16, 2)) - [0.0, 0.5], 0.6)
         assert (shown(drawn.batch) == (drawn.rows < 0)).all()
         sizes = [buffer.size, buffer.demos.size]
         found = []
@@ -103,7 +104,7 @@ def test_weights_are_those_of_each_buffers_own_probabilities(algorithm: DQN) -> 
 
 
 def test_a_demonstration_begins_with_the_initial_memory_and_is_never_overwritten() -> None:
-    buffer, made = filled(RECURRENT, 0.5, capacity=120)
+    buffer, made = filled(RECURRENT, capacity=120)
     before = buffer.demos.everything().batch
     assert before["obs"]["obs"].shape[0] == 5 * 4  # sequences of 4 steps, each 2 steps, of 8
     assert not any(x.any() for path, x in before["obs"].items() if path.startswith(MEMORY))
@@ -114,11 +115,11 @@ def test_a_demonstration_begins_with_the_initial_memory_and_is_never_overwritten
 
 
 def test_priorities_of_demonstrations_are_saved_and_rolled_back() -> None:
-    buffer, made = filled(RECURRENT, 0.5)
+    buffer, made = filled(RECURRENT)
     rng = np.random.default_rng(2)
 
     def learn() -> None:
-        rows = buffer.draw(rng.random((1, 16, 2)), 0.6).rows
+        rows = buffer.draw(rng.random((1, 16, 2)) - [0.0, 0.5], 0.6).rows
         buffer.set_priorities(rows, rng.uniform(0.1, 3.0, 16))
 
     learn()
@@ -129,9 +130,9 @@ def test_priorities_of_demonstrations_are_saved_and_rolled_back() -> None:
         buffer.store(0, made.sample(number).batch)
     after = copy.deepcopy(buffer.get_state())
     assert difference(after["demos"], before["demos"]) != ""
-    other, _ = filled(RECURRENT, 0.5)
+    other, _ = filled(RECURRENT)
     other.set_state(after)
-    u = rng.random((2, 8, 2))
+    u = rng.random((2, 8, 2)) - [0.0, 0.5]
     assert difference(vars(other.draw(u, 0.6)), vars(buffer.draw(u, 0.6))) == ""
     buffer.rollback(mark)
     assert difference(buffer.get_state(), before) == ""
