@@ -26,16 +26,19 @@ def figure() -> Any:
 FIGURE = figure()
 
 
-@pytest.mark.parametrize("name", FIGURE.BOXES)
-def test_each_box_of_the_figure_is_code(name: str) -> None:
-    module, _, inside = FIGURE.BOXES[name].code.partition(":")
+@pytest.mark.parametrize(
+    ("name", "box"), [(name, box) for name, x in FIGURE.FIGURES.items() for box in x.boxes]
+)
+def test_each_box_of_a_figure_is_code(name: str, box: str) -> None:
+    module, _, inside = FIGURE.FIGURES[name].boxes[box].code.partition(":")
     found = importlib.import_module(module)
     for part in inside.split("."):
         found = getattr(found, part)
 
 
-def test_the_figure_can_be_drawn(tmp_path: Path) -> None:
-    FIGURE.draw(tmp_path / "figure.png")
+@pytest.mark.parametrize("name", FIGURE.FIGURES)
+def test_a_figure_can_be_drawn(name: str, tmp_path: Path) -> None:
+    FIGURE.draw(name, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 20_000
 
 

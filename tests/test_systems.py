@@ -40,7 +40,7 @@ TUNED = load_file(Path(__file__).parents[1] / "shoal" / "systems" / "tuned.yaml"
         ("ddpg", "DDPG", "sync_replay"),
         ("td3", "TD3", "sync_replay"),
         ("sac", "SAC", "sync_replay"),
-        ("qt-opt", "QTOpt", "sync_replay"),
+        ("qt-opt", "QTOpt", "bellman_updaters"),
         ("ape-x", "DQN", "async_replay"),
         ("ape-x-dpg", "DDPG", "async_replay"),
         ("r2d2", "DQN", "async_replay"),
@@ -91,18 +91,20 @@ ROWS = list(SYSTEMS.values())[::-1]  # of several systems of an algorithm the fi
 ALGORITHMS = {type(row.algorithm).__name__: row.algorithm for row in ROWS}
 REPLAYING = {"DQN", "DDPG", "TD3", "SAC", "QTOpt"}
 EVOLVED = {"ES", "ARS"}
-for plan in ("sync_replay", "async_replay"):
+for plan in ("sync_replay", "async_replay", "bellman_updaters"):
     REFUSED |= {(name, plan): "single transitions" for name in ALGORITHMS if name not in REPLAYING}
 for plan in ("sync_samples", "async_samples", "allreduce"):
     REFUSED |= {(name, plan): "has no replay buffer" for name in REPLAYING}
 REFUSED |= {(name, "evolution"): "gradients of a loss" for name in ALGORITHMS}
 REFUSED |= {(name, p().name): "perturbs none" for name in EVOLVED for p in PLANS}
+unlabelled = REPLAYING - {"QTOpt"}
+REFUSED |= {(name, "bellman_updaters"): "none can be labelled" for name in unlabelled}
 for name in EVOLVED:
     del REFUSED[name, "evolution"]
 
 
 def test_the_matrix_refuses_these_and_no_others() -> None:
-    assert len(matrix()) == 96
+    assert len(matrix()) == 108
     reasons = {(algorithm, plan): why for algorithm, plan, _, why in matrix() if why}
     assert reasons.keys() == REFUSED.keys()
     assert all(REFUSED[pair] in why for pair, why in reasons.items())

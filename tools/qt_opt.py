@@ -1,14 +1,14 @@
 """QT-Opt's log and its figures: ``python -m tools.qt_opt log FOLDER`` writes episodes of a script.
 
-They are of ``shoal/Reach-v0``, as a Minari data set: the script moves towards the object or anywhere,
-and closes now and then, near the object more often.
+They are of ``shoal/Reach-v0``, as a Minari data set: the script moves towards the object or
+anywhere, and closes now and then, near the object more often.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,10 +30,10 @@ class Script(Algorithm):
     """Sees hand and object in the picture; nothing is learned."""
 
     gamma: float = 0.9
-    network: Any = Network(hidden=(1,))
+    network: Any = field(default_factory=lambda: Network(hidden=(1,)))
     wanders: float = 0.5  # probability of a random move
-    closes: float = 0.4  # of closing near the object
-    errs: float = 0.15  # of closing elsewhere
+    closes: float = 0.3  # of closing near the object
+    errs: float = 0.2  # of closing elsewhere
 
     def model(self, spaces: Any, build: Any) -> Model:
         return Model(spaces, build(self.network, spaces, {}), NoisyOrRandom(spaces.action_dim))
@@ -67,7 +67,9 @@ def log(folder: str, episodes: int, seed: int) -> None:
     policy = Policy(Script(), world.spaces, {}, seed)
     world.close()
     found = record(policy, ENV, episodes, folder, seed=seed, explore=True)
-    print(f"{episodes} episodes, {found['env_steps']} env steps, success {found['return_mean']:.3f}")
+    print(
+        f"{episodes} episodes, {found['env_steps']} env steps, success {found['return_mean']:.3f}"
+    )
 
 
 def main() -> None:

@@ -6,8 +6,6 @@ environment in NumPy.
 
 from __future__ import annotations
 
-from typing import Any
-
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
@@ -17,7 +15,7 @@ from shoal.envs.memory import Single, Task, refuse_below
 
 LIMIT = 20  # env steps of an episode, at most
 REACH = 0.25  # how far one env step moves the hand, at most, in each direction
-GRASP = 0.1  # how far from the object it may close
+GRASP = 0.15  # how far from the object it may close
 
 
 class ReachVector(Task):

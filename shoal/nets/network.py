@@ -18,9 +18,10 @@ class Network:
 
     Images (`axes.image`) go through ``encoder``: "auto" is the Nature CNN if they are large enough,
     else IMPALA's, else they are flattened; "small" is a Nature CNN for images from 16 pixels a
-    side. An encoder asked for by name takes small boards too. All other leaves are joined to its features. ``hidden`` are the layers behind that; images alone
-    need none, the encoder's own last layer is theirs. Bounds are scaled (`axes.scale`). With
-    ``memory``, a recurrent cell stands between the hidden layers and the heads.
+    side. An encoder asked for by name takes small boards too. All other leaves are joined to its
+    features. ``hidden`` are the layers behind that; images alone need none, the encoder's own last
+    layer is theirs. Bounds are scaled (`axes.scale`). With ``memory``, a recurrent cell stands
+    between the hidden layers and the heads.
     """
 
     encoder: EncoderName = "auto"

@@ -165,13 +165,6 @@ SYSTEMS = {
                 ("ddpg", DDPG(), FOUR, BATCHES, "Lillicrap et al. 2016 (arXiv:1509.02971)"),
                 ("td3", TD3(), FOUR, BATCHES, "Fujimoto et al. 2018 (arXiv:1802.09477)"),
                 ("sac", SAC(), FOUR, BATCHES, "Haarnoja et al. 2018 (arXiv:1812.05905)"),
-                (
-                    "qt-opt",
-                    QTOpt(),
-                    FOUR,
-                    Replay(replay_ratio=64.0),
-                    "Kalashnikov et al. 2018 (arXiv:1806.10293)",
-                ),
             )
         ),
         System(
@@ -203,6 +196,14 @@ SYSTEMS = {
                 ("r2d2", "Kapturowski et al. 2019 (ICLR)"),
                 ("r2d3", "Paine et al. 2019 (arXiv:1909.01387)"),
             )
+        ),
+        System(
+            "qt-opt",
+            QTOpt(),
+            BellmanUpdaters(updaters=2),
+            Rollout(workers=2, envs_per_worker=4, fragment_length=8),
+            "Kalashnikov et al. 2018 (arXiv:1806.10293)",
+            Replay(replay_ratio=64.0),  # a gradient step for each env step
         ),
         System(
             "gorila",

@@ -54,7 +54,9 @@ def test_golden_distances_of_the_default_search(iterations: int, median: float) 
         rng = np.random.default_rng(seed)
         goal = rng.uniform(-0.5, 0.5, 4)
         noise = rng.standard_normal((iterations, 64, 4))
-        fit = maximise(lambda a, g=goal: -((a - g) ** 2).sum(-1), noise, np.zeros(4), np.full(4, 0.5))
+        fit = maximise(
+            lambda a, g=goal: -((a - g) ** 2).sum(-1), noise, np.zeros(4), np.full(4, 0.5)
+        )
         found.append(np.linalg.norm(fit.mean[0] - goal))
     assert np.median(found) == pytest.approx(median, abs=5e-4)
 

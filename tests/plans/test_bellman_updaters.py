@@ -226,9 +226,7 @@ def test_returns_of_a_log_beyond_the_sigmoid_are_refused(log: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["worker", "replay shard", "updater"])
-def test_any_member_may_die_and_the_accounts_stay_exact(
-    kind: str, log: str, one_ray: None
-) -> None:
+def test_any_member_may_die_and_the_accounts_stay_exact(kind: str, log: str, one_ray: None) -> None:
     plan = BellmanUpdaters(updaters=2, shards=2)
     own = {"workers": 2, "in_process": False, "cpus_per_worker": 0.0, "demos": log}
     with make(plan, **own, demo_ratio=0.5, learner="torch") as trainer:
@@ -257,7 +255,7 @@ def test_work_of_an_updater_that_died_is_counted_when_it_comes_back() -> None:
     gone: list[Any] = []
 
     class Fleet:
-        class stats:  # noqa: N801
+        class stats:
             restarts: dict[int, int] = {}  # noqa: RUF012
 
     class Algorithm(QTOpt):
