@@ -62,7 +62,8 @@ class QTOpt(OffPolicy):
     random_steps: int = setting(1_000, least=0)  # env steps of random actions at the start
     max_grad_norm: float | None = setting(10.0, above=0)  # global norm; none: no clipping
     network: Any = field(default_factory=lambda: Network(hidden=(), activation="relu"))
-    joined: tuple[int, ...] = (64, 64)  # units of each layer behind the join of state and action
+    joined: int = setting(64, least=1)  # units of each layer behind the join of state and action
+    layers: int = setting(2, least=1)  # how many of them, the join's own included
     activation: Activation = "relu"  # of these layers
 
     labelled = True
@@ -71,9 +72,6 @@ class QTOpt(OffPolicy):
         super().__post_init__()
         fix = f"at most algorithm.samples, {self.samples}"
         require(self.elites <= self.samples, "algorithm.elites", self.elites, fix)
-        sizes: Any = self.joined
-        known = isinstance(sizes, tuple) and all(isinstance(n, int) and n > 0 for n in sizes)
-        require(known and bool(sizes), "algorithm.joined", sizes, "sizes of at least 1: (64, 64)")
 
     # -------------------------------------------------------------- the network
 
@@ -85,9 +83,9 @@ class QTOpt(OffPolicy):
         if spaces.action_kind != "box":
             raise refused("QT-Opt needs actions that are floats", spaces)
         dim = spaces.action_dim
-        state = build(self.network, spaces, {EMBEDDING: Head(self.joined[0])})
+        state = build(self.network, spaces, {EMBEDDING: Head(self.joined)})
         refuse_memory(state.memory)
-        net = Joined(state, dim, self.joined, self.activation)
+        net = Joined(state, dim, (self.joined,) * self.layers, self.activation)
         return Model(spaces, net, NoisyOrRandom(dim))
 
     def search(self, model: Model, params: Params, states: Array, noise: Array) -> Fit:

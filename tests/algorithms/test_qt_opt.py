@@ -25,7 +25,7 @@ from tests.worlds import LINEAR, RECURRENT, Script
 
 SPACES = GymSpaces(Box(-1, 1, (2,), np.float32), Box(-3, 3, (2,), np.float32))
 ROWS = 6
-SMALL = QTOpt(network=LINEAR, joined=(5,), samples=8, elites=3)
+SMALL = QTOpt(network=LINEAR, joined=5, layers=1, samples=8, elites=3)
 
 
 class Floats(Script):
@@ -116,7 +116,7 @@ def test_loss_is_the_formula(bounded: bool, library: str) -> None:
 def test_the_lower_copy_counts_at_the_first_ones_action() -> None:
     """Two actions with Q_1 = (3, 5), Q_2 = (4, 1): V = 1, where 5 has no minimum, and 3 is the
     largest of both actions' minima."""
-    algorithm = replace(SMALL, joined=(1,), activation="tanh", samples=64, elites=6)
+    algorithm = replace(SMALL, joined=1, activation="tanh", samples=64, elites=6)
     model, params, targets = setup(algorithm)
     for k in targets:
         targets[k] = np.zeros_like(targets[k])
@@ -251,7 +251,7 @@ def test_choices_and_memories_are_refused_with_what_takes_them() -> None:
     ("fields", "told"),
     [
         ({"samples": 4, "elites": 5}, "algorithm.elites"),
-        ({"joined": ()}, "algorithm.joined"),
+        ({"layers": 0}, "layers"),
         ({"lag": 0}, "lag"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -41,11 +42,14 @@ def conv(params: Any, name: str, stride: int = 1, padding: int = 0) -> nn.Conv2d
     return layer
 
 
-def nature(params: Any, name: str) -> nn.Module:
+def nature(params: Any, name: str, strides: tuple[int, ...] = (4, 2, 1)) -> nn.Module:
     layers: list[nn.Module] = []
-    for i, stride in enumerate((4, 2, 1)):
+    for i, stride in enumerate(strides):
         layers += [conv(params, f"{name}/conv{i}", stride), nn.ReLU()]
     return nn.Sequential(*layers, nn.Flatten(), linear(params, f"{name}/fc"), nn.ReLU())
+
+
+small = partial(nature, strides=(2, 2, 2))
 
 
 class Residual(nn.Module):
@@ -102,7 +106,9 @@ def test_mlp(
 
 
 @LIBRARIES
-@pytest.mark.parametrize(("encoder", "oracle"), [("nature", nature), ("impala", impala)])
+@pytest.mark.parametrize(
+    ("encoder", "oracle"), [("nature", nature), ("impala", impala), ("small", small)]
+)
 def test_image_encoders(
     library: str, encoder: Any, oracle: Any, image: Any, observe: Any, run: Any
 ) -> None:

@@ -232,7 +232,7 @@ def test_a_small_image_is_refused_with_its_name_and_what_would_fit() -> None:
         "encoder=\"nature\" needs images of at least 36x36 pixels, but the observation 'camera' is "
         "uint8 [24, 30, 3]\n"
         "  where: observation 'camera'\n"
-        '  to do: use encoder="impala" or encoder="mlp", or larger images'
+        '  to do: use encoder="impala" or encoder="small" or encoder="mlp", or larger images'
     )
     with pytest.raises(NetworkError, match=r"at least 5x5 .*\[3, 9, 2\]"):
         build(Network("impala"), spaces((3, 9, 2)), HEADS)
@@ -247,7 +247,7 @@ def test_an_image_encoder_without_an_image_is_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"encoder": "natur"}, "'natur'.*auto, mlp, nature, impala"),
+        ({"encoder": "natur"}, "'natur'.*auto, mlp, nature, impala, small"),
         ({"activation": "swish"}, "'swish'.*tanh, relu, silu, gelu"),
         ({"hidden": (64, 0)}, r"\(64, 0\)"),
         ({"hidden": 64}, "64"),

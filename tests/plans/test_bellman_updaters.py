@@ -24,7 +24,7 @@ from tests.fleet.members import pid_of
 from tests.worlds import LINEAR, Script, difference
 
 SMALL: dict[str, Any] = {
-    **{"network": LINEAR, "joined": (16,), "lag": 6, "tau": 0.05, "random_steps": 0},
+    **{"network": LINEAR, "joined": 16, "layers": 1, "lag": 6, "tau": 0.05, "random_steps": 0},
     **{"envs_per_worker": 4, "fragment_length": 4, "capacity": 400, "warmup": 32},
     **{"batch_size": 8, "replay_ratio": 1.0, "workers": 1, "in_process": True},
 }
