@@ -1,4 +1,4 @@
-"""An environment that costs time and nothing else: for measuring how sampling scales."""
+"""An environment that only burns CPU time, for measuring how sampling scales."""
 
 from __future__ import annotations
 

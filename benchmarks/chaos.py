@@ -1,4 +1,4 @@
-"""Kills parts of running runs, and tabulates what becomes of them.
+"""Kills parts of runs at random times, and tabulates how the runs end.
 
 ``python benchmarks/chaos.py --part raylet [--kills 20]`` starts ``shoal train`` for each kill of a
 part of Ray (``raylet``, ``gcs_server``, ``cat``, which stands in for Ray's agents) or of the run
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def runs(part: str, system: str, kills: int, seed: int) -> dict[str, Any]:
-    """A run for each kill of something that it cannot do without."""
+    """One run for each kill of a part that the run cannot survive."""
     draw = random.Random(seed)
     each = []
     for _ in range(kills):

@@ -1,4 +1,4 @@
-"""What every script of a pair shares: the settings, the clock, and the line that it prints.
+"""What the scripts of all pairs share: settings, clock, and the line of JSON that they print.
 
 It runs under the peers' interpreter too, so it imports nothing but the standard library.
 """

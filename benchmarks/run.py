@@ -139,7 +139,7 @@ def peers_python(peer: str = "") -> Path:
 
 
 def threads(count: int) -> dict[str, str]:
-    """The environment variables that hold BLAS, PyTorch and XLA to so many threads."""
+    """The environment variables that limit BLAS, PyTorch and XLA to this many threads."""
     variables = {"OMP_NUM_THREADS": str(count), "NPROC": str(count)}
     if count == 1:
         variables["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"

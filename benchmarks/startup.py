@@ -1,4 +1,4 @@
-"""How soon Shoal is there: seconds of importing it, and from a command to CartPole solved."""
+"""Start-up: seconds of importing Shoal, and from a command to CartPole solved."""
 
 from __future__ import annotations
 

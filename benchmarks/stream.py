@@ -34,7 +34,7 @@ DEADLINE = 60.0  # seconds without a result
 
 
 class Sleeper:
-    """Sleeps, then answers with so many bytes."""
+    """Sleeps, then answers with this many bytes."""
 
     def __init__(self, index: int) -> None:
         self._draw, self._payload = Random(index), np.zeros(0, np.uint8)

@@ -1,4 +1,4 @@
-"""Evolution of anything: the maximum of a user's own function, without its gradient.
+"""Maximise a user's own function with an evolution strategy, without its gradient.
 
 ::
 
@@ -74,7 +74,7 @@ class Limits:
 
 @dataclass
 class _Search:
-    """What is known of a search so far."""
+    """The state of a search."""
 
     start: float = field(default_factory=perf_counter)
     history: list[float] = field(default_factory=list)  # value of theta before each step
@@ -111,23 +111,24 @@ def evolve(
 ) -> Found:
     """Search for a maximum of ``f``, from ``theta0`` on.
 
-    The same seed finds the same, bit for bit, with any number of workers (if ``f`` gives the same
-    for the same argument).
+    The same seed gives the same result, bit for bit, with any number of workers (if ``f`` is
+    deterministic).
 
     Args:
         f: takes a float32 array of the shape of ``theta0``, returns one number; larger is better.
-        theta0: an array (or a number, or a list) to begin with.
+        theta0: the starting point: an array, a number or a list.
         workers: processes that evaluate; 0 is this one.
         algorithm: ``shoal.ES(...)`` (with sigma 0.1, lr 0.05, no weight decay, 50 directions,
             unless another is given) or ``shoal.ARS(...)``.
-        generations, seconds, target: stop after so many, or once ``f(theta)`` is at least
-            ``target``; None is no limit.
+        generations: stop after this many; None is no limit.
+        seconds: stop after this time; None is no limit.
+        target: stop once ``f(theta)`` is at least this; None is no target.
         progress: show a line on a terminal's stderr.
         cluster: where the workers live, as for ``Trainer``.
         fields: settings of the algorithm to change: ``sigma=0.5, directions=100``.
 
-    Raises ConfigError for settings that cannot be, ShoalError if ``f`` does not return a finite
-    number (with generation, seed and perturbation), and what ``f`` itself raises.
+    Raises ConfigError for invalid settings, ShoalError if ``f`` does not return a finite number
+    (with generation, seed and perturbation), and what ``f`` itself raises.
     """
     limits = Limits(generations, seconds, target, workers, seed)
     start = np.asarray(theta0, np.float32)
@@ -183,9 +184,10 @@ def evolve(
 def _search(
     fleet: Any, learner: Evolver, run: Run, plan: Evolution, limits: Limits, show: bool
 ) -> tuple[_Search, str | None]:
-    """One generation after the other, until a limit is met; ``learner`` is left at what to return.
+    """Run generations until a limit is met; the limit's name, or None for the target.
 
-    None: it was the target, which is met by the value before the last step.
+    ``learner`` is left at the parameters to return. The target is met by the value before the last
+    step, which is therefore undone.
     """
     search = _Search()
     updates = plan.run(fleet, learner, run)

@@ -63,7 +63,7 @@ class Recorder:
     def met(self, stop: Stop, env_steps: int) -> str | None:
         """Which stop condition holds: "return", "steps", "seconds", or None.
 
-        The return counts only once 100 episodes stand behind it.
+        The return counts only once it is the mean of 100 episodes.
         """
         mean = self.return_mean() if self.window_full() else None
         if stop.return_mean is not None and mean is not None and mean >= stop.return_mean:
@@ -170,7 +170,7 @@ def _shares(done: list[Work], seconds: float) -> dict[str, float]:
     """Shares of ``seconds`` that workers spent on each part.
 
     A worker may have been idle before those seconds began, since the start or while the last report
-    was read: no more idleness counts than there was time for.
+    was read; its idle time is cut to the seconds that the others leave.
     """
     spent = {part: sum(w.times.get(part, 0.0) for w in done) for part in WORKER_PARTS}
     busy = sum(spent.values()) - spent["idle"]

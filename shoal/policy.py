@@ -117,7 +117,7 @@ class Policy:
 
         ``obs`` is what the policy's view shows of observations (``view.of(spaces)``). The actions
         are the most likely ones; with ``rng``, samples. If each of a batch has a generator of its
-        own, its samples do not depend on the others. What rows remember in which nobody ``acts``
+        own, its samples do not depend on the others. The memory of rows in which nobody ``acts``
         (bool [...]) stays as it is.
         """
         axes = _axes(self.model.spaces, obs)
@@ -145,7 +145,7 @@ class Policy:
 
         With a batch of environments, ``slots`` (bool, the batch's shape) are those whose episode
         begins; None is all. Without memory in the policy, or a view of its previous action, it does
-        nothing. A batch of another shape begins anew by itself.
+        nothing. A batch of another shape is reset by itself.
         """
         if slots is None:
             self._remembered, self._begins = {}, None
@@ -158,7 +158,7 @@ class Policy:
 
 
 class Team:
-    """Policies by agent: those that were trained, and the fixed ones beside them.
+    """Policies by agent: those that were trained, and the fixed ones.
 
     ``policies`` holds the trained ones by name, each a `Policy` that acts alone too.
     """

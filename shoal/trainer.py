@@ -163,7 +163,7 @@ class Trainer:
     def stopped_by(self) -> str | None:
         """Which stop condition holds now: "return", "steps", "seconds", or None.
 
-        The return counts only once 100 episodes stand behind it.
+        The return counts only once it is the mean of 100 episodes.
         """
         return self.recorder.met(self.config.stop, self.run.counters.env_steps)
 
@@ -203,7 +203,7 @@ class Trainer:
     def save(self, path: str | Path, *, keep: int | None = None) -> Path:
         """Write a checkpoint below ``path``; returns its folder. Atomic: complete or not there.
 
-        After an interruption it is of the last whole update. Ctrl-C is raised when it is written.
+        After an interruption it holds the last whole update. Ctrl-C is raised when it is written.
         """
         with interrupts.deferred():
             return self._save(Path(path), keep)
@@ -409,7 +409,7 @@ class Trainer:
 
 @atexit.register
 def _stop_all() -> None:
-    """Stop all trainers while the modules that a plan needs amid an update are still loaded."""
+    """Stop all trainers while the modules that an unfinished update needs are still loaded."""
     for trainer in list(_running):
         if not trainer.updates.running:
             trainer.stop()

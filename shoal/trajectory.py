@@ -56,12 +56,12 @@ class Trajectory:
 
     @property
     def last(self) -> ndarray:
-        """[T, B] bool: the episode ended after this row, for whichever reason."""
+        """[T, B] bool: the episode ended after this row, for any reason."""
         return self.terminated | self.truncated
 
     @property
     def over(self) -> ndarray:
-        """[T, B] bool: the same for who counts episodes: where only a life was lost, it goes on."""
+        """[T, B] bool: as ``last``, except that an episode goes on where only a life was lost."""
         return self.last if self.goes_on is None else self.last & ~self.goes_on
 
     @property
@@ -123,7 +123,7 @@ def flat(x: ndarray) -> ndarray:
 
 
 def chunks(x: ndarray, length: int) -> ndarray:
-    """[T, B, ...] -> [ceil(T / length) * B, length, ...], zeros where T ends amid a chunk."""
+    """[T, B, ...] -> [ceil(T / length) * B, length, ...], zeros where T ends within a chunk."""
     steps, slots = x.shape[:2]
     count = -(-steps // length)
     if missing := count * length - steps:

@@ -446,7 +446,7 @@ def test_an_interrupt_leaves_nothing_behind(
     assert same(load(tmp_path)[0], state_of(1))
 
 
-def test_ctrl_c_amid_a_replacement_puts_the_replaced_one_back(tmp_path: Path) -> None:
+def test_ctrl_c_during_a_replacement_puts_the_replaced_one_back(tmp_path: Path) -> None:
     done = run(
         """
         import os, signal, sys

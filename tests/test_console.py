@@ -73,7 +73,7 @@ def test_the_time_of_one_process_adds_up_and_names_its_bottleneck() -> None:
 
 @pytest.mark.parametrize("idle", [0.3, 0.35, 0.9])
 def test_workers_and_learner_each_add_up(idle: float) -> None:
-    """Where a report has more than its seconds (a sample that began before it), too."""
+    """Also where the times of a report exceed its seconds: a sample that began before it."""
     busy = {"env": 0.4, "act": 0.2, "postprocess": 0.05, "idle": idle}
     both = sides(spent(busy, busy, learn=0.5, wait=0.3, transfer=0.05, broadcast=0.05))
     assert list(both) == ["workers", "learner"]

@@ -1,4 +1,4 @@
-"""Does what a policy remembers travel with the observation, wherever that goes?"""
+"""Does a policy's memory travel with the observation, everywhere?"""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COUNT = f"{MEMORY}count"
 
 @dataclass(frozen=True)
 class Counting(Differentiable):
-    """It remembers how many steps it has seen, acts by that, and records the double."""
+    """Counts the steps it has seen, acts by the count, and records twice the count."""
 
     gamma: float = 0.9
     network: Any = TINY
@@ -195,7 +195,7 @@ def test_a_replay_buffer_keeps_memory_and_records_beside_observations() -> None:
 
 @dataclass(frozen=True)
 class CountingDQN(DQN):
-    """It records the double of what it remembers: a replay buffer must not mix them up."""
+    """Records twice its memory: a replay buffer must not mix up the two."""
 
     network: Any = TINY
 

@@ -1,4 +1,4 @@
-"""Does a report say of workers, learner and queue what the updates told?"""
+"""Does a report agree with what the updates said of workers, learner and queue?"""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_shares_of_workers_at_the_same_time_are_means_and_each_side_adds_up() ->
 
 
 def test_times_of_workers_that_take_turns_add_up_and_nobody_is_idle() -> None:
-    """Each waits while the other samples: of the one process, that is nothing."""
+    """Each waits while the other samples; the process as a whole is never idle."""
     report = made(Update({}, [], {"learn": 0.0}, TWO, concurrency=0))
     assert report["time/env"] == pytest.approx(0.6) and report["time/act"] == pytest.approx(0.4)
     assert report["time/idle"] == 0.0

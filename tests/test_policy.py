@@ -1,4 +1,4 @@
-"""Does what was trained act as it did, by itself, on whatever an environment shows it?"""
+"""Does a saved policy act as it did in training, on every kind of observation?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a run keep what happened, whatever ends it, and can it be taken up from there?"""
+"""Does a run's folder hold all that happened, however it ends, and can it be resumed?"""
 
 from __future__ import annotations
 

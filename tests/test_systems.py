@@ -1,4 +1,4 @@
-"""Is every system what its name says, and is what cannot be refused with the way out?"""
+"""Is every system what its name says, and is an impossible one refused with a fix?"""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_the_matrix_refuses_these_and_no_others() -> None:
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
 @pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=list(ALGORITHMS))
 def test_what_cannot_be_is_refused_before_anything_starts(algorithm: Any, plan: Any) -> None:
-    """And what can be begins, in one process with a worker that fits the plan."""
+    """And every other one starts, in one process with a worker that fits the plan."""
     scripts = Scripts()
     pair = type(algorithm).__name__, plan().name
     small: dict[str, Any] = {

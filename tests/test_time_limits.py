@@ -1,7 +1,7 @@
 """From the environment to the batch: is every transition worth what it really led to?
 
 {terminated, truncated, both} x {copies in a loop, and the three autoreset modes of Gymnasium's
-vector environments} x {ending amid a fragment, at its last row, anywhere}, for GAE and for n-step
+vector environments} x {ending within a fragment, at its last row, anywhere}, for GAE and for n-step
 returns. The oracle knows nothing of rows, slots or resets: it reads the log that each environment
 kept of its own transitions, and sums the papers' deltas episode by episode.
 """

@@ -181,7 +181,7 @@ def test_metrics_are_means_over_the_updates_of_a_report() -> None:
 def test_a_report_after_an_interruption_is_of_what_came_after_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Seconds and updates that no report told of would not fit together."""
+    """Else its seconds and its updates would not belong together."""
     straight, made = (make("a2c", Scripts()) for _ in range(2))
     losses = [next(straight.updates).metrics["loss"] for _ in range(63)]
     update, left = made.learner.update, iter(range(40))

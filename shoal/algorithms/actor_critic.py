@@ -65,8 +65,8 @@ def rows(model: Model, trajectory: Trajectory, chunk: int | None, **columns: nda
     """A batch of all rows: obs, action, mask (1 where a transition happened) and columns [T, B].
 
     Rows [T * B] of single steps; for a recurrent network rows [N, L] of ``chunk`` steps, which are
-    padded with masked ones if the fragment ends amid a chunk. None: of 32, or of the fragment if it
-    is shorter.
+    padded with masked ones if the fragment ends within a chunk. None: of 32, or of the fragment if
+    it is shorter.
     """
     columns = {name: x.astype(np.float32, copy=False) for name, x in columns.items()}
     columns |= {"action": trajectory.action, "mask": trajectory.valid.astype(np.float32)}

@@ -53,7 +53,7 @@ class Algorithm(ABC):
     """
 
     gamma: float  # a field of every algorithm: discount per env step
-    network: Any = None  # likewise: settings of a network, or a user's own module
+    network: Any = None  # of every algorithm: settings of a network, or a user's own module
     central: bool = False  # whether ``model`` needs the environment's state among the spaces
 
     needs: ClassVar[frozenset[str]] = frozenset()

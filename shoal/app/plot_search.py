@@ -174,7 +174,7 @@ def _legend(part: Any, axes: Any, rows: Sequence[Row], name: str, names: Sequenc
 
 
 def _is_range(values: Sequence[Any]) -> bool:
-    """Whether there are so many numbers that they are a range, and not a few choices."""
+    """Whether these values get a colour scale: too many different numbers for a colour each."""
     numbers = {float(x) for x in values if is_number(x)}
     return len(numbers) > len(COLOURS) or (len(numbers) > 4 and _is_log(values))
 

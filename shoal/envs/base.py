@@ -47,7 +47,7 @@ class Step(NamedTuple):
 
     @property
     def over(self) -> NDArray:
-        """bool [B]: an episode ended here, for whichever reason."""
+        """bool [B]: an episode ended here, for any reason."""
         last: NDArray = self.terminated | self.truncated
         return last if self.goes_on is None else last & ~self.goes_on
 

@@ -57,7 +57,7 @@ class ReplayShard:
         Args:
             number: of this exchange.
             parcels: fragments of workers of these numbers. One whose worker died with it, before it
-                came here, is left out: whole, so no part of an episode is missing amid another.
+                came here, is left out: whole, so no part of an episode is missing within another.
             priorities: of rows that were drawn before.
             u: [parts, k] uniform numbers to draw by; None draws nothing.
             beta: of the weights of what is drawn.

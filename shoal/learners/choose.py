@@ -61,8 +61,8 @@ def preload(wanted: str) -> None:
     """
     name = "torch" if wanted == "torch" else "jax"
     if importlib.util.find_spec(name) is not None:
-        # Not a daemon: a process that ends amid the import of native code would crash. It takes no
-        # signal, nor do the framework's threads: Ray's handlers would end the process there.
+        # Not a daemon: a process that ends during the import of native code would crash. It takes
+        # no signal, nor do the framework's threads: Ray's handlers would end the process there.
         with interrupts.held():
             Thread(target=importlib.import_module, args=(name,)).start()
 
@@ -88,9 +88,10 @@ def create_learner(
 def learner_of(
     config: Config, model: Any, params: Mapping[str, ndarray], workers: int, beside: int
 ) -> tuple[str, Any]:
-    """The framework and the learner of a run on so many workers; of several policies, for each.
+    """The framework and the learner of a run with this number of workers.
 
-    ``beside`` workers sample on this machine while it learns. Raises ConfigError as
+    With several policies the learner holds one for each. ``beside`` workers sample on this machine
+    while it learns. Raises ConfigError as
     ``choose_framework`` does.
     """
     algorithm = config.algorithm

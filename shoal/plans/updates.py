@@ -32,7 +32,7 @@ class Updates:
         self._measures = measures
         self._generator: Generator[Update] | None = None
         self._mark()
-        self._whole = True  # not amid an update, nor on the way back from one
+        self._whole = True  # not within an update, nor while one is being undone
 
     def __next__(self) -> Update:
         self.settle()

@@ -1,8 +1,8 @@
 """Ctrl-C and its like, noted when they come and raised where everything is whole.
 
-Python raises KeyboardInterrupt between any two instructions: amid a change of the replay buffer, in
-a Numba kernel (which turns it into SystemError), in a callback of JAX's (which swallows it), amid
-``ray.init`` (which leaves processes behind). Inside ``deferred`` a signal is only noted, and
+Python raises KeyboardInterrupt between any two instructions: during a change of the replay buffer,
+in a Numba kernel (which turns it into SystemError), in a callback of JAX's (which swallows it),
+during ``ray.init`` (which leaves processes behind). Inside ``deferred`` a signal is only noted, and
 ``check`` raises KeyboardInterrupt at the next safe point: between two env steps, two updates, or
 two looks at workers.
 

@@ -28,7 +28,7 @@ from shoal.replay.tree import drawn_leaves, set_leaves, sum_tree
 from shoal.trajectory import Batch, Obs, ndarray
 
 SEEN, STEP, TERMINATED, TRUNCATED = range(4)  # what a row is
-# SEEN: only an observation. The others are env steps: amid an episode, the last of one, and the
+# SEEN: only an observation. The others are env steps: within an episode, the last of one, and the
 # last before a time limit or a gap in what was stored (the next row is what followed, only seen).
 
 

@@ -82,7 +82,7 @@ class SequenceBuffer(Buffer):
         if head and self._kind[slot, (head - 1) % self.length] == STEP:  # a gap ends the episode
             self._complete(slot, head, head)
         super()._begin(slot, obs)
-        # After a gap amid an episode, only the rows' own memory tells what was seen before it.
+        # After a gap within an episode, only the rows' own memory tells what was seen before it.
         begins = all(np.array_equal(obs[path][0], x) for path, x in self._initial.items())
         first = self._head[slot] + (0 if begins else self.window.burn_in)
         self._next[slot] = self._sound[slot] = first
@@ -140,8 +140,8 @@ class SequenceBuffer(Buffer):
         obs {leaf: [N, L, ...]}, its memory [N, ...] of the first rows; begins, bool [N, L]: where
         an episode begins; action, reward (n-step), discount and mask [N, M] of the env steps that
         are trained on; then, int32 [N, M]: the row of the window that each bootstraps from; and
-        weight [N]. Where an episode ends amid a window, its last row is repeated, and the mask is 0
-        from there on.
+        weight [N]. Where an episode ends within a window, its last row is repeated, and the mask is
+        0 from there on.
         """
         steps, burn_in = self.window.steps, self.window.burn_in
         where, begins, numbers, then, rows, age = _windows(

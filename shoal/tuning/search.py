@@ -56,7 +56,7 @@ class Asha:
     name: Literal["asha"] = "asha"  # name of the scheduler
     grace: int = setting(10_000, least=1)  # env steps of the first rung: no trial stops earlier
     longest: int | None = setting(None, least=1)  # of the last one; none: stop.env_steps
-    factor: float = setting(4.0, above=1)  # one in so many goes on to the next rung
+    factor: float = setting(4.0, above=1)  # one of this many trials goes on to the next rung
     takes_searcher: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class HyperBand:
 
     name: Literal["hyperband"] = "hyperband"  # name of the scheduler
     longest: int | None = setting(None, least=1)  # env steps of one trial; none: stop.env_steps
-    factor: float = setting(3.0, above=1)  # one in so many goes on to the next rung
+    factor: float = setting(3.0, above=1)  # one of this many trials goes on to the next rung
     takes_searcher: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

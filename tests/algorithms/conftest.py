@@ -118,7 +118,7 @@ def params(model: Model) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def batch(model: Model, params: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Rows of every loss; some were sampled by quite another policy, and one is masked."""
+    """Rows for every loss: some sampled by a very different policy, one masked."""
     rng = np.random.default_rng(2)
     obs = {"obs": rng.standard_normal((ROWS, 3), dtype=np.float32)}
     action = rng.integers(0, 4, ROWS)
@@ -142,7 +142,7 @@ SLOTS = "------", "--t.-l", "-L-T-L", ".-l.-t", "----l.", "--B---", "--..--"
 
 @pytest.fixture
 def fragments(model: Model, params: dict[str, np.ndarray]) -> dict[str, Any]:
-    """A batch of whole fragments, sampled by quite another policy; every way to end is in it."""
+    """A batch of whole fragments with every way to end, sampled by a very different policy."""
     rng = np.random.default_rng(4)
     kinds = np.array([list(slot) for slot in SLOTS])
     shape = kinds.shape
@@ -165,7 +165,7 @@ def fragments(model: Model, params: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def garbage(fragments: dict[str, Any]) -> dict[str, Any]:
-    """The same with the worst in whatever belongs to no transition."""
+    """The same with NaN and extreme values wherever no transition reads them."""
     rng = np.random.default_rng(5)
     gone = fragments["mask"] == 0
     worst = {"reward": np.nan, "log_prob": -np.inf, "v_final": np.inf}

@@ -207,7 +207,7 @@ def test_gradient_is_the_slope_of_the_formulas(
 def test_what_stands_in_masked_rows_changes_nothing(
     lib: Any, torch_lib: Any, model: Any, params: Any, later: Any, fragments: Any, normalise: bool
 ) -> None:
-    """Not even what is no number."""
+    """Not even NaN."""
     appo = replace(PLAIN, normalise_advantage=normalise, kl_coef=0.5)
     clean, dirty = (lib.label(appo, model, params, x) for x in (fragments, garbage(fragments)))
     wanted, found = (lib.loss(appo, model, later, x, **HYPER) for x in (clean, dirty))

@@ -1,4 +1,4 @@
-"""Does each agent act and learn by the policy that it was given, and by no other?"""
+"""Does each agent act and learn by the policy assigned to it, and by no other?"""
 
 from __future__ import annotations
 

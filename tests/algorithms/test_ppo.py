@@ -132,7 +132,7 @@ def test_k3_golden_value() -> None:
 def test_masked_rows_change_nothing(
     lib: Any, torch_lib: Any, model: Any, params: Any, batch: Any
 ) -> None:
-    """However absurd what they hold is."""
+    """Whatever values they hold."""
     ppo = PPO(clip_value=0.3, network=LINEAR)
     keep = select(batch, np.flatnonzero(batch["mask"]))
     n = len(keep["mask"])

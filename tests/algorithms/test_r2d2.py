@@ -148,7 +148,7 @@ def transitions(algorithm: DQN, model: Any, weights: Any, plain: Buffer) -> dict
 def test_the_loss_is_that_of_single_transitions_with_the_memory_that_acted(
     sequence: int, burn_in: int, overlap: int, rescale: float | None, double: bool
 ) -> None:
-    """Where all weights are those that acted. Sequences of one step make it DQN."""
+    """With the weights that acted; sequences of one step make it DQN."""
     shape = {"sequence": sequence, "burn_in": burn_in, "overlap": overlap}
     algorithm = DQN(network=LSTM, n_step=3, rescale=rescale, double=double, **shape)
     made, weights, buffer, plain = filled(algorithm)
@@ -171,7 +171,7 @@ def test_the_loss_is_that_of_single_transitions_with_the_memory_that_acted(
 
 
 def gradient_of_inputs(algorithm: DQN, batch: Any, made: Worker, weights: Any) -> Any:
-    """Gradients of the first sequence's loss by all that is seen and remembered in it."""
+    """Gradients of the first sequence's loss with respect to its observations and stored memory."""
     one = {k: x[:1] if not isinstance(x, dict) else None for k, x in batch.items()}
     obs = {path: x[:1] for path, x in batch["obs"].items()}
     weights = jax.tree.map(jax.numpy.asarray, weights)
@@ -189,7 +189,7 @@ def test_no_gradient_flows_into_the_burn_in() -> None:
     algorithm = DQN(network=LSTM, sequence=6, burn_in=4, overlap=2)
     made, weights, buffer, _ = filled(algorithm, lambda: Scripts(length=40)())
     batch = buffer.everything().batch
-    late = np.flatnonzero(~batch["begins"].any(1))[:1]  # amid an episode, prefix and all
+    late = np.flatnonzero(~batch["begins"].any(1))[:1]  # within an episode, prefix and all
     picked = {k: x[late] for k, x in batch.items() if not isinstance(x, dict)}
     picked["obs"] = {path: x[late] for path, x in batch["obs"].items()}
     gradient = gradient_of_inputs(algorithm, picked, made, weights)
@@ -200,7 +200,7 @@ def test_no_gradient_flows_into_the_burn_in() -> None:
 def test_no_gradient_flows_from_one_episode_into_another() -> None:
     """A sequence that begins an episode learns nothing from the one before, which its window holds.
 
-    Here as if the prefix were trained on: its stop of gradients is not what is asked for.
+    The prefix is trained on here, so that its stop_gradient does not hide an error.
     """
     algorithm = DQN(network=LSTM, sequence=6, burn_in=4, overlap=2)
     made, weights, buffer, _ = filled(algorithm)

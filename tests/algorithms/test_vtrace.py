@@ -235,7 +235,7 @@ def test_advantages_do_not_teach_the_values(
 def test_what_stands_in_masked_rows_changes_nothing(
     lib: Any, torch_lib: Any, model: Any, params: Any, fragments: Any
 ) -> None:
-    """Not even what is no number."""
+    """Not even NaN."""
     spoilt = garbage(fragments)
     assert np.isnan(spoilt["reward"]).sum() == "".join(SLOTS).count(".")
     clean, dirty = (lib.loss(PLAIN, model, params, x) for x in (fragments, spoilt))

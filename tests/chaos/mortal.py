@@ -1,4 +1,4 @@
-"""An environment that writes down every step it takes, and dies when it is told to."""
+"""An environment that records every step it takes, and dies when told to."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.fleet.members import DEATHS
 class Mortal(gymnasium.Env[Any, Any]):
     """Every observation is of its own: (which life, which step of it). Episodes have five steps.
 
-    Each step adds a byte to the file ``ledger``: how many there really were. In step ``at`` of a
-    life the first ``times`` lives that get so far end, as ``how`` says.
+    Each step adds a byte to the file ``ledger``: its size is the number of steps. In step ``at`` of
+    a life the first ``times`` lives that get so far end, as ``how`` says.
     """
 
     observation_space = Box(0, 2.0**24, (2,), np.float32)
@@ -71,5 +71,5 @@ class Ledger:
 
     @property
     def steps(self) -> int:
-        """That were really taken so far."""
+        """Steps taken so far."""
         return self.path.stat().st_size

@@ -131,10 +131,10 @@ def goes_on(trainer: Trainer, books: Books, report: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("how", ["os._exit", "SIGSEGV"])
-def test_a_worker_that_dies_amid_a_step_costs_its_call_and_nothing_else(
+def test_a_worker_that_dies_during_a_step_costs_its_call_and_nothing_else(
     plan: str, how: str, books: Books, tmp_path: Path
 ) -> None:
-    """In the ninth step of its third fragment: those nine are counted nowhere."""
+    """In the ninth step of its third fragment: those nine steps are not counted."""
     if how == "SIGSEGV" and plan != "async_samples":
         pytest.skip("how a process ends is one matter for all plans")
     ledger = Ledger(tmp_path)

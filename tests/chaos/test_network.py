@@ -70,7 +70,7 @@ PLANS = {
 def test_lost_messages_cost_their_calls_and_nothing_else(lost: str) -> None:
     """One call in twenty does not arrive, or its answer does not: Ray's own injected failures.
 
-    What is asked again after a lost answer has been done twice.
+    A call repeated after a lost answer has run twice.
     """
     chances: dict[str, Any] = {"num_failures": -1, "req_failure_prob": 0, "resp_failure_prob": 0}
     failures = {"CoreWorkerService.grpc_client.PushTask": chances | {lost: 5}}

@@ -210,7 +210,7 @@ def child(kind: str, path: Path, learner: str) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("learner", ["jax", "torch"])
 def test_killing_a_process_at_any_instant_changes_nothing(learner: str, tmp_path: Path) -> None:
-    """kill -9 twice, amid whatever comes after the third and the ninth update's checkpoint."""
+    """kill -9 twice: after the checkpoints of the third and of the ninth update."""
     for kind, until in (("begin", 3), ("go on", 9)):
         with child(kind, tmp_path, learner) as running:
             assert running.stdout is not None
@@ -319,7 +319,7 @@ CASES += [("ppo", "jax", in_learner, at) for at in (1, 5, 15)] + [("ppo", "jax",
 def test_an_interruption_changes_nothing(
     system: str, learner: str, place: Any, at: int, monkeypatch: Any, tmp_path: Path
 ) -> None:
-    """Whether one goes on at once, or saves and resumes: as if it had never been."""
+    """Whether the run goes on at once, or is saved and resumed."""
     straight, made = (make(system, Fused, learner, workers=2, **NORMALISED) for _ in range(2))
     wanted = train(straight, 5)
     train(made, 2)

@@ -1,4 +1,4 @@
-"""Is every agent's life told as it was: its steps, its rewards, its ends?"""
+"""Are the steps, rewards and endings of every agent those of its environment?"""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_worlds_of_these_tests_keep_to_pettingzoo() -> None:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("fragment", [7, 64])
 def test_steps_and_rewards_of_every_agent_are_conserved(form: Any, fragment: int) -> None:
-    """Over 1,000 random episodes, against what the environments themselves have counted."""
+    """Over 1,000 random episodes, against the environments' own counts."""
     envs: list[Any] = []
 
     def create() -> Any:
@@ -107,7 +107,7 @@ def test_a_reward_between_turns_belongs_to_the_last_action() -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_fragments_of_any_length_tell_the_same_steps(form: Any) -> None:
-    """What is cut by a fragment's end goes on in the next."""
+    """A transition cut by a fragment's end is completed in the next."""
     streams = []
     for fragment in (6, 30):
         member = worker(form, fragment=fragment, copies=2, seed=3)

@@ -1,4 +1,4 @@
-"""Does a process that dies without an exception leave word of how, where, and what to do?"""
+"""Does a process that dies without an exception report how, where, and what to do?"""
 
 from __future__ import annotations
 

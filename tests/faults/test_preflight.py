@@ -1,4 +1,4 @@
-"""Is it said before anything starts that a machine or a cluster cannot hold a run, and why?"""
+"""Is a run that the machine or cluster cannot hold refused before it starts, with the reason?"""
 
 from __future__ import annotations
 

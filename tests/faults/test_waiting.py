@@ -1,4 +1,4 @@
-"""Does nobody wait long without being told for what?"""
+"""Does every long wait report what it waits for?"""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_slow_constructor_is_named(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_stuck_step_is_named_and_then_replaced(caplog: pytest.LogCaptureFixture) -> None:
-    """Once in a process; the next one gets a fragment further."""
+    """Once in a process; its replacement gets one fragment further."""
     kwargs = {"fault": "hang", "at": 12}
     with (
         Trainer("a2c", Broken, env_kwargs=kwargs, timeout=3.0, stop_steps=16, **SMALL) as trainer,
@@ -58,7 +58,7 @@ def test_a_stuck_step_is_named_and_then_replaced(caplog: pytest.LogCaptureFixtur
 def test_a_place_that_does_not_come_is_named(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others took the cluster's CPUs between the check and the start, and give them back later."""
+    """Another job takes the cluster's CPUs between check and start, and frees them later."""
     import ray
 
     from shoal.fleet import cluster

@@ -38,7 +38,7 @@ class Member:
         return self.index, self.restart, os.getpid()
 
     def seen(self) -> tuple[int, list[int]]:
-        """Its restart, and the versions that it was given so far."""
+        """Its restart number, and the versions of weights that it has received."""
         return self.restart, self.versions
 
     def echo(self, value: Any = None) -> Any:

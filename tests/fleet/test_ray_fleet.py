@@ -1,4 +1,4 @@
-"""Does a fleet of processes keep its contract, and does a death in it stay a small matter?"""
+"""Does a fleet of processes keep its contract, and does it survive the death of a member?"""
 
 from __future__ import annotations
 
@@ -296,7 +296,7 @@ def test_who_is_stuck_in_a_stream_is_replaced_though_others_deliver(fleet: Made)
 def test_a_process_that_is_stopped_is_replaced(
     fleet: Made, before: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After ``cluster.timeout``, wherever it was: it is not thought to compile something."""
+    """After ``cluster.timeout``, wherever it stood: it is not taken for one that compiles."""
     members = fleet(2, timeout=2.0)
     monkeypatch.setattr(module, "PATIENCE", 1000)
     (_, first, _), (_, second, pid) = results(members.map("who"))
@@ -358,7 +358,7 @@ def test_an_interruption_does_not_wait_for_a_long_call(
 # ---------------------------------------------------------------- growing, shrinking, closing
 
 
-def test_growing_and_shrinking_amid_a_stream(fleet: Made) -> None:
+def test_growing_and_shrinking_during_a_stream(fleet: Made) -> None:
     members = fleet(1)
     members.publish(weights(3), 3)
     members.send()

@@ -1,4 +1,4 @@
-"""Is a run on processes the run in this process, to the bit, and a good guest on the machine?"""
+"""Is a run on processes bit-equal to one in this process, and light on the machine?"""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ def test_several_workers_that_wait_for_each_other_are_deterministic_and_resume(
         assert not difference(state(resumed), state(here))
 
 
-def test_an_interruption_amid_a_fragment_changes_nothing(monkeypatch: Any, tmp_path: Path) -> None:
+def test_an_interruption_within_a_fragment_changes_nothing(
+    monkeypatch: Any, tmp_path: Path
+) -> None:
     """Ctrl-C while the workers are sampling, a second time while the learner learns."""
     here = make("ppo", workers=2, in_process=True)
     train(here, 4)

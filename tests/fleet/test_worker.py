@@ -116,7 +116,7 @@ def test_slots_of_one_worker_differ() -> None:
 
 @pytest.mark.parametrize("system", ["ppo", "pg"])
 def test_a_restored_worker_samples_the_same(system: str) -> None:
-    """In a new one, in the midst of episodes."""
+    """In a new worker, in mid-episode."""
     config = settings(system, Scripts(), rollout=NORMALISED)
     made = worker(config)
     made.set_weights({**made.weights, **UNITS}, 0)

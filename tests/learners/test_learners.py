@@ -1,4 +1,4 @@
-"""Do the two learners do the same, and exactly what they were asked?"""
+"""Do the two learners do the same, and exactly what their contract says?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is there one table on a node, however many use it, and none when nobody does?"""
+"""Is there one table on a node, however many processes use it, and none afterwards?"""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def stepped(
 
 
 def remembered(net: Any, n: int, seed: int = 1) -> dict[str, Any]:
-    """Some memory of n slots, in the midst of an episode."""
+    """Memory of n slots in mid-episode."""
     rng = np.random.default_rng(seed)
     return {
         path: (3 * rng.random((n, *x.shape))).astype(x.dtype)
@@ -141,7 +141,7 @@ def test_an_unroll_is_its_single_steps(kind: str, library: str, vector: Any, obs
 
 
 def test_an_unroll_of_images_too(image: Any, observe: Any) -> None:
-    """Also of so many that NumPy convolves them part by part."""
+    """Also of a batch so large that NumPy convolves it in parts."""
     net = build(Network("impala", memory="lstm", memory_size=4), image, HEADS)
     params, begins = net.init(np.random.default_rng(0)), np.zeros((2, 40), bool)
     begins[1, 7] = True

@@ -64,7 +64,7 @@ class FakeWorker:
 
 
 class FakeLearner:
-    """Its weight counts its updates. ``taken`` are the numbers of what it was given."""
+    """A learner whose weight counts its updates; ``taken`` lists the numbers of its batches."""
 
     def __init__(self, events: list[Any]) -> None:
         self.events, self.version, self.gradient_steps = events, 0, 0

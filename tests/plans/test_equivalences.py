@@ -36,7 +36,7 @@ def made(system: str, plan: Any, env: Any = "CartPole-v1", **fields: Any) -> Tra
 
 
 def ran(trainer: Trainer, updates: int = UPDATES) -> dict[str, np.ndarray]:
-    """Its weights after so many updates, and what it counted."""
+    """Its weights after this number of updates, which must have moved them."""
     before = trainer.learner.weights()
     for _ in range(updates):
         next(trainer.updates)

@@ -1,4 +1,4 @@
-"""Do shards move as one server would, and refuse what is too old, too odd, or not for them?
+"""Do shards step as one server would, and refuse gradients that are stale, outliers or foreign?
 
 Golden numbers are of a small simulation of Gorila's server (Nair et al. 2015, section 4).
 """

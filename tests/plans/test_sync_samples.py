@@ -119,5 +119,5 @@ def test_an_update_reports_metrics_episodes_and_times(world: World) -> None:
 
 
 def test_the_plan_refuses_nothing() -> None:
-    """Samples of the newest weights serve whoever corrects for old ones, too."""
+    """Not even APPO, which corrects for old weights: under this plan there are none."""
     assert [SyncSamples().refuses(kind) for kind in (PPO, A2C, APPO)] == [None] * 3

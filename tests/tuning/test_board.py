@@ -1,4 +1,4 @@
-"""Does a search's folder tell and draw what happened in it?"""
+"""Do the table and the plot of a search's folder show what happened in it?"""
 
 from __future__ import annotations
 

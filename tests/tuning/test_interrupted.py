@@ -1,4 +1,4 @@
-"""Does a search that was killed or interrupted end as if it never had been?"""
+"""Does a killed or interrupted search end like one that was not?"""
 
 from __future__ import annotations
 

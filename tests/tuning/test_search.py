@@ -1,4 +1,4 @@
-"""Does a search try what its file says, and nothing that cannot be?"""
+"""Does a search try what its file says, and refuse impossible trials?"""
 
 from __future__ import annotations
 

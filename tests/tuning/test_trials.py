@@ -1,4 +1,4 @@
-"""Do trials run as Ray Tune's, end with Shoal's files, and outlive what kills them?"""
+"""Do trials run under Ray Tune, write Shoal's files, and survive the death of their process?"""
 
 from __future__ import annotations
 
