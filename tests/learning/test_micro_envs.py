@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box
 
+from shoal.algorithms.qt_opt import QTOpt
 from shoal.nets.network import Network
 from shoal.spaces.base import OWN
 from shoal.trainer import Trainer
@@ -105,7 +106,11 @@ def test_an_ending_is_an_ending(system: str) -> None:
 
 @pytest.mark.parametrize(
     ("system", "steps", "fields"),
-    [("ppo", 20_000, {}), *((system, 1_500, REPLAYING) for system in ("ddpg", "td3", "sac"))],
+    [
+        ("ppo", 20_000, {}),
+        *((system, 1_500, REPLAYING) for system in ("ddpg", "td3", "sac")),
+        ("qt-opt", 1_500, {**REPLAYING, "workers": 0, "random_steps": 500}),
+    ],
 )
 def test_a_continuous_action_goes_where_it_pays(system: str, steps: int, fields: Any) -> None:
     trainer = trained(system, Reach, steps, gamma=0.9, **fields)
@@ -152,6 +157,7 @@ REPLAYED: dict[str, dict[str, Any]] = {
     "sac": {**COOL, "tau": 0.1},
     "ddpg": {"random_steps": 0, "tau": 0.1},
     "td3": {"random_steps": 0, "tau": 0.1},
+    "qt-opt": {"random_steps": 0, "tau": 0.1, "lag": 10, "workers": 0},
 }
 
 
@@ -159,6 +165,8 @@ def judged(trainer: Trainer) -> float:
     """The value of an action in the one state of ``Constant``, the mean over all heads."""
     algorithm, model, weights = trainer.config.algorithm, trainer.model, trainer.learner.weights()
     obs = {"obs": np.ones((1, 1), np.float32)}
+    if isinstance(algorithm, QTOpt):
+        return float(algorithm.q(model, weights, obs, np.zeros((1, 1), np.float32))[0])
     if hasattr(algorithm, "critics"):
         if model.spaces.action_kind == "box":
             obs[OWN] = np.zeros((1, 1), np.float32)
@@ -169,7 +177,7 @@ def judged(trainer: Trainer) -> float:
 @pytest.mark.parametrize("ends", [False, True], ids=["limit", "ending"])
 @pytest.mark.parametrize(
     ("system", "floats"),
-    [(system, system in ("ddpg", "td3")) for system in REPLAYED] + [("sac", True)],
+    [(system, system in ("ddpg", "td3", "qt-opt")) for system in REPLAYED] + [("sac", True)],
 )
 def test_transitions_know_a_time_limit_from_an_ending(
     system: str, floats: bool, ends: bool

@@ -103,9 +103,10 @@ def test_choices_are_scored_as_one_hot(lib: Library) -> None:
         start = xp.zeros_like(noise[0, 0]), xp.ones_like(noise[0, 0])
 
         def score(a: Any) -> Any:
-            valid = xp.all((xp.sum(a[..., 1:], axis=-1) == 1.0), axis=-1)
+            ones = xp.sum(xp.astype(a[..., 1:] == 1.0, a.dtype), axis=-1)
+            valid = xp.all(ones == 1.0, axis=-1)
             worth = a[..., 2] - (a[..., 0] - 0.25) ** 2  # the second choice
-            return xp.where(valid[:, None], worth, worth - 100.0)
+            return xp.where(valid[:, None], worth, worth + 100.0)
 
         return maximise(score, noise, *start, choices=(3,))
 
