@@ -37,6 +37,36 @@ DEADLINE = 300.0  # seconds within which something must have been sampled
 ROWS: int = SETTINGS["envs"] * SETTINGS["steps"]  # env steps of one update
 
 
+def sb3_settings(steps: int, minibatch: int) -> dict[str, Any]:
+    """Arguments of PPO in stable-baselines3 and its relatives, with these two of the pair's own."""
+    hidden = SETTINGS["hidden"]
+    return {
+        "n_steps": steps,
+        "batch_size": minibatch,
+        "n_epochs": SETTINGS["epochs"],
+        "learning_rate": SETTINGS["lr"],
+        "gamma": SETTINGS["gamma"],
+        "gae_lambda": SETTINGS["lambda"],
+        "clip_range": SETTINGS["clip"],
+        "ent_coef": SETTINGS["entropy_coef"],
+        "vf_coef": SETTINGS["value_coef"],
+        "max_grad_norm": SETTINGS["max_grad_norm"],
+        "policy_kwargs": {"net_arch": {"pi": hidden, "vf": hidden}},
+        "seed": 0,
+    }
+
+
+def measure_sb3(model: Any, seconds: float, packages: tuple[str, ...]) -> None:
+    """Measure a model of stable-baselines3 or a relative, one rollout of all copies an update."""
+    rows = model.n_envs * model.n_steps
+
+    def update() -> int:
+        model.learn(rows, reset_num_timesteps=False)
+        return int(rows)
+
+    measure(update, seconds, packages)
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("env", help="Gymnasium id")

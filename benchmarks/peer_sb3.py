@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from common import ROWS, SETTINGS, arguments, measure
+from common import SETTINGS, arguments, measure_sb3, sb3_settings
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
@@ -13,30 +13,11 @@ from torch import nn
 
 def main() -> None:
     args = arguments()
-    hidden = SETTINGS["hidden"]
-    model = PPO(
-        "MlpPolicy",
-        make_vec_env(args.env, n_envs=SETTINGS["envs"], seed=0),
-        n_steps=SETTINGS["steps"],
-        batch_size=SETTINGS["minibatch"],
-        n_epochs=SETTINGS["epochs"],
-        learning_rate=SETTINGS["lr"],
-        gamma=SETTINGS["gamma"],
-        gae_lambda=SETTINGS["lambda"],
-        clip_range=SETTINGS["clip"],
-        ent_coef=SETTINGS["entropy_coef"],
-        vf_coef=SETTINGS["value_coef"],
-        max_grad_norm=SETTINGS["max_grad_norm"],
-        policy_kwargs={"net_arch": {"pi": hidden, "vf": hidden}, "activation_fn": nn.Tanh},
-        device="cpu",
-        seed=0,
-    )
-
-    def update() -> int:
-        model.learn(ROWS, reset_num_timesteps=False)
-        return ROWS
-
-    measure(update, args.seconds, ("stable-baselines3", "torch"))
+    settings = sb3_settings(SETTINGS["steps"], SETTINGS["minibatch"])
+    settings["policy_kwargs"]["activation_fn"] = nn.Tanh
+    envs = make_vec_env(args.env, n_envs=SETTINGS["envs"], seed=0)
+    model = PPO("MlpPolicy", envs, device="cpu", **settings)
+    measure_sb3(model, args.seconds, ("stable-baselines3", "torch"))
 
 
 if __name__ == "__main__":

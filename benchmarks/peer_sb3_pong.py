@@ -9,12 +9,10 @@ import argparse
 
 import ale_py
 import gymnasium
-from common import measure
+from common import measure_sb3
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import VecFrameStack
-
-ROWS = 8 * 128
 
 
 def main() -> None:
@@ -37,11 +35,7 @@ def main() -> None:
         seed=0,
     )
 
-    def update() -> int:
-        model.learn(ROWS, reset_num_timesteps=False)
-        return ROWS
-
-    measure(update, args.seconds, ("stable-baselines3", "torch", "ale-py"))
+    measure_sb3(model, args.seconds, ("stable-baselines3", "torch", "ale-py"))
 
 
 if __name__ == "__main__":

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+from typing import Any
+
 from common import SETTINGS, arguments, measure
 
 import shoal
 
 
-def main() -> None:
-    args = arguments()
-    network = shoal.Network(hidden=tuple(SETTINGS["hidden"]), activation="tanh", shared=False)
+def measured(args: argparse.Namespace, steps: int, network: dict[str, Any], **fields: Any) -> None:
+    """Measure PPO with fragments of ``steps``, and more settings of its network and its own."""
     algorithm = shoal.PPO(
         lr=SETTINGS["lr"],
         gamma=SETTINGS["gamma"],
@@ -19,14 +21,17 @@ def main() -> None:
         value_coef=SETTINGS["value_coef"],
         max_grad_norm=SETTINGS["max_grad_norm"],
         epochs=SETTINGS["epochs"],
-        minibatch_size=SETTINGS["minibatch"],
-        network=network,
+        network=shoal.Network(
+            hidden=tuple(SETTINGS["hidden"]), activation="tanh", shared=False, **network
+        ),
+        **fields,
     )
     with shoal.Trainer(
         algorithm,
         args.env,
         envs_per_worker=SETTINGS["envs"],
-        fragment_length=SETTINGS["steps"],
+        fragment_length=steps,
+        report_every=1,
         seed=0,
     ) as trainer:
         done = 0
@@ -40,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    measured(arguments(), SETTINGS["steps"], {}, minibatch_size=SETTINGS["minibatch"])
