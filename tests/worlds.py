@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
+import pytest
 from gymnasium.spaces import Box, Discrete
 
 from shoal.algorithms.ppo import PPO
@@ -116,6 +117,20 @@ def worker(config: Config, index: int = 0) -> Worker:
     rng = np.random.default_rng([config.seed, 0])
     made.set_weights(config.algorithm.init(made.model, rng), 0)
     return made
+
+
+def interrupt(trainer: Any, victim: Any, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train until Ctrl-C comes at the end of the first call of this method of ``victim``."""
+    call = getattr(victim, verb)
+
+    def interrupted(*args: Any) -> None:
+        call(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(victim, verb, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
 
 
 def difference(a: Any, b: Any, where: str = "") -> str:

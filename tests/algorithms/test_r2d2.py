@@ -27,7 +27,7 @@ from shoal.replay.buffer import Buffer
 from shoal.replay.layout import layout_of
 from shoal.replay.settings import layout_for, make
 from shoal.spaces.base import MEMORY
-from tests.worlds import Script, Scripts, difference, settings, worker
+from tests.worlds import Script, Scripts, difference, interrupt, settings, worker
 
 LSTM = Network(hidden=(6,), memory="lstm", memory_size=5)
 GRU = Network(hidden=(), memory="gru", memory_size=5)
@@ -283,17 +283,7 @@ def test_an_interrupted_round_is_repeated_as_if_it_had_never_begun(
     ):
         for _ in range(12):
             whole.train(), cut.train()
-        victim: Any = cut.learner if when == "update" else Worker
-        call = getattr(victim, when)
-
-        def interrupted(*args: Any) -> Any:
-            call(*args)
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(victim, when, interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                cut.train()
+        interrupt(cut, cut.learner if when == "update" else Worker, when, monkeypatch)
         for _ in range(5):
             whole.train(), cut.train()
         assert difference(state(whole), state(cut)) == ""

@@ -11,7 +11,7 @@ from shoal.errors import ConfigError
 from shoal.fleet.local import LocalFleet
 from shoal.fleet.worker import Worker
 from shoal.trainer import Trainer
-from tests.worlds import TINY, difference
+from tests.worlds import TINY, difference, interrupt
 
 SMALL: dict[str, Any] = {
     "network": TINY,
@@ -90,17 +90,7 @@ def test_an_interrupted_round_is_repeated_as_if_it_had_never_begun(
     with make() as whole, make() as cut:
         for _ in range(6):
             whole.train(), cut.train()
-        victim: Any = cut.learner if when == "update" else Worker
-        call = getattr(victim, when)
-
-        def interrupted(*args: Any) -> Any:
-            call(*args)
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(victim, when, interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                cut.train()
+        interrupt(cut, cut.learner if when == "update" else Worker, when, monkeypatch)
         for _ in range(3):
             whole.train(), cut.train()
         assert difference(whole.learner.get_state(), cut.learner.get_state()) == ""

@@ -285,10 +285,9 @@ def close(got: Any, expected: Any, rtol: float, atol: float = 0.0) -> None:
     assert (abs(got - expected) <= atol + rtol * abs(expected)).all(), (got, expected)
 
 
-def run(seed: int) -> int:
+def run(case: Case, rounds: int) -> int:
     """One draw of the fuzz; returns how many transitions were compared."""
-    case = Case(seed)
-    for _ in range(12):
+    for _ in range(rounds):
         for _ in range(int(case.rng.integers(1, 5))):
             case.store(int(case.rng.integers(case.setting.workers)))
         if case.rng.random() < 0.1:
@@ -301,11 +300,10 @@ def run(seed: int) -> int:
 def test_what_is_drawn_has_happened(part: int) -> None:
     checked, seed = 0, 0
     while checked < 75_000:
+        case = Case(1_000_000 * part + seed)
         try:
-            checked += run(1_000_000 * part + seed)
+            checked += run(case, 12)
         except Exception as error:
-            error.add_note(
-                f"seed {1_000_000 * part + seed}: {Case(1_000_000 * part + seed).setting}"
-            )
+            error.add_note(f"seed {1_000_000 * part + seed}: {case.setting}")
             raise
         seed += 1

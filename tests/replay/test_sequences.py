@@ -19,7 +19,7 @@ from shoal.replay.layout import Column, Layout, least_rows, with_priorities
 from shoal.replay.sequences import SequenceBuffer
 from shoal.spaces.base import MEMORY
 from shoal.trajectory import Window, ndarray
-from tests.replay.test_fuzz import GAMMA, ROWS, Case, close, same
+from tests.replay.test_fuzz import GAMMA, ROWS, Case, close, run, same
 from tests.worlds import difference
 
 COUNT = f"{MEMORY}count"
@@ -219,27 +219,15 @@ class Sequences(Case):
         assert known == len(live), (known, live)
 
 
-def run(seed: int) -> int:
-    case = Sequences(seed)
-    for _ in range(8):
-        for _ in range(int(case.rng.integers(1, 5))):
-            case.store(int(case.rng.integers(case.setting.workers)))
-        if case.rng.random() < 0.1:
-            case.restore()
-        case.check()
-    return case.checked
-
-
 @pytest.mark.parametrize("part", range(2))
 def test_what_is_drawn_has_happened(part: int) -> None:
     checked, seed = 0, 0
     while checked < 40_000:
-        number = 1_000_000 * part + seed
+        case = Sequences(1_000_000 * part + seed)
         try:
-            checked += run(number)
-        except BaseException as error:
-            case = Sequences(number)
-            error.add_note(f"seed {number}: {case.setting} {case.window}")
+            checked += run(case, 8)
+        except Exception as error:
+            error.add_note(f"seed {1_000_000 * part + seed}: {case.setting} {case.window}")
             raise
         seed += 1
 
