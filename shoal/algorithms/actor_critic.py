@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from shoal.algorithms.base import Batch, Differentiable, Model, Params, Records
+from shoal.config.bounds import require
 from shoal.nets.base import Build, Head, step, unroll
 from shoal.nets.central import CentralNet
 from shoal.ops import distributions
@@ -54,6 +55,13 @@ class ActorCritic(Differentiable):
         if noise is None:
             return model.dist.mode(out, mask), records
         return model.dist.sample(out, noise, mask), records
+
+
+def check_minibatch(size: int, normalised: bool) -> None:
+    """Raise ConfigError if advantages are normalised within minibatches of one row."""
+    least = 2 if normalised else 1
+    wanted = f"at least {least}: one row has no spread to normalise by"
+    require(size >= least, "minibatch_size", size, wanted)
 
 
 def values(model: Model, params: Params, trajectory: Trajectory) -> tuple[ndarray, ndarray]:

@@ -20,7 +20,7 @@ from shoal.algorithms.actor_critic import bounded, masked_mean, standardise
 from shoal.algorithms.base import Batch, Metrics, Model, Params
 from shoal.algorithms.ppo import clipped_surrogate, k3, minibatches, value_error
 from shoal.algorithms.vtrace import Corrected, along, without_masked
-from shoal.config.bounds import require, setting
+from shoal.config.bounds import setting
 from shoal.config.schedule import Schedule
 from shoal.nets.network import Network
 from shoal.ops.kernels import Array, namespace
@@ -57,13 +57,7 @@ class APPO(Corrected):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least = 2 if self.normalise_advantage else 1
-        require(
-            self.minibatch_size >= least,
-            "minibatch_size",
-            self.minibatch_size,
-            f"at least {least}: one row has no spread to normalise by",
-        )
+        actor_critic.check_minibatch(self.minibatch_size, self.normalise_advantage)
 
     def label(self, model: Model, params: Params, batch: Batch) -> Batch:
         """From whole fragments [B, T] to rows [B * T], with what ``params`` = pi_t say of them.

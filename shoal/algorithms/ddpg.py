@@ -34,7 +34,8 @@ from shoal.config.schedule import Schedule
 from shoal.nets.array_net import ArrayNet
 from shoal.nets.base import Build, Head
 from shoal.nets.network import Network
-from shoal.ops.exploration import Deterministic, RandomFirst
+from shoal.ops.deterministic import Tanh
+from shoal.ops.exploration import RandomFirst
 from shoal.ops.kernels import Array, namespace, ndarray, stop_gradient
 from shoal.ops.optimisers import Group, Optimiser
 from shoal.spaces.base import OWN, Leaf, Spaces
@@ -134,7 +135,7 @@ class DDPG(Critics):
             raise refused(f"{type(self).__name__} needs actions that are floats", spaces)
         dim = spaces.action_dim
         net = self.pair(spaces, build, Head(dim, gain=0.01), 1, of_actions=True)
-        return Model(spaces, net, RandomFirst(Deterministic(dim), dim))
+        return Model(spaces, net, RandomFirst(Tanh(dim), dim))
 
     def init(self, model: Model, rng: np.random.Generator) -> dict[str, ndarray]:
         return model.net.init(rng)

@@ -16,7 +16,7 @@ import numpy as np
 from shoal.algorithms import actor_critic
 from shoal.algorithms.actor_critic import ActorCritic, bounded, masked_mean, standardise
 from shoal.algorithms.base import Batch, Metrics, Model, Params
-from shoal.config.bounds import require, setting
+from shoal.config.bounds import setting
 from shoal.config.schedule import Schedule
 from shoal.nets.network import Network
 from shoal.ops.kernels import Array, namespace, stop_gradient
@@ -50,13 +50,7 @@ class PPO(ActorCritic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least = 2 if self.normalise_advantage else 1
-        require(
-            self.minibatch_size >= least,
-            "minibatch_size",
-            self.minibatch_size,
-            f"at least {least}: one row has no spread to normalise by",
-        )
+        actor_critic.check_minibatch(self.minibatch_size, self.normalise_advantage)
 
     def postprocess(self, model: Model, params: Params, trajectory: Trajectory) -> Batch:
         """Advantages by GAE, bootstrapped at time limits and at the fragment's end (detail 5)."""

@@ -15,6 +15,7 @@ from shoal.config.self_play import FIXED, POOL, RANDOM, SELF, SelfPlay
 from shoal.envs import Step, VectorEnv
 from shoal.envs.agents import AgentsEnv
 from shoal.envs.state import set_generator
+from shoal.envs.wrapper import Wrapper
 from shoal.errors import CheckpointError, ConfigError
 from shoal.trajectory import Obs, ndarray
 
@@ -33,7 +34,7 @@ def games_of_two(world: VectorEnv, settings: SelfPlay) -> AgentsEnv:
     )
 
 
-class SelfPlayEnv:
+class SelfPlayEnv(Wrapper):
     """Copies of a game of two as the learner sees them: some of its slots are played by opponents.
 
     The opponent of a game is drawn as it begins, and met with either side in turn; in games against
@@ -42,10 +43,6 @@ class SelfPlayEnv:
 
     Raises ConfigError for a policy with memory.
     """
-
-    frame_stack = 1
-    reward_clip: float | None = None
-    spec: Any = None
 
     def __init__(
         self, world: AgentsEnv, settings: SelfPlay, algorithm: Algorithm, model: Model, seed: int
@@ -56,8 +53,8 @@ class SelfPlayEnv:
                 "network.memory",
                 "leave out network.memory, or self_play.pool",
             )
-        self.world, self.id, self.spaces, self.slots = world, world.id, world.spaces, world.slots
-        self.agents, self.takes_turns = world.agents, world.takes_turns
+        super().__init__(world)
+        self.world = world
         self._settings, self._algorithm, self._model = settings, algorithm, model
         self._fixed = {RANDOM: self._other("random", RANDOMLY)}
         if settings.opponent is not None:
@@ -135,11 +132,6 @@ class SelfPlayEnv:
 
     # ------------------------------------------------------------------ a vector environment
 
-    @property
-    def episode_seeds(self) -> list[int | None]:
-        """Those of the environment."""
-        return self.world.episode_seeds
-
     def reset(self, seed: int | None = None) -> Obs:
         """See `VectorEnv.reset`."""
         self._obs, self._games = self.world.reset(seed), []
@@ -206,16 +198,3 @@ class SelfPlayEnv:
         self._score, self._games = state["score"].copy(), []
         self._obs = self.world.set_state(state["env"])
         return self._obs
-
-    def render(self) -> Any:
-        """A frame of the first copy."""
-        return self.world.render()
-
-    @property
-    def fps(self) -> float | None:
-        """Frames of `render` in a second."""
-        return self.world.fps
-
-    def close(self) -> None:
-        """Close the environment."""
-        self.world.close()

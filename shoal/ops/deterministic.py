@@ -1,4 +1,7 @@
-"""Actions of policies that explore by perturbing their weights: the network's output as it is."""
+"""Actions that a network's output gives without chance; what is added to explore is normal noise.
+
+Policies that explore by perturbing their weights need no noise at all.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,10 @@ from shoal.ops.kernels import Array, arange, namespace, ndarray
 
 
 @dataclass(frozen=True)
-class Plain:
-    """``dim`` numbers, which the action space clips; ``std`` of the normal noise on them."""
+class Noisy:
+    """``dim`` numbers, and a standard normal one for each as noise."""
 
     dim: int
-    std: float = 0.0
 
     @property
     def n_out(self) -> int:
@@ -29,6 +31,26 @@ class Plain:
     def noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> ndarray:
         """Standard normal noise."""
         return rng.standard_normal((*shape, self.dim), np.float32)
+
+
+@dataclass(frozen=True)
+class Tanh(Noisy):
+    """The tanh of a network's output, [..., dim]."""
+
+    def mode(self, out: Array, mask: Array | None = None) -> Array:
+        return namespace(out).tanh(out)
+
+    def sample(self, out: Array, noise: Array, mask: Array | None = None) -> Array:
+        """With as much noise as there is; within [-1, 1]."""
+        xp = namespace(out)
+        return xp.clip(xp.tanh(out) + noise, -1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Plain(Noisy):
+    """``dim`` numbers, which the action space clips; ``std`` of the normal noise on them."""
+
+    std: float = 0.0
 
     def mode(self, out: Array, mask: Array | None = None) -> Array:
         return out

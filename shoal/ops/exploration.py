@@ -63,35 +63,6 @@ class EpsilonGreedy:
 
 
 @dataclass(frozen=True)
-class Deterministic:
-    """The tanh of a network's output, [..., dim]; what is added to explore is normal noise."""
-
-    dim: int
-
-    @property
-    def n_out(self) -> int:
-        """Outputs that the network must have."""
-        return self.dim
-
-    @property
-    def noise_shape(self) -> tuple[int, ...]:
-        """Trailing shape of the noise of one action."""
-        return (self.dim,)
-
-    def noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> ndarray:
-        """Standard normal noise."""
-        return rng.standard_normal((*shape, self.dim), np.float32)
-
-    def mode(self, out: Array, mask: Array | None = None) -> Array:
-        return namespace(out).tanh(out)
-
-    def sample(self, out: Array, noise: Array, mask: Array | None = None) -> Array:
-        """With as much noise as there is; within [-1, 1]."""
-        xp = namespace(out)
-        return xp.clip(xp.tanh(out) + noise, -1.0, 1.0)
-
-
-@dataclass(frozen=True)
 class RandomFirst:
     """A distribution's actions, or any at all: as a run begins, before anything is learned.
 
@@ -99,7 +70,7 @@ class RandomFirst:
     that many floats; choices are any at all with logits of zero.
     """
 
-    dist: Any  # ops.distributions.Distribution, or Deterministic
+    dist: Any  # ops.distributions.Distribution, or ops.deterministic.Tanh
     dim: int  # 0: choices
 
     @property

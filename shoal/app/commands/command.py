@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from shoal.app.options import Parser
 
@@ -53,6 +56,45 @@ def stops(parser: Parser) -> None:
     parser.option("--stop-return", metavar="X", help="stop at this mean return over 100 episodes")
     parser.option("--stop-steps", metavar="N", help="stop after N env steps")
     parser.option("--stop-seconds", metavar="S", help="stop after S seconds")
+
+
+class Trained(NamedTuple):
+    """A trained policy that a command plays."""
+
+    title: str  # what is played, for the line that tells the result
+    folder: Path | None  # of its run
+    about: dict[str, Any]  # what belongs to the result: seed, explore, env steps of the run
+    arguments: dict[str, Any]  # of ``evaluate`` and ``record``
+
+
+def trained(args: Namespace, apart: int) -> Trained:
+    """The policy that ``args`` name; episodes begin at its seed + ``apart`` unless --seed says."""
+    from shoal.app import folder as folders
+    from shoal.app.console import progress
+    from shoal.checkpoint.files import blame
+    from shoal.policy import policy_of
+    from shoal.systems.saved import Saved
+
+    path, folder, meta, state = folders.find(args.folder, parts=("learner",))
+    saved = Saved(path, meta, args.trust)
+    policy = policy_of(saved, state, network=args.network, algorithm=args.algorithm)
+    env = saved.env(args.env)
+    with blame(path):
+        seed = meta["config"]["seed"] + apart if args.seed is None else args.seed
+        env_steps = meta["counters"]["env_steps"]
+    silence_third_parties()
+    arguments = {
+        "policy": policy,
+        "env": env,
+        "env_kwargs": saved.env_kwargs({}),
+        "episodes": args.episodes,
+        "seed": seed,
+        "explore": args.explore,
+        "progress": progress(args.episodes),
+    }
+    about = {"seed": seed, "explore": args.explore, "env_steps": env_steps}
+    title = f"{meta['system']} on {env}, {args.episodes} episodes"
+    return Trained(title, folder, about, arguments)
 
 
 def silence_third_parties() -> None:

@@ -30,11 +30,7 @@ def _options() -> Parser:
 
 def _run(parser: Parser, argv: list[str]) -> int:
     from shoal.app import folder as folders
-    from shoal.app.console import progress
-    from shoal.checkpoint.files import blame
     from shoal.evaluation import evaluate
-    from shoal.policy import policy_of
-    from shoal.systems.saved import Saved
 
     args, _ = parser.read(argv, settings=False)
     for name in ("episodes", "video_episodes"):
@@ -43,37 +39,18 @@ def _run(parser: Parser, argv: list[str]) -> int:
     if args.video is not None and args.video.suffix not in (".mp4", ".gif"):
         fix = f"--video {args.video.with_suffix('.mp4')}"
         raise ConfigError(f"--video is {args.video}, but is written as .mp4 or .gif", None, fix)
-    path, folder, meta, state = folders.find(args.folder, parts=("learner",))
-    saved = Saved(path, meta, args.trust)
-    policy = policy_of(saved, state, network=args.network, algorithm=args.algorithm)
-    env, env_kwargs = saved.env(args.env), saved.env_kwargs({})
-    with blame(path):
-        seed = meta["config"]["seed"] + 1_000_003 if args.seed is None else args.seed
-    command.silence_third_parties()
-    result = evaluate(
-        policy,
-        env,
-        args.episodes,
-        seed=seed,
-        env_kwargs=env_kwargs,
-        explore=args.explore,
-        video=args.video,
-        video_episodes=args.video_episodes,
-        progress=progress(args.episodes),
-    )
+    found = command.trained(args, 1_000_003)
+    result = evaluate(**found.arguments, video=args.video, video_episodes=args.video_episodes)
     print(
-        f"{meta['system']} on {env}, {args.episodes} episodes: "
+        f"{found.title}: "
         f"return {result['return_mean']:.1f} +- {result['return_std']:.1f} "
         f"(min {result['return_min']:.1f}, max {result['return_max']:.1f}), "
         f"length {result['length_mean']:.1f} env steps"
     )
     if args.video is not None:
         print(f"video: {args.video}, {result['frames']:,} frames, {result['video_s']:.0f} s")
-    with blame(path):
-        env_steps = meta["counters"]["env_steps"]
-    about = {"seed": seed, "explore": args.explore, "env_steps": env_steps}
-    if folder is not None:
-        folders.write_json(folder / folders.EVALUATION, result | about)
+    if found.folder is not None:
+        folders.write_json(found.folder / folders.EVALUATION, result | found.about)
     return 0
 
 

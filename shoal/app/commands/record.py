@@ -25,37 +25,17 @@ def _options() -> Parser:
 
 
 def _run(parser: Parser, argv: list[str]) -> int:
-    from shoal.app import folder as folders
-    from shoal.app.console import progress
-    from shoal.checkpoint.files import blame
-    from shoal.policy import policy_of
     from shoal.recording import record
-    from shoal.systems.saved import Saved
 
     args, _ = parser.read(argv, settings=False)
     if args.episodes < 1:
         raise ConfigError(f"--episodes is {args.episodes}", None, "record at least 1")
     if args.out is None:
         raise ConfigError("no folder for the data set was given", None, "name one: --out demos")
-    path, _, meta, state = folders.find(args.folder, parts=("learner",))
-    saved = Saved(path, meta, args.trust)
-    policy = policy_of(saved, state, network=args.network, algorithm=args.algorithm)
-    env, env_kwargs = saved.env(args.env), saved.env_kwargs({})
-    with blame(path):
-        seed = meta["config"]["seed"] + 2_000_003 if args.seed is None else args.seed
-    command.silence_third_parties()
-    result = record(
-        policy,
-        env,
-        args.episodes,
-        args.out,
-        seed=seed,
-        env_kwargs=env_kwargs,
-        explore=args.explore,
-        progress=progress(args.episodes),
-    )
+    found = command.trained(args, 2_000_003)
+    result = record(**found.arguments, out=args.out)
     print(
-        f"{meta['system']} on {env}, {args.episodes} episodes, {result['env_steps']:,} env steps: "
+        f"{found.title}, {result['env_steps']:,} env steps: "
         f"return {result['return_mean']:.1f} +- {result['return_std']:.1f} "
         f"(min {result['return_min']:.1f}, max {result['return_max']:.1f})"
     )
