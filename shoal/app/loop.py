@@ -366,8 +366,14 @@ def _learner(trainer: Trainer) -> str:
     name = trainer.framework
     if name == "auto":
         return "numpy (nothing is differentiated)"
+    device = getattr(trainer.learner, "device", "cpu")
+    where = "" if device == "cpu" else f" on {device}"
+    return f"{name}{_why(trainer, name)}{where}"
+
+
+def _why(trainer: Trainer, name: str) -> str:
     if trainer.config.learner != "auto" or trainer.config.algorithm.parts:
-        return name
+        return ""
     net = trainer.model.net
     if net.framework is not None:
         why = "what the network is written in"
@@ -375,4 +381,4 @@ def _learner(trainer: Trainer) -> str:
         why = "faster at convolutions"
     else:
         why = "compiles whole updates"
-    return f"{name} (auto: {why})"
+    return f" (auto: {why})"

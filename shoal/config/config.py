@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,6 +11,8 @@ from typing import Any, Literal
 from shoal.config.bounds import check_bounds, is_number, require, setting
 from shoal.config.replay import Replay
 from shoal.config.self_play import SelfPlay
+
+_DEVICE = re.compile(r"auto|(cpu|cuda)(:\d+)?")
 
 
 class Frozen(Mapping[str, Any]):
@@ -119,7 +122,8 @@ class Config:
     stop: Stop = Stop()
     checkpointing: Checkpointing = Checkpointing()
     learner: Literal["auto", "jax", "torch"] = "auto"  # framework that computes gradients
-    precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products; weights are float32
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"  # of matrix products
+    device: str = "auto"  # of the learner: auto, cpu, cuda or cuda:N; workers act on their CPU
     seed: int = setting(0, least=0)  # of all random numbers in the run
     report_every: int | None = setting(None, least=1)  # env steps in one report; none: 2,000
 
@@ -127,5 +131,7 @@ class Config:
         check_bounds(self)
         ok = isinstance(self.learner, str) and self.learner in ("auto", "jax", "torch")
         require(ok, "learner", self.learner, "'auto', 'jax' or 'torch'")
-        ok = isinstance(self.precision, str) and self.precision in ("float32", "bfloat16")
-        require(ok, "precision", self.precision, "'float32' or 'bfloat16'")
+        ok = isinstance(self.precision, str) and self.precision in ("float32", "tf32", "bfloat16")
+        require(ok, "precision", self.precision, "'float32', 'tf32' or 'bfloat16'")
+        ok = isinstance(self.device, str) and _DEVICE.fullmatch(self.device) is not None
+        require(ok, "device", self.device, "'auto', 'cpu', 'cuda' or 'cuda:N'")

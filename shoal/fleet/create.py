@@ -35,9 +35,16 @@ def create_fleet(config: Config, env: Any) -> tuple[Fleet, Callable[[], None]]:
     """The workers of a run, and what to call when it is over.
 
     ``rollout.workers`` processes, or this one where that is 0 or ``cluster.in_process`` is set.
-    Raises ConfigError where the machine or cluster cannot hold them.
+    Raises ConfigError where the machine or cluster cannot hold them, and for a GPU if they learn.
     """
     workers, cluster = config.rollout.workers, config.cluster
+    if config.device.startswith("cuda") and learns(config.plan):
+        raise ConfigError(
+            f"device={config.device!r}: under {config.plan.name} every worker computes gradients, "
+            "on its own CPU",
+            None,
+            "leave device out, or take a plan whose learner is in this process, as sync_samples",
+        )
     if workers == 0 or cluster.in_process:
         make: Make = partial(worker, (), config, env)
         return create(make, max(workers, 1), cluster, fanout=config.plan.fanout, local=True)

@@ -27,6 +27,8 @@ class Host:
     def __init__(self, name: str, paths: Sequence[str]) -> None:
         for library in THREADS:
             os.environ[f"{library}_NUM_THREADS"] = "1"
+        # JAX would claim three quarters of a GPU's memory, which belongs to the learner.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
         sys.path[:] = [*sys.path, *(path for path in paths if path not in sys.path)]
         self._name, self._restart = name, 0
         self._member: Any = None

@@ -15,11 +15,14 @@ _INLINED = {
     "custom_vjp_call_jaxpr": "fun_jaxpr",  # until JAX 0.6
 }
 
+_PRODUCTS = "dot_general", "conv_general_dilated"
 
-def rounded(function: Callable[..., Any]) -> Callable[..., Any]:
+
+def rounded(function: Callable[..., Any], convolutions: bool = False) -> Callable[..., Any]:
     """The same function of trees of arrays, its float32 matrix products with factors in bfloat16.
 
-    Sums of products stay in float32, and so does all else. Rewriting what was traced reaches every
+    With ``convolutions``, theirs too: XLA has kernels for that on GPUs, and none on CPUs. Sums of
+    products stay in float32, and so does all else. Rewriting what was traced reaches every
     product, those of gradients and of users' own modules too, and inside of loops and branches.
     (JAX's matmul precision does not: XLA's CPU backend, version 0.10.2, computes in float32
     whatever it says.)
@@ -28,13 +31,16 @@ def rounded(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def computed(*args: Any) -> Any:
         traced, shape = jax.make_jaxpr(function, return_shape=True)(*args)
-        outs = _evaluate(traced.jaxpr, traced.consts, jax.tree.leaves(args))
+        names = _PRODUCTS if convolutions else _PRODUCTS[:1]
+        outs = _evaluate(traced.jaxpr, traced.consts, jax.tree.leaves(args), names)
         return jax.tree.unflatten(jax.tree.structure(shape), outs)
 
     return computed
 
 
-def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+def _evaluate(
+    jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], products: Sequence[str]
+) -> list[Any]:
     """One operation after the other, as JAX's documentation on interpreters of jaxprs has it."""
     import jax.numpy as jnp
     from jax.extend.core import Literal
@@ -47,14 +53,14 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[An
     for line in jaxpr.eqns:
         given = [value(x) for x in line.invars]
         name = line.primitive.name
-        if name == "dot_general" and all(x.dtype == jnp.float32 for x in given):
+        if name in products and all(x.dtype == jnp.float32 for x in given):
             params = {**line.params, "preferred_element_type": jnp.dtype(jnp.float32)}
             outs = [line.primitive.bind(*(x.astype(jnp.bfloat16) for x in given), **params)]
         elif name in _INLINED:
             inner = line.params[_INLINED[name]]
-            outs = _evaluate(inner.jaxpr, inner.consts, given)
+            outs = _evaluate(inner.jaxpr, inner.consts, given, products)
         else:
-            params = {key: _rewritten(x) for key, x in line.params.items()}
+            params = {key: _rewritten(x, products) for key, x in line.params.items()}
             bound = line.primitive.get_bind_params(params)
             # A pair until JAX 0.8: functions that come before the operands.
             functions, params = bound if isinstance(bound, tuple) else ((), bound)
@@ -64,13 +70,13 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[An
     return [value(x) for x in jaxpr.outvars]
 
 
-def _rewritten(param: Any) -> Any:
+def _rewritten(param: Any, products: Sequence[str]) -> Any:
     """A parameter of an operation, the functions in it (of scan, while, cond, remat) rounded."""
     import jax
     from jax.extend.core import ClosedJaxpr, Jaxpr
 
     if isinstance(param, tuple):
-        return tuple(_rewritten(x) for x in param) if _has_functions(param) else param
+        return tuple(_rewritten(x, products) for x in param) if _has_functions(param) else param
     if not isinstance(param, ClosedJaxpr | Jaxpr):
         return param
     closed = param if isinstance(param, ClosedJaxpr) else ClosedJaxpr(param, ())
@@ -78,7 +84,9 @@ def _rewritten(param: Any) -> Any:
         jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=getattr(x, "weak_type", False))
         for x in closed.in_avals
     ]
-    new = jax.make_jaxpr(lambda *args: _evaluate(closed.jaxpr, closed.consts, args))(*like)
+    new = jax.make_jaxpr(lambda *args: _evaluate(closed.jaxpr, closed.consts, args, products))(
+        *like
+    )
     return new if isinstance(param, ClosedJaxpr) else new.jaxpr
 
 

@@ -16,6 +16,7 @@ from shoal.algorithms.by_policy import split
 from shoal.config.config import Config
 from shoal.errors import ConfigError
 from shoal.learners.base import Learner
+from shoal.learners.device import CPU
 from shoal.process import interrupts
 from shoal.process.machine import cpus
 from shoal.trajectory import ndarray
@@ -74,15 +75,20 @@ def create_learner(
     params: Mapping[str, ndarray],
     threads: int,
     precision: str = "float32",
+    device: str = CPU,
+    heavy: bool = False,
 ) -> Learner:
-    """A learner that starts from these parameters. The framework is imported here, not before."""
+    """A learner that starts from these parameters. The framework is imported here, not before.
+
+    Raises ConfigError as ``choose_device`` does.
+    """
     if kind == "torch":
         from shoal.learners.torch import TorchLearner
 
-        return TorchLearner(algorithm, model, params, threads, precision)
+        return TorchLearner(algorithm, model, params, threads, precision, device, heavy)
     from shoal.learners.jax import JaxLearner
 
-    return JaxLearner(algorithm, model, params, threads, precision)
+    return JaxLearner(algorithm, model, params, threads, precision, device, heavy)
 
 
 def learner_of(
@@ -91,14 +97,15 @@ def learner_of(
     """The framework and the learner of a run with this number of workers.
 
     With several policies the learner holds one for each. ``beside`` workers sample on this machine
-    while it learns. Raises ConfigError as
-    ``choose_framework`` does.
+    while it learns. Raises ConfigError as ``choose_framework`` and ``choose_device`` do.
     """
     algorithm = config.algorithm
     if not algorithm.parts:
         kind = choose_framework(config.learner, model, algorithm.network)
-        cores = threads(model, rows_per_step(config, workers), beside)
-        return kind, create_learner(kind, algorithm, model, params, cores, config.precision)
+        rows = rows_per_step(config, workers)
+        cores = threads(model, rows, beside)
+        how = cores, config.precision, config.device, heavy(model, rows)
+        return kind, create_learner(kind, algorithm, model, params, *how)
     from shoal.learners.policies import PolicyLearners
 
     own, found = split(params), {}
@@ -130,6 +137,10 @@ def threads(model: Model, rows: int, beside: int = 0) -> int:
     more than it saves: a step of DQN's with that network takes 77 us on one thread and 102 us on
     two; with 256x256, 26 MFLOP, 0.58 ms and 0.63 ms.
     """
+    return max(cpus() - beside, 1) if heavy(model, rows) else 1
+
+
+def heavy(model: Model, rows: int) -> bool:
+    """Whether a gradient step on ``rows`` rows is long: over 40 MFLOP, or convolutions."""
     sizes = [int(np.prod(shape)) for shape in model.net.shapes().values()]
-    small = 6 * sum(sizes) * rows < 40_000_000 and not convolves(model)
-    return 1 if small else max(cpus() - beside, 1)
+    return 6 * sum(sizes) * rows >= 40_000_000 or convolves(model)

@@ -13,6 +13,7 @@ import numpy as np
 from shoal.algorithms.base import Differentiable, Metrics, Model, Params
 from shoal.learners.base import STEP, Reduce, Weights
 from shoal.learners.bfloat16 import rounded
+from shoal.learners.device import CPU, choose_device, jax_device
 from shoal.learners.state import LearnerBase, minibatch, shareable
 from shoal.ops.packing import Packing, pack, shared, to_share, unpack
 from shoal.trajectory import Batch, ndarray
@@ -49,10 +50,18 @@ class JaxLearner(LearnerBase):
         params: Mapping[str, ndarray],
         threads: int = 1,
         precision: str = "float32",
+        device: str = CPU,
+        heavy: bool = False,
     ) -> None:
         jax = start(threads)
-        super().__init__(algorithm, model, params, jax.device_put, _numpy)
+        self.device = choose_device(device, "jax", heavy, precision)
+        # What is compiled runs where the parameters are: batches are copied there by the call.
+        put = partial(jax.device_put, device=jax_device(self.device))
+        super().__init__(algorithm, model, params, put, _numpy)
         self._bfloat16 = precision == "bfloat16"
+        if self.device.startswith("cuda"):  # whose products are in TF32 if nothing is said
+            exact = "highest" if precision == "float32" else "default"
+            jax.config.update("jax_default_matmul_precision", exact)
         self._names: list[str] = []  # of the metrics in ``_update``'s vector
         self._whole_names: list[str] = []  # and in ``_whole``'s
         self._shared_names: list[str] = []  # of those that learners share when they update together
@@ -127,7 +136,9 @@ class JaxLearner(LearnerBase):
         return jax.lax.stop_gradient(label({**aux, **targets, **params}, batch))
 
     def _rounded(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return rounded(function) if self._bfloat16 else function
+        if not self._bfloat16:
+            return function
+        return rounded(function, convolutions=self.device.startswith("cuda"))
 
     def _steps(
         self,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 
 from shoal.algorithms.base import Differentiable, Metrics, Model, Params
 from shoal.learners.base import STEP, Reduce, Weights
+from shoal.learners.device import CPU, choose_device
 from shoal.learners.state import LearnerBase, minibatch, shareable
 from shoal.ops.packing import Packing, pack, shared, to_share, unpack
 from shoal.process import interrupts
@@ -28,10 +31,16 @@ class TorchLearner(LearnerBase):
         params: Mapping[str, ndarray],
         threads: int = 1,
         precision: str = "float32",
+        device: str = CPU,
+        heavy: bool = False,
     ) -> None:
         torch.set_num_threads(threads)
+        self.device = choose_device(device, "torch", heavy, precision)
         self._bfloat16 = precision == "bfloat16"
-        super().__init__(algorithm, model, params, _tensors, _numpy)
+        if self.device.startswith("cuda"):
+            torch.backends.cuda.matmul.allow_tf32 = precision != "float32"
+            torch.backends.cudnn.allow_tf32 = precision != "float32"
+        super().__init__(algorithm, model, params, partial(_tensors, device=self.device), _numpy)
         self._packed: tuple[Any, Packed] | None = None  # a state, and its parameters as vectors
         self._before: Packed | None = None  # those of the state before, which may come back
         self._spare: Packed | None = None  # those of the one before that: memory for the next
@@ -45,7 +54,7 @@ class TorchLearner(LearnerBase):
         reduce: Reduce | None = None,
     ) -> tuple[dict[str, float], dict[str, ndarray]]:
         aux, now = self._with(hyper), self._now
-        tensors = self._labelled(aux, _tensors(batch))
+        tensors = self._labelled(aux, self._put(batch))
         packing = Packing(self.algorithm.optimiser, now.params)
         if self._packed is None or self._packed[0] is not now:
             packed = packing.pack(now.params), packing.pack_slots(now.optimiser)
@@ -55,7 +64,8 @@ class TorchLearner(LearnerBase):
         sums: dict[str, Any] = {}
         by_row: dict[str, list[Any]] = {}
         seen = taken = 0
-        for i, index in enumerate([None] if indices is None else torch.from_numpy(indices).long()):
+        steps = [None] if indices is None else torch.from_numpy(indices).long().to(self.device)
+        for i, index in enumerate(steps):
             if reduce is None:  # else the other ranks would wait for this one
                 interrupts.check()
             leaves = packing.unpack(params)
@@ -68,7 +78,7 @@ class TorchLearner(LearnerBase):
                 whole, scalars = self._shared(pack(by_name), scalars, rows["mask"], reduce)
                 by_name = unpack(whole, by_name)
             stop = bool(scalars.pop("stop", 0.0) > 0)
-            scalars["grad_norm"] = torch.zeros(())  # of a step that is not taken
+            scalars["grad_norm"] = self._scalar(0.0)  # of a step that is not taken
             if not stop:
                 grads = self._grads = packing.pack(by_name, self._grads)
                 lr = aux["hyper/lr"]
@@ -83,27 +93,26 @@ class TorchLearner(LearnerBase):
                 sums[name] = sums.get(name, 0.0) + x
             if stop:
                 break
-        means = {k: float(x) / seen for k, x in sums.items()}
+        means = {k: x / seen for k, x in _floats(sums).items()}
         new, slots = packing.unpack(params), packing.unpack_slots(opt)
         self._commit(new, slots, taken, means["loss"], means["grad_norm"], targets=targets)
         if taken:
             self._spare, self._before = self._before, self._packed[1]
             self._packed = self._now, (params, opt)
-        every = {name: torch.cat(x).numpy() for name, x in by_row.items()}
+        every = _numpy({name: torch.cat(x) for name, x in by_row.items()})
         return {**means, "gradient_steps": float(taken)}, every
 
     def gradients(
         self, batch: Batch, hyper: Mapping[str, float]
     ) -> tuple[Weights, dict[str, float], dict[str, ndarray]]:
         params, aux = self._now.params, self._with(hyper)
-        tensors = self._labelled(aux, _tensors(batch))
+        tensors = self._labelled(aux, self._put(batch))
         grads, metrics = self._differentiate(params, {**aux, **self._now.targets}, tensors)
-        scalars = {k: float(x) for k, x in metrics.scalars.items()}
-        return _numpy(grads), scalars, _numpy(metrics.rows)
+        return _numpy(grads), _floats(metrics.scalars), _numpy(metrics.rows)
 
     def apply(self, gradients: Mapping[str, ndarray], hyper: Mapping[str, float]) -> float:
-        now, lr = self._now, torch.tensor(hyper["lr"])
-        params, opt, norm = self._step(now.params, _tensors(gradients), now.optimiser, lr)
+        now, lr = self._now, self._scalar(hyper["lr"])
+        params, opt, norm = self._step(now.params, self._put(gradients), now.optimiser, lr)
         step = now.gradient_steps + 1
         targets = self._followed(params, range(step, step + 1))
         self._commit(params, opt, 1, float(norm), targets=targets)
@@ -111,7 +120,10 @@ class TorchLearner(LearnerBase):
 
     def _with(self, hyper: Mapping[str, float]) -> Params:
         # float32, as in JAX: a Python float would make the optimiser's scalars float64.
-        return {**self._now.aux, **{f"hyper/{k}": torch.tensor(x) for k, x in hyper.items()}}
+        return {**self._now.aux, **{f"hyper/{k}": self._scalar(x) for k, x in hyper.items()}}
+
+    def _scalar(self, x: float) -> Any:
+        return torch.tensor(x, device=self.device)
 
     def _differentiate(self, params: Params, aux: Params, batch: Batch) -> tuple[Params, Metrics]:
         leaves = {k: x.detach().requires_grad_() for k, x in params.items()}
@@ -133,7 +145,9 @@ class TorchLearner(LearnerBase):
 
     def _precision(self) -> Any:
         """Products and convolutions in bfloat16, where asked for; all else stays in float32."""
-        return torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16)
+        if not self._bfloat16:
+            return nullcontext()
+        return torch.autocast(self.device.partition(":")[0], torch.bfloat16)
 
     def _labelled(self, aux: Params, batch: Batch) -> Batch:
         with torch.no_grad(), self._precision():
@@ -146,12 +160,12 @@ class TorchLearner(LearnerBase):
         """Gradient and metrics of a step that several learners take together."""
         reduction = self.algorithm.reduction
         own = to_share(gradient, metrics, mask, reduction)
-        total = torch.from_numpy(reduce(own.numpy()))
+        total = torch.from_numpy(reduce(own.cpu().numpy())).to(self.device)
         return shared(total, sorted(metrics), reduction)
 
     def _follow(self, params: Params, targets: Params, step: Any) -> Params:
         with torch.no_grad():
-            return super()._follow(params, targets, torch.tensor(int(step)))
+            return super()._follow(params, targets, torch.tensor(int(step), device=self.device))
 
     def _step(
         self, params: Params, grads: Params, opt: Params, lr: Any, out: Packed | None = None
@@ -160,13 +174,29 @@ class TorchLearner(LearnerBase):
             return self.algorithm.optimiser.update(params, grads, opt, lr, out)
 
 
-def _tensors(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """NumPy arrays to tensors; copied, because NumPy's may be read-only or written to later."""
-    return {
-        k: _tensors(x) if isinstance(x, Mapping) else torch.tensor(np.asarray(x, order="C"))
-        for k, x in tree.items()
-    }
+def _tensors(tree: Mapping[str, Any], device: str = CPU) -> dict[str, Any]:
+    """NumPy arrays to tensors; copied, because NumPy's may be read-only or written to later.
+
+    To a GPU they go through pinned memory: the copy there then runs beside what this process does.
+    """
+    found: dict[str, Any] = {}
+    for k, x in tree.items():
+        if isinstance(x, Mapping):
+            found[k] = _tensors(x, device)
+            continue
+        found[k] = torch.tensor(np.asarray(x, order="C"))
+        if device.startswith("cuda"):
+            found[k] = found[k].pin_memory()
+        found[k] = found[k].to(device, non_blocking=True)
+    return found
 
 
 def _numpy(tree: Mapping[str, Any]) -> Weights:
-    return {k: x.detach().numpy().copy() for k, x in tree.items()}
+    return {k: x.detach().cpu().numpy().copy() for k, x in tree.items()}
+
+
+def _floats(scalars: Mapping[str, Any]) -> dict[str, float]:
+    """Scalars of one dtype, fetched at once: a GPU is waited for once, not for each."""
+    if not scalars:
+        return {}
+    return dict(zip(scalars, torch.stack(list(scalars.values())).tolist(), strict=True))

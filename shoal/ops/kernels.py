@@ -55,7 +55,7 @@ def in_blocks(
     into old memory).
     """
     x = next(iter(arrays.values()))
-    if x.ndim != 1 or x.shape[0] <= BLOCK or compat.is_jax_array(x):
+    if _at_once(x):
         return f(dict(arrays))
     found = dict(out or {})
     for start in range(0, x.shape[0], BLOCK):
@@ -67,9 +67,16 @@ def in_blocks(
     return found
 
 
+def _at_once(x: Array) -> bool:
+    """Whether blocks would win nothing: no long vector, or none of a CPU's that is run eagerly."""
+    if x.ndim != 1 or x.shape[0] <= BLOCK or compat.is_jax_array(x):
+        return True
+    return str(getattr(x, "device", "cpu")) != "cpu"
+
+
 def sum_of_squares(x: Array) -> Array:
     """Sum of the squares of all entries."""
-    if x.ndim != 1 or x.shape[0] <= BLOCK or compat.is_jax_array(x):
+    if _at_once(x):
         return namespace(x).sum(x * x)
     parts = (x[start : start + BLOCK] for start in range(0, x.shape[0], BLOCK))
     return reduce(add, (namespace(x).sum(part * part) for part in parts))

@@ -357,7 +357,7 @@ def unread(config: Config | System) -> dict[str, str]:
     return {
         "replay": f"{name} learns from returns, without a replay buffer",
         **{f"rollout.{name}": whole for name in names},
-        **{k: f"{name} has no gradient to compute" for k in ("learner", "precision")},
+        **{k: f"{name} has no gradient to compute" for k in ("learner", "precision", "device")},
     }
 
 

@@ -43,6 +43,7 @@ def options() -> Parser:
     parser.option(
         "--learner", metavar="jax|torch|auto", help="framework for the gradients (default auto)"
     )
+    parser.option("--device", metavar="cpu|cuda[:N]|auto", help="of the learner (default auto)")
     command.stops(parser)
     parser.option("--out", metavar="DIR", help="run folder (default runs/SYSTEM-ENV-SEED-TIME)")
     command.reports(parser)

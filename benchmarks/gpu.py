@@ -1,0 +1,203 @@
+"""Is a GPU's learner right, and how fast is it: ``python benchmarks/gpu.py [--out gpu.json]``.
+
+One command, one JSON, on a machine with a CUDA GPU. For both frameworks and each precision, on
+Atari's observations (4 x 84 x 84 pixels, Nature's network):
+
+* equality: the weights after an update of PPO, IMPALA and DQN, on the GPU and on the CPU, from the
+  same weights and rows; the largest difference, beside the largest step that a weight made.
+* learner: rows per second of gradient steps of each algorithm's paper (PPO: 1,024 rows, 4 epochs of
+  minibatches of 256; IMPALA: 32 x 20 rows; DQN: batches of 32; and of 512, as Ape-X's).
+* run: env steps per second of PPO on Pong, sampled and learned from in one process, if ale-py is
+  installed; with the learner on the CPU and on the GPU.
+
+Nothing travels between processes here, so that the figures are those of the learner.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from gymnasium import Env
+from gymnasium.spaces import Box, Discrete
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from shoal.config.replay import Replay  # noqa: E402
+from shoal.errors import ConfigError  # noqa: E402
+from shoal.fleet.worker import Worker  # noqa: E402
+from shoal.learners.choose import create_learner  # noqa: E402
+from shoal.process.machine import cpus  # noqa: E402
+from shoal.replay.counts import Replayed  # noqa: E402
+from shoal.replay.local import LocalReplay  # noqa: E402
+from shoal.systems.configure import configure  # noqa: E402
+from shoal.trainer import Trainer  # noqa: E402
+
+
+class Pixels(Env[Any, Any]):
+    """Noise in the shape of Atari's frames; an episode is 100 steps."""
+
+    observation_space = Box(0, 255, (4, 84, 84), np.uint8)
+    action_space = Discrete(6)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._t = 0
+        return self._obs(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self._t += 1
+        return self._obs(), float(self.np_random.random() < 0.1), self._t >= 100, False, {}
+
+    def _obs(self) -> Any:
+        return self.np_random.integers(0, 256, (4, 84, 84), dtype=np.uint8)
+
+
+CASES: dict[str, tuple[str, dict[str, Any], int]] = {  # system, settings, batch of replay
+    "ppo": ("ppo", {"envs_per_worker": 8, "fragment_length": 128, "minibatch_size": 256}, 0),
+    "impala": ("impala", {"envs_per_worker": 32, "fragment_length": 20}, 0),
+    "dqn": ("dqn", {"envs_per_worker": 8, "fragment_length": 32}, 32),
+    "dqn 512": ("dqn", {"envs_per_worker": 8, "fragment_length": 128}, 512),
+}
+
+
+def case(name: str) -> tuple[Any, Any, Any, Any, Any, int]:
+    """(algorithm, model, parameters, batch, indices, rows of all gradient steps)."""
+    system, settings, size = CASES[name]
+    config = configure(system, Pixels, None, {**settings, "stop_steps": 10_000})
+    algorithm = config.algorithm
+    worker = Worker(config, 0, Pixels)
+    params = algorithm.init(worker.model, np.random.default_rng(0))
+    worker.set_weights({**params, **algorithm.exploration(0, 1)}, 0)
+    batch, rng = worker.sample().batch, np.random.default_rng(1)
+    if size:
+        replay = Replay(capacity=2_000, warmup=8, batch_size=size)
+        slots = settings["envs_per_worker"]
+        local = LocalReplay(replay, algorithm, worker.model, worker.get_stacks(), slots, Replayed())
+        local.store(0, batch)
+        batch = local.draw(rng, 1, 0.0).batch
+        return algorithm, worker.model, params, batch, None, size
+    indices = algorithm.indices(worker.model, rng, batch["mask"].shape)
+    rows = indices.size if indices is not None else batch["mask"].size
+    return algorithm, worker.model, params, batch, indices, int(rows)
+
+
+def updated(made: Any, name: str, seconds: float) -> tuple[dict[str, Any], float]:
+    """The weights after one update, and rows per second of further ones."""
+    algorithm, _, _, batch, indices, rows = case(name)
+    hyper = algorithm.hyper(0.0)
+    made.update(batch, indices, hyper)
+    weights = made.weights()
+    for _ in range(2):
+        made.update(batch, indices, hyper)
+    times, end = [], perf_counter() + seconds
+    while perf_counter() < end or len(times) < 3:
+        start = perf_counter()
+        made.update(batch, indices, hyper)
+        times.append(perf_counter() - start)
+    return weights, rows / median(times)
+
+
+def learner_figures(
+    framework: str, device: str, precision: str, seconds: float
+) -> dict[str, dict[str, Any]]:
+    """Weights and speed by case."""
+    found = {}
+    for name in CASES:
+        algorithm, model, params, *_ = case(name)
+        made = create_learner(framework, algorithm, model, params, cpus(), precision, device)
+        made.set_aux(algorithm.exploration(0, 1))
+        weights, speed = updated(made, name, seconds)
+        step = max(float(np.abs(weights[k] - x).max()) for k, x in params.items())
+        found[name] = {"weights": weights, "rows_per_s": round(speed), "largest_step": step}
+    return found
+
+
+def difference(a: dict[str, Any], b: dict[str, Any]) -> float:
+    return max(float(np.abs(x - b[k]).max()) for k, x in a.items())
+
+
+def run(framework: str, device: str, precision: str, steps: int) -> dict[str, float]:
+    """Env steps per second of PPO on Pong, after a first report that is not counted."""
+    settings = {"envs_per_worker": 16, "fragment_length": 128, "minibatch_size": 512}
+    how = {"learner": framework, "device": device, "precision": precision}
+    with Trainer("ppo", "ALE/Pong-v5", stop_steps=10**8, **settings, **how) as trainer:
+        trainer.train()
+        start, before = perf_counter(), trainer.run.counters.env_steps
+        while trainer.run.counters.env_steps - before < steps:
+            report = trainer.train()
+        speed = (trainer.run.counters.env_steps - before) / (perf_counter() - start)
+    shares = {k: round(v, 3) for k, v in report.items() if k.startswith("time/")}
+    return {"env_steps_per_s": round(speed), **shares}
+
+
+def tried(work: Callable[[], Any]) -> Any:
+    """What it returns, or why it cannot: a framework without a GPU must not end the others."""
+    try:
+        return work()
+    except (ConfigError, ImportError, RuntimeError) as error:
+        return {"refused": str(error)}
+
+
+def gpu_name() -> str:
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "gpu.json")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
+    parser.add_argument("--device", default="cuda", help="beside the CPU")
+    parser.add_argument("--steps", type=int, default=20_000, help="env steps of each run")
+    parser.add_argument("--frameworks", nargs="+", default=["torch", "jax"])
+    args = parser.parse_args()
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # two frameworks share one GPU
+    result: dict[str, Any] = {
+        "gpu": gpu_name(),
+        "cpus": cpus(),
+        "python": platform.python_version(),
+    }
+    for framework in args.frameworks:
+        cpu = learner_figures(framework, "cpu", "float32", args.seconds)
+        own: dict[str, Any] = {name: {"cpu": x["rows_per_s"]} for name, x in cpu.items()}
+        for precision in ("float32", "tf32", "bfloat16"):
+            gpu = tried(lambda: learner_figures(framework, args.device, precision, args.seconds))  # noqa: B023
+            for name, x in cpu.items():
+                found = gpu.get(name)
+                own[name][precision] = (
+                    gpu
+                    if found is None
+                    else {
+                        "rows_per_s": found["rows_per_s"],
+                        "times_cpu": round(found["rows_per_s"] / x["rows_per_s"], 1),
+                        "difference": difference(x["weights"], found["weights"]),
+                        "largest_step": x["largest_step"],
+                    }
+                )
+        result[framework] = own
+        for device, precision in (
+            ("cpu", "float32"),
+            (args.device, "float32"),
+            (args.device, "bfloat16"),
+        ):
+            name = f"ppo Pong, {device}, {precision}"
+            result[framework][name] = tried(lambda: run(framework, device, precision, args.steps))  # noqa: B023
+        print(json.dumps({framework: result[framework]}, indent=2), flush=True)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
