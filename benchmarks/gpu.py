@@ -81,7 +81,7 @@ def case(name: str) -> tuple[Any, Any, Any, Any, Any, int]:
     worker.set_weights({**params, **algorithm.exploration(0, 1)}, 0)
     batch, rng = worker.sample().batch, np.random.default_rng(1)
     if size:
-        replay = Replay(capacity=2_000, warmup=8, batch_size=size)
+        replay = Replay(capacity=2_000, warmup=size, batch_size=size)
         slots = settings["envs_per_worker"]
         local = LocalReplay(replay, algorithm, worker.model, worker.get_stacks(), slots, Replayed())
         local.store(0, batch)
