@@ -62,6 +62,7 @@ FRONT = {
 
 FRAMEWORK_FILES = {
     "shoal.learners.bfloat16",
+    "shoal.learners.device",
     "shoal.learners.jax",
     "shoal.learners.torch",
     "shoal.fleet.collective",  # torch.distributed's Gloo
@@ -71,7 +72,7 @@ FRAMEWORK_FILES = {
     "shoal.nets.flax",
     "shoal.nets.torch",
 }
-LEARNERS = {f"shoal.learners.{name}" for name in ("bfloat16", "jax", "torch")}
+LEARNERS = {f"shoal.learners.{name}" for name in ("bfloat16", "device", "jax", "torch")}
 ACTING = FRAMEWORK_FILES - LEARNERS  # loaded by workers
 FRAMEWORKS = {"jax", "jaxlib", "flax", "optax", "torch"}
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
