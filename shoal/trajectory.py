@@ -7,9 +7,9 @@ A trajectory is time-major, ``[T, B]``: T env steps of B slots. A batch is what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,16 @@ import numpy.typing as npt
 ndarray = npt.NDArray[Any]
 Obs = dict[str, ndarray]
 Batch = dict[str, Any]
+
+
+class Episodes(Protocol):
+    """Whole episodes, each a batch as ``Trajectory.steps`` gives it, of one slot."""
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """One after the other."""
 
 
 class Window(NamedTuple):

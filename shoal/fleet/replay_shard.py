@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.config.replay import Replay
 from shoal.fleet.parcel import Lost, Parcel
-from shoal.replay.settings import Episodes, make
-from shoal.trajectory import ndarray
+from shoal.replay.settings import make
+from shoal.trajectory import Episodes, ndarray
 
 if TYPE_CHECKING:
     from shoal.replay.buffer import Drawn

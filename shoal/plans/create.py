@@ -12,8 +12,9 @@ from shoal.plans.pool import Pool
 from shoal.plans.run import Run
 from shoal.replay.demos import read
 from shoal.replay.local import LocalReplay
-from shoal.replay.settings import Episodes, demo_bytes, layout_for
+from shoal.replay.settings import demo_bytes, layout_for
 from shoal.spaces.view import View
+from shoal.trajectory import Episodes
 
 
 def create_run(config: Config, model: Model, fleet: Fleet) -> Run:

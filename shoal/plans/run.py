@@ -15,9 +15,8 @@ from shoal.fleet.sample import Sample
 from shoal.ops.moments import Moments
 from shoal.plans.pool import Pool
 from shoal.replay.counts import Replayed
-from shoal.replay.settings import Episodes
 from shoal.spaces.base import OWN
-from shoal.trajectory import ndarray
+from shoal.trajectory import Episodes, ndarray
 
 FAR = 2.0**14  # standard deviations from 0 at which float32 rounds to a thousandth of one
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from shoal.config.replay import Replay
 from shoal.replay.counts import Replayed
-from shoal.replay.settings import Episodes, make, most_steps, trained_steps
-from shoal.trajectory import Batch, ndarray
+from shoal.replay.settings import make, most_steps, trained_steps
+from shoal.trajectory import Batch, Episodes, ndarray
 
 if TYPE_CHECKING:
     from shoal.replay.buffer import Drawn

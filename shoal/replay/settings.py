@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -11,17 +11,13 @@ from shoal.config.replay import Replay
 from shoal.errors import ConfigError
 from shoal.replay.layout import Layout, layout_of, least_rows, with_priorities
 from shoal.spaces.base import MEMORY
-from shoal.trajectory import Batch
+from shoal.trajectory import Episodes
 
 if TYPE_CHECKING:
     from shoal.replay.buffer import Buffer
-    from shoal.replay.demos import Demos
 
 FUSED = 64 * 2**20  # bytes of the transitions of one call, at most
 SAVED = 256 * 2**20  # bytes up to which a buffer goes into every checkpoint by default
-
-
-Episodes: TypeAlias = "Sequence[Batch] | Demos"
 
 
 def layout_for(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
@@ -57,14 +58,15 @@ def test_rock_paper_scissors_is_uniform_on_average() -> None:
     assert np.abs(np.mean(found, 0) - 1 / 3).max() < 0.05
 
 
-def test_elo_rises_and_random_is_beaten() -> None:
+@pytest.mark.parametrize("seed", range(3))
+def test_elo_rises_and_random_is_beaten(seed: int) -> None:
     fields = {"lr": 1e-3, "entropy_coef": 0.02, "every": 2000, "epochs": 4, "report_every": 8_000}
-    with trainer(TICTACTOE, envs_per_worker=16, **fields) as run:
+    with trainer(TICTACTOE, envs_per_worker=16, seed=seed, **fields) as run:
         first = run.train()
-        for _ in range(3):
+        for _ in range(4):
             last = run.train()
-        assert last["elo/learner"] > first["elo/learner"] + 20
+        assert last["elo/learner"] > first["elo/learner"] + 100
         result = shoal.match(run.policy, "random", TICTACTOE, 100)
     assert result["wins"] + result["draws"] + result["losses"] == result["games"] == 100
     assert sum(own["wins"] for own in result["sides"].values()) == result["wins"]
-    assert result["points"] > 0.6
+    assert result["points"] >= 0.65
