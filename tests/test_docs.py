@@ -63,6 +63,21 @@ def test_files_that_the_architecture_names_exist() -> None:
         assert (ROOT / "shoal" / name).exists() or (ROOT / name).exists(), name
 
 
+def test_files_in_the_list_of_folders_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text().split("## Where things are")[1]
+    (listed,) = re.findall(r"```\nshoal/\n(.*?)```", text, re.S)
+    folder, gone, known = "", [], 0
+    for line in listed.splitlines():
+        head = re.match(r"  (\w+)(/|\.py) ", line)
+        if head:
+            folder = head[1] if head[2] == "/" else ""
+        for name in re.findall(r"\b\w+\.(?:py|yaml)\b", line):
+            known += 1
+            if not (ROOT / "shoal" / folder / name).is_file():
+                gone.append(f"{folder}/{name}")
+    assert not gone and known > 100
+
+
 COMMANDS = re.findall(r"^shoal (train .+)$", (ROOT / "docs" / "architecture.md").read_text(), re.M)
 
 
