@@ -211,7 +211,7 @@ class AgentsEnv(Copies):
             group.acts[slot], group.waits[slot] = False, True
         for agent, reward in events.rewards.items():
             group, slot = self._slot(copy, agent)
-            group.reward[slot] += check_reward(reward)
+            group.reward[slot] = check_reward(reward)
         self._write_state(copy, events.ended)
         for agent, (terminated, truncated) in events.ended.items():
             group, slot = self._slot(copy, agent)

@@ -15,7 +15,8 @@ _ARRAYS = "params", "optimiser", "aux", "targets"
 class PolicyLearners:
     """Batches, gradient steps and weights by policy; one version for all.
 
-    Weights and metrics are named "policy/name".
+    Weights and metrics are named "policy/name". Nobody applies gradients from elsewhere here: the
+    plans that do are of one policy.
     """
 
     def __init__(self, learners: Mapping[str, Learner]) -> None:
@@ -52,28 +53,9 @@ class PolicyLearners:
         steps = sum(metrics.pop("gradient_steps") for metrics in found.values())
         return {**join(found), "gradient_steps": steps}, join(rows)
 
-    def gradients(
-        self, batch: Batch, hyper: Mapping[str, float]
-    ) -> tuple[Weights, dict[str, float], dict[str, ndarray]]:
-        """See `Learner.gradients`."""
-        own = split(hyper)
-        found = {k: x.gradients(batch[k], own.get(k, {})) for k, x in self.learners.items()}
-        values = join({k: x for k, (x, _, _) in found.items()})
-        metrics = join({k: x for k, (_, x, _) in found.items()})
-        return values, metrics, join({k: x for k, (_, _, x) in found.items()})
-
-    def apply(self, gradients: Mapping[str, ndarray], hyper: Mapping[str, float]) -> float:
-        """See `Learner.apply`; the norm is the largest of all."""
-        own, more = split(gradients), split(hyper)
-        return max(x.apply(own[k], more.get(k, {})) for k, x in self.learners.items())
-
     def weights(self) -> Weights:
         """All that policies act with."""
         return join({name: learner.weights() for name, learner in self.learners.items()})
-
-    def set_weights(self, weights: Mapping[str, ndarray], version: int) -> None:
-        """See `Learner.set_weights`."""
-        self._each(split(weights), lambda learner, own: learner.set_weights(own, version))
 
     def set_aux(self, aux: Mapping[str, ndarray]) -> None:
         """See `Learner.set_aux`."""
@@ -95,11 +77,6 @@ class PolicyLearners:
         """See `Learner.set_state`."""
         for name, learner in self.learners.items():
             learner.set_state(self._own(state, name))
-
-    def adopt(self, state: Mapping[str, Any]) -> None:
-        """See `Learner.adopt`."""
-        for name, learner in self.learners.items():
-            learner.adopt(self._own(state, name))
 
     def _own(self, state: Mapping[str, Any], name: str) -> dict[str, Any]:
         arrays = {kind: split(state[kind]).get(name, {}) for kind in _ARRAYS}

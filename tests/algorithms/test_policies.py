@@ -14,6 +14,7 @@ from pettingzoo import ParallelEnv
 import shoal
 from shoal.algorithms.by_policy import join, split
 from shoal.errors import ConfigError, EnvError, ShoalError, SpaceError
+from shoal.trajectory import shape
 from tests.agents import InTurn, Together
 
 TWO = {"ann": "left", "*": "right"}
@@ -94,6 +95,32 @@ def test_a_policy_learns_as_it_would_without_the_others() -> None:
     for other in packs[1:]:
         for name, x in packs[0].items():
             np.testing.assert_array_equal(x, other[name])
+
+
+def test_policies_of_one_kind_differ_from_the_beginning() -> None:
+    one = shoal.PPO(minibatch_size=32)
+    algorithm = shoal.Policies({"left": one, "right": one}, TWO)
+    with shoal.Trainer(algorithm, Together, **SMALL) as trainer:
+        left, right = split(trainer.learner.weights()).values()
+        assert all((left[k] != right[k]).any() for k in left if k.endswith("/w"))
+        shape = {"left": (48,), "right": (48,)}
+        rows = algorithm.indices(trainer.model, np.random.default_rng(0), shape)
+        assert (rows["left"] != rows["right"]).any()
+
+
+def test_no_policy_moves_where_one_cannot() -> None:
+    with shoal.Trainer(hunt(), Unlike, **SMALL) as trainer:
+        trainer.train()
+        learner, algorithm = trainer.learner, trainer.config.algorithm
+        before, version = learner.weights(), learner.version
+        batch = trainer.fleet.map("sample")[0][1].batch
+        rows = algorithm.indices(trainer.model, np.random.default_rng(0), shape(batch))
+        batch["prey"]["advantage"] = np.full_like(batch["prey"]["advantage"], np.nan)
+        with pytest.raises(ShoalError, match="diverged"):
+            learner.update(batch, rows, trainer.run.hyper())
+        assert learner.version == version
+        for name, x in learner.weights().items():
+            np.testing.assert_array_equal(x, before[name])
 
 
 @pytest.mark.parametrize("form", [Together, InTurn])

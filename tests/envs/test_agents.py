@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 from pettingzoo import AECEnv
 from pettingzoo.test import api_test, parallel_api_test, seed_test
 
@@ -138,6 +139,36 @@ class _Fixed:
         return np.zeros(out.shape[:-1], np.int64)
 
 
+class Barred(Together):
+    """Allows no action to an agent whose episode has ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = spaces.Dict({"x": self.seen, "action_mask": spaces.MultiBinary(3)})
+
+    def _obs(self, agent: str) -> Any:
+        return {"x": super()._obs(agent), "action_mask": np.ones(3, np.int8)}
+
+    def step(self, actions: Any) -> Any:
+        seen, rewards, ended, cut, infos = super().step(actions)
+        for agent in ended:
+            if ended[agent] or cut[agent]:
+                seen[agent]["action_mask"][:] = 0
+        return seen, rewards, ended, cut, infos
+
+
+def test_whoever_has_left_may_do_anything_and_its_last_mask_is_kept() -> None:
+    world, finals = make(Barred, 3), 0
+    world.reset(0)
+    for _ in range(100):
+        step = world.step(np.zeros(world.slots, np.int64))
+        assert step.obs["action_mask"].all()
+        if step.final is not None:
+            finals += len(step.final[0])
+            assert not step.final[1]["action_mask"].any()
+    assert finals > 20
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_worker_goes_on_from_its_state(form: Any) -> None:
     first = worker(form, fragment=9)
@@ -187,13 +218,7 @@ def test_evaluation_tells_each_agents_return() -> None:
 
 class Different(Together):
     def action_space(self, agent: str) -> Any:
-        return shoal_spaces(3 if agent != "cleo" else 4)
-
-
-def shoal_spaces(n: int) -> Any:
-    from gymnasium.spaces import Discrete
-
-    return Discrete(n)
+        return spaces.Discrete(3 if agent != "cleo" else 4)
 
 
 class Vanishing(Together):

@@ -67,8 +67,10 @@ def test_entries_and_bounds_keep_their_order() -> None:
     lens = View((1,)).of(GymSpaces(VECTOR, Discrete(2)))
     assert lens({"obs": np.float32([[7, 8, 9]])})["obs"].tolist() == [[7, 9]]
     assert lens.spaces.observation.high.tolist() == [1, 3]
-    choices = View(("0:1", "1")).of(GymSpaces(PAIR, Discrete(2)))
+    counted = Tuple((MultiDiscrete([2, 3, 4], start=[5, 6, 7]), VECTOR))
+    choices = View(("0:1", "1")).of(GymSpaces(counted, Discrete(2)))
     assert choices.spaces.leaves[0].n == (2, 4)
+    assert choices.spaces.observation[0].start.tolist() == [5, 7]
 
 
 @pytest.mark.parametrize(

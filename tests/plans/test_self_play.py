@@ -57,7 +57,25 @@ def test_the_pool_holds_the_newest_at_their_distance() -> None:
     assert kept == [720, 840, 960] and set(pool.ratings) == set(pool.saved)
 
 
+def test_win_rates_fade_and_those_who_left_are_forgotten() -> None:
+    pool = Pool(SelfPlay(pool=1, every=1))
+    pool.keep({"w": np.zeros(1)}, 0)
+    assert pool.win_rate(0) == 0.5
+    pool.take([(0, 1.0), (0, 0.0), (0, 1.0)])
+    won, played = 0.99**2 + 1, 0.99**2 + 0.99 + 1
+    assert pool.win_rate(0) == pytest.approx((won + 0.5) / (played + 1))
+    pool.keep({"w": np.ones(1)}, 5)
+    elo = pool.elo
+    pool.take([(0, 1.0)])
+    assert pool.elo == elo and set(pool.ratings) == {1} and not pool.won
+
+
 # ---------------------------------------------------------------- games
+
+
+def two_in_turn() -> InTurn:
+    """Both are paid at any time, so that a running game has a score."""
+    return InTurn(("ann", "bob"))
 
 
 def trainer(env: Any, **fields: Any) -> shoal.Trainer:
@@ -100,15 +118,16 @@ def test_what_opponents_do_is_not_trained_on() -> None:
                 assert points == 0.5 + earned / 2
 
 
-def test_a_run_goes_on_bit_for_bit_with_its_pool(tmp_path: Path) -> None:
-    with trainer(TICTACTOE) as run:
+@pytest.mark.parametrize("env", [TICTACTOE, two_in_turn])
+def test_a_run_goes_on_bit_for_bit_with_its_pool(env: Any, tmp_path: Path) -> None:
+    with trainer(env) as run:
         for _ in range(5):
             run.train()
         run.save(tmp_path)
         for _ in range(5):
             one = run.train()
         weights = run.learner.weights()
-    with shoal.Trainer.restore(tmp_path, TICTACTOE) as again:
+    with shoal.Trainer.restore(tmp_path, env) as again:
         for _ in range(5):
             other = again.train()
         for name, x in weights.items():

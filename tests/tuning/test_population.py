@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.stats
 
-from shoal.tuning.lineage import schedule
+from shoal.tuning.lineage import SCHEDULE, Replayed, schedule
 from shoal.tuning.population import Member, donor, explore, truncation, welch
 from shoal.tuning.search import Population
 
@@ -146,8 +149,27 @@ def test_the_papers_toy_problem_is_solved_by_copying_alone(select: Any) -> None:
 
 
 def test_equals_copy_each_other_in_a_tournament() -> None:
+    population, rng = Population(select="tournament"), np.random.default_rng(0)
+    found = [donor(population, 0, members([1, 1]), rng) for _ in range(100)]
+    assert 30 < found.count(1) < 70 and set(found) == {1, None}
     assert toy(0.0, "tournament", 0) == pytest.approx(1.2, abs=0.01)
     assert toy(0.0, "tournament", 0, exploit=False) == pytest.approx(0.39, abs=0.005)
+
+
+def test_a_schedule_sets_what_was_due_last(tmp_path: Path) -> None:
+    changes = [{"env_steps": at, "set": {"lr": lr}} for at, lr in ((0, 1.0), (90, 2.0), (200, 3.0))]
+    text = json.dumps({"config": {}, "schedule": changes})
+    (tmp_path / SCHEDULE).write_text(text, encoding="utf-8")
+    found: list[tuple[int, float]] = []
+    counters = SimpleNamespace(env_steps=0)
+    trainer = SimpleNamespace(
+        run=SimpleNamespace(counters=counters),
+        set=lambda lr: found.append((counters.env_steps, lr)),
+    )
+    replayed = Replayed(tmp_path)
+    for counters.env_steps in (100, 150, 200, 250):
+        replayed.apply(trainer)
+    assert found == [(100, 2.0), (200, 3.0)]
 
 
 def test_a_schedule_follows_a_member_back_to_its_donors() -> None:

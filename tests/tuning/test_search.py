@@ -62,6 +62,15 @@ def test_a_conditional_setting_is_given_only_where_its_condition_holds() -> None
         assert (config.algorithm.target_kl is not None) == (chosen["algorithm.epochs"] == 10)
 
 
+def test_all_conditions_of_a_setting_must_hold() -> None:
+    found = search(
+        "algorithm: {epochs: {grid_search: [1, 10]}, clip: {grid_search: [0.1, 0.2]}, target_kl:"
+        " {uniform: [0.01, 0.1], when: {algorithm.epochs: 10, algorithm.clip: [0.2, 0.3]}}}"
+    )
+    given = [found.config(x).algorithm.target_kl is not None for x in trials(found)]
+    assert given.count(True) == 1 and len(given) == 4
+
+
 def test_samples_have_seeds_of_their_own_and_a_grid_shares_one() -> None:
     text = "seed: 5\nalgorithm: {lr: {grid_search: [1e-3, 1e-4]}, clip: {uniform: [0.1, 0.3]}}"
     found = search(text + "\ntune: {samples: 3}")
