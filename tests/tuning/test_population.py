@@ -192,4 +192,5 @@ def test_a_schedule_follows_a_member_back_to_its_donors() -> None:
     rates = [(x["env_steps"], x["set"]["algorithm.lr"]) for x in schedule(entries, "a")]
     assert rates == [(0, 1.0), (100, 1.2), (200, 1.44), (300, 1.7)]
     assert [x["env_steps"] for x in schedule(entries, "b")] == [0, 250]
+    assert schedule(entries, "c") == schedule(entries, "a")[:3]
     assert schedule(entries, "d") == []

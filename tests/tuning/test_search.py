@@ -121,7 +121,8 @@ def test_what_cannot_be_is_refused_before_anything_runs(text: str, expected: str
 
 def test_a_trial_that_asks_for_more_cpus_than_there_are_is_refused_with_the_numbers() -> None:
     found = search("rollout: {workers: {grid_search: [0, 63]}}")
-    with pytest.raises(ConfigError, match=r"(?s)64 CPUs.*63 workers.*this machine has.*cpus_per"):
+    text = r"64 CPUs \(1 for its trainer, 63 for its 63 workers\), but this machine has"
+    with pytest.raises(ConfigError, match=f"(?s){text}.*cpus_per_worker"):
         check_trials([found], None)
 
 
