@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from shoal.config.self_play import RANDOM, SELF, SelfPlay
 from shoal.errors import ConfigError, ShoalError
 from shoal.plans.pool import START, Pool, expected, odds
 from tests.agents import Alone, InTurn, Together
+from tests.worlds import difference
 
 TICTACTOE = "pettingzoo:classic/tictactoe_v3"
 SMALL: dict[str, Any] = {
@@ -136,6 +138,17 @@ def test_a_run_goes_on_bit_for_bit_with_its_pool(env: Any, tmp_path: Path) -> No
     assert len(names) == 6 and {name: one[name] for name in names} == {
         name: other[name] for name in names
     }
+
+
+def test_running_games_are_restored_whole() -> None:
+    with trainer(two_in_turn) as run:
+        world = run.fleet._members[0].env  # type: ignore[attr-defined]
+        for _ in range(3):
+            run.train()
+        state = copy.deepcopy(world.get_state())
+        run.train()
+        world.set_state(state)
+        assert state["score"].any() and not difference(world.get_state(), state)
 
 
 # ---------------------------------------------------------------- bad input
