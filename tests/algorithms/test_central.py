@@ -49,6 +49,22 @@ def test_the_policy_does_not_see_the_state_and_the_value_does() -> None:
     assert np.all(one[2] != two[2])
 
 
+def test_policy_and_value_see_observations_normalised_alike() -> None:
+    worker = member(Together)
+    batch = worker.sample().batch
+    seen = batch["obs"]["obs"]
+    mean, std = np.float32([1, 2, 3]), np.float32([2, 4, 8])
+    by_hand = {**batch, "obs": {**batch["obs"], "obs": (seen - mean) / std}}
+
+    def found(mean: Any, std: Any, rows: Any) -> Any:
+        norm = {"norm/obs/mean": np.float32(mean), "norm/obs/std": np.float32(std)}
+        return evaluate(worker.model, {**worker.weights, **norm}, rows)
+
+    pairs = zip(found([0] * 3, [1] * 3, by_hand), found(mean, std, batch), strict=True)
+    for one, other in pairs:
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("system", ["ppo", "a2c", "impala", "appo"])
 def test_every_actor_critic_learns_and_acts_without_the_state(system: str, tmp_path: Path) -> None:
     with shoal.Trainer(system, Together, in_process=True, **SMALL) as trainer:
