@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from pettingzoo import ParallelEnv
 
 import shoal
 from shoal.algorithms.by_policy import join, split
+from shoal.algorithms.fixed import Fixed
 from shoal.errors import ConfigError, EnvError, ShoalError, SpaceError
+from shoal.spaces.gym import GymSpaces
 from shoal.trajectory import shape
 from tests.agents import InTurn, Together
 
@@ -160,6 +163,14 @@ def test_one_policy_is_loaded_by_its_name(tmp_path: Path) -> None:
         assert set(split(frozen.learner.weights())) == {"pack"}
     for name, x in before.items():
         np.testing.assert_array_equal(x, prey.weights[name])
+
+
+def test_a_fixed_policy_forgets_where_an_episode_begins_and_nowhere_else() -> None:
+    own, told = GymSpaces(spaces.Box(-9, 9, (2,)), spaces.Discrete(3)), []
+    loaded = SimpleNamespace(choose=None, spaces=own, reset=told.append)
+    fixed = Fixed("old", loaded, own, ["hare"], "Unlike")
+    fixed.reset(np.array([True, False]))
+    assert told[0].tolist() == [True, False]
 
 
 def test_a_function_acts_for_its_agents_alone() -> None:

@@ -15,6 +15,7 @@ from pettingzoo.test import api_test, parallel_api_test, seed_test
 import shoal
 from shoal.envs import make
 from shoal.errors import EnvError, ShoalError, SpaceError
+from shoal.fleet.turns import Turns
 from shoal.fleet.worker import Worker
 from shoal.systems.table import default_config
 from tests.agents import NAMES, Alone, InTurn, Together
@@ -182,6 +183,14 @@ def test_a_worker_goes_on_from_its_state(form: Any) -> None:
         np.testing.assert_array_equal(a.batch["obs"]["obs"], b.batch["obs"]["obs"])
         np.testing.assert_array_equal(a.batch["advantage"], b.batch["advantage"])
         assert a.episodes == b.episodes
+
+
+def test_an_episode_that_begins_anew_owes_nothing_to_the_one_that_was_lost() -> None:
+    turns = Turns(2)
+    kept = {"valid": np.array([True, True]), "reward": np.float32([5, 7])}
+    turns.set_state(kept, np.array([True, False]))
+    state = turns.get_state()
+    assert state["valid"].tolist() == [True, False] and state["reward"].tolist() == [5, 0]
 
 
 def trained(env: Any, system: str = "ppo", **fields: Any) -> dict[str, Any]:

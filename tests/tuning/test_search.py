@@ -11,7 +11,7 @@ import pytest
 from shoal.app.cli import main
 from shoal.config.files import load_file, parse_yaml
 from shoal.errors import ConfigError, ShoalError
-from shoal.tuning.checks import check_trials, numbered, variants
+from shoal.tuning.checks import check_trials, numbered, refuse_too_many, variants
 from shoal.tuning.run import read_back
 from shoal.tuning.search import Search, experiments, read
 
@@ -124,6 +124,13 @@ def test_a_trial_that_asks_for_more_cpus_than_there_are_is_refused_with_the_numb
     text = r"64 CPUs \(1 for its trainer, 63 for its 63 workers\), but this machine has"
     with pytest.raises(ConfigError, match=f"(?s){text}.*cpus_per_worker"):
         check_trials([found], None)
+
+
+def test_a_trial_may_ask_for_all_cpus() -> None:
+    config = search("rollout: {workers: 3}").config({})
+    refuse_too_many(config, 4.0, 4.0, "this machine")
+    with pytest.raises(ConfigError, match="this machine has 3.5"):
+        refuse_too_many(config, 4.0, 3.5, "this machine")
 
 
 def test_code_that_the_file_names_is_imported_only_if_trusted() -> None:
