@@ -129,7 +129,7 @@ def test_a_trial_that_asks_for_more_cpus_than_there_are_is_refused_with_the_numb
 def test_a_trial_may_ask_for_all_cpus() -> None:
     config = search("rollout: {workers: 3}").config({})
     refuse_too_many(config, 4.0, 4.0, "this machine")
-    with pytest.raises(ConfigError, match="this machine has 3.5"):
+    with pytest.raises(ConfigError, match=r"this machine has 3\.5"):
         refuse_too_many(config, 4.0, 3.5, "this machine")
 
 
