@@ -54,6 +54,18 @@ class Sampling:
         self._since[worker] = self._since.get(worker, 0) + sample.env_steps
 
 
+def begin(
+    plan: Any, fleet: Fleet, learner: Learner, run: Run
+) -> tuple[Tally, ShardLedger, Sampling]:
+    """What a plan of workers and replay shards begins with; the first weights are sent."""
+    run.abandon()
+    run.counters.learning_from = None
+    tally = Tally(fleet, learner, run)
+    tally.publish()
+    ledger = ShardLedger(fleet, run, plan.shards, plan.slack, plan.fused)
+    return tally, ledger, Sampling(fleet, learner, tally, ledger, plan.sync_every)
+
+
 @dataclass(frozen=True)
 class AsyncReplay(Plan):
     """How many shards there are, and how far the three loops may run apart.
@@ -71,13 +83,8 @@ class AsyncReplay(Plan):
     offers = frozenset({"replay", "demonstrations"})
 
     def run(self, fleet: Fleet, learner: Learner, run: Run) -> Generator[Update]:
-        run.abandon()
         counts = run.counters
-        counts.learning_from = None
-        tally = Tally(fleet, learner, run)
-        tally.publish()
-        ledger = ShardLedger(fleet, run, self.shards, self.slack, self.fused)
-        sampling = Sampling(fleet, learner, tally, ledger, self.sync_every)
+        tally, ledger, sampling = begin(self, fleet, learner, run)
         with closing(fleet.spawn(ledger.make, self.shards, "replay shard")) as shards:
             fragments = fleet.stream("sample_apart", sampling.next, self.in_flight)
             exchanges = shards.stream("exchange", ledger.exchange, 1 if self.slack == 0 else 2)

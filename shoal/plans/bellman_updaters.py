@@ -23,11 +23,10 @@ from shoal.errors import ConfigError
 from shoal.fleet.base import Fleet, merge
 from shoal.fleet.updater import Updater
 from shoal.learners.base import Learner
-from shoal.plans.async_replay import Sampling
-from shoal.plans.base import Plan, Tally, Update
+from shoal.plans.async_replay import begin
+from shoal.plans.base import Plan, Update
 from shoal.plans.label_ledger import LabelLedger
 from shoal.plans.run import Run
-from shoal.plans.shard_ledger import ShardLedger
 from shoal.replay.local import minibatches
 
 
@@ -69,13 +68,8 @@ class BellmanUpdaters(Plan):
         return ConfigError(what, None, "leave it out, or take plan async_replay")
 
     def run(self, fleet: Fleet, learner: Learner, run: Run) -> Generator[Update]:
-        run.abandon()
         counts = run.counters
-        counts.learning_from = None
-        tally = Tally(fleet, learner, run)
-        tally.publish()
-        ledger = ShardLedger(fleet, run, self.shards, self.slack, self.fused)
-        sampling = Sampling(fleet, learner, tally, ledger, self.sync_every)
+        tally, ledger, sampling = begin(self, fleet, learner, run)
         ahead = 1 if self.slack == 0 else 2
         make = partial(_updater, run.algorithm, run.model)
         with (

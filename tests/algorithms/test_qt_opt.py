@@ -20,6 +20,7 @@ from shoal.nets.joined import Joined
 from shoal.nets.network import Network
 from shoal.spaces.gym import GymSpaces
 from shoal.trainer import Trainer
+from tests.algorithms.test_ddpg import batch_of as rows_of
 from tests.algorithms.test_dqn import arrays_of
 from tests.worlds import LINEAR, RECURRENT, Script
 
@@ -33,17 +34,8 @@ class Floats(Script):
 
 
 def batch_of(seed: int, rows: int = ROWS, steps: int = 1) -> dict[str, Any]:
-    rng = np.random.default_rng(seed)
-    return {
-        "obs": {"obs": rng.standard_normal((rows, 2), np.float32)},
-        "next_obs": {"obs": rng.standard_normal((rows, 2), np.float32)},
-        "action": rng.uniform(-1, 1, (rows, 2)).astype(np.float32),
-        "reward": rng.standard_normal(rows, np.float32),
-        "discount": rng.choice(np.array([0, 0.9], np.float32), rows),
-        "weight": rng.random(rows).astype(np.float32),
-        "mask": np.ones(rows, np.float32),
-        "step": {"search": rng.standard_normal((steps, 2, 8, 2), np.float32)},
-    }
+    drawn = np.random.default_rng([seed, 1]).standard_normal((steps, 2, 8, 2), np.float32)
+    return rows_of(seed, rows) | {"step": {"search": drawn}}
 
 
 def setup(algorithm: QTOpt, seed: int = 0) -> tuple[Any, dict[str, Any], dict[str, Any]]:
