@@ -25,7 +25,9 @@ class Replay:
     demos: str | None = None  # demonstrations: a Minari data set, by its folder or its local name
     demo_ratio: Schedule = setting(1 / 256, least=0, most=1)  # probability of a row to be of them
     demo_capacity: int | None = setting(
-        None, least=1, help="env steps of them in memory, re-read in turn; none: all of them"
+        None,
+        least=1,
+        help="env steps of them held at once (by each shard), read in turn; none: all",
     )
     offline_steps: int = setting(0, least=0)  # gradient steps on them alone, before any env step
     save: bool | None = None  # save the buffer in checkpoints; none: if it is at most 256 MB

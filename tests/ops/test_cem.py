@@ -95,8 +95,12 @@ def test_what_is_drawn_stays_in_the_box_and_never_collapses() -> None:
     assert (fit.std >= 0.01).all()
 
 
-def test_choices_are_scored_as_one_hot(lib: Library) -> None:
-    """A number and a choice of three: every action that is scored has one choice, the largest."""
+@pytest.mark.parametrize("matters", [True, False])
+def test_choices_are_scored_as_one_hot(lib: Library, matters: bool) -> None:
+    """A number and a choice of three: every action that is scored has one choice, the largest.
+
+    The last mean too, whose best draws may not agree on a choice that does not matter.
+    """
 
     def search(noise: Any) -> Any:
         xp = namespace(noise)
@@ -104,16 +108,20 @@ def test_choices_are_scored_as_one_hot(lib: Library) -> None:
 
         def score(a: Any) -> Any:
             ones = xp.sum(xp.astype(a[..., 1:] == 1.0, a.dtype), axis=-1)
-            valid = xp.all(ones == 1.0, axis=-1)
-            worth = a[..., 2] - (a[..., 0] - 0.25) ** 2  # the second choice
-            return xp.where(valid[:, None], worth, worth + 100.0)
+            zeros = xp.sum(xp.astype(a[..., 1:] == 0.0, a.dtype), axis=-1)
+            worth = matters * a[..., 2] - (a[..., 0] - 0.25) ** 2  # the second choice
+            return xp.where((ones == 1.0) & (zeros == 2.0), worth, worth + 100.0)
 
         return maximise(score, noise, *start, choices=(3,))
 
     noise = np.random.default_rng(0).standard_normal((3, 64, 4)).astype(np.float32)
-    action, value, _, _ = lib.run(search, noise)
-    np.testing.assert_array_equal(action[0, 1:], [0.0, 1.0, 0.0])
-    assert abs(action[0, 0] - 0.25) < 0.05 and value[0] > 0.99
+    action, value, _, _ = lib.run(search, noise if matters else noise[:1])
+    assert abs(action[0, 0] - 0.25) < 0.05 and matters - 0.01 < value[0] <= matters
+    if matters:
+        np.testing.assert_array_equal(action[0, 1:], [0.0, 1.0, 0.0])
+
+
+def test_the_largest_number_of_a_choice_is_its_one(lib: Library) -> None:
     mixed = np.array([[0.3, 0.1, 0.9, -1.0, -3.0]], np.float32)
     np.testing.assert_array_equal(
         lib.run(lambda x: one_hot(x, (2, 2)), mixed), np.array([[0.3, 0, 1, 1, 0]], np.float32)
