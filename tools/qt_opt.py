@@ -44,6 +44,7 @@ from shoal.systems.configure import configure
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 ENV = "shoal/Reach-v0"
 STEPS, ROWS = 4, 64  # of a job: gradient steps, and rows of each
+FASTER = 20  # assumed, of a learner on an accelerator
 UPDATERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
 
 
@@ -184,13 +185,13 @@ def rates() -> dict[int, float]:
     """Labels in a second of the wall clock, by the number of updaters; the machine has few CPUs."""
     made, found = shop(), {}
     lagged = updater(made)._lagged
-    make, parcel = partial(_updater, made.algorithm, made.model), Parcel(made.rows)
+    make = partial(_updater, made.algorithm, made.model)
     for n in (1, 2, 4):
         fleet, close = create(make, n, Cluster(cpus_per_worker=0.0))
         try:
             fleet.publish(lagged, 0)
             fleet.send()
-            calls = fleet.stream("label", lambda member: (1, parcel, made.step), 2)
+            calls = fleet.stream("label", partial(_job, Parcel(made.rows), made.step), 2)
             for _ in range(2 * n):
                 next(calls)
             start, jobs = perf_counter(), 0
@@ -204,18 +205,23 @@ def rates() -> dict[int, float]:
     return found
 
 
+def _job(parcel: Parcel, step: Any, member: int) -> tuple[Any, ...]:
+    return 1, parcel, step
+
+
 def _updater(algorithm: Any, model: Any, index: int, restart: int) -> Updater:
     return Updater(algorithm, model)
 
 
-def simulate(m: dict[str, float], updaters: int, shards: int, learns: bool) -> float:
+def simulate(m: dict[str, float], updaters: int, update_s: float) -> float:
     """Labels in a second with so many updaters, each of which has two jobs at a time.
 
     The driver serves one event after the other: it asks a shard for a job's rows, hands these to an
-    updater, and takes the labels; with ``learns``, it trains on them too.
+    updater, and takes the labels, on which it trains for ``update_s`` seconds.
     """
+    shards = max(updaters // 50, 1)
     queue: list[tuple[float, int, str, int]] = []  # when, order, what, and whose job
-    order, driver, done = 0, 0.0, 0
+    order, driver, done, half = 0, 0.0, 0, 0.0
     shard, member = [0.0] * shards, [0.0] * updaters
     for i in range(2 * updaters):
         heapq.heappush(queue, (0.0, i, "ask", i % updaters))
@@ -234,10 +240,11 @@ def simulate(m: dict[str, float], updaters: int, shards: int, learns: bool) -> f
             member[i] = max(member[i], driver) + m["label_s"]
             heapq.heappush(queue, (member[i], order, "take", i))
         else:
-            driver += m["update_s"] if learns else 0.0
+            driver += update_s
             done += 1
+            half = driver if done == wanted // 2 else half
             heapq.heappush(queue, (driver, order, "ask", i))
-    return done * m["rows"] / driver
+    return wanted // 2 * m["rows"] / (driver - half)  # of the second half: all have begun
 
 
 def draw(m: dict[str, float], found: dict[str, dict[int, float]], seen: dict[int, float]) -> None:
@@ -267,11 +274,12 @@ def scaling(again: bool) -> None:
     else:
         known = json.loads(file.read_text())["measured"]
     m, seen = known["costs"], {int(n): x for n, x in known["labels_per_s"].items()}
-    found = {
-        "labels alone": {n: simulate(m, n, max(n // 50, 1), learns=False) for n in UPDATERS},
-        "labels alone, one shard": {n: simulate(m, n, 1, learns=False) for n in UPDATERS},
-        "with the learner": {n: simulate(m, n, max(n // 50, 1), learns=True) for n in UPDATERS},
+    cases = {
+        "labels alone": 0.0,
+        f"with a learner {FASTER} times as fast": m["update_s"] / FASTER,
+        "with the learner": m["update_s"],
     }
+    found = {name: {n: simulate(m, n, cost) for n in UPDATERS} for name, cost in cases.items()}
     file.write_text(json.dumps({"measured": known, "simulated": found}, indent=1) + "\n")
     draw(m, found, seen)
     print(file.read_text())
