@@ -87,7 +87,9 @@ class BellmanUpdaters(Plan):
                 if stream == 0:
                     sampling.take(index, result)
                     continue
-                tally.clock("wait")
+                # Where all members take turns with this process, it did not wait for labels.
+                turns = stream == 2 and not fleet.stats.concurrency
+                tally.clock("wait", result.busy if turns else 0.0)
                 if stream == 1:
                     drawn = ledger.take(index, result)
                     if drawn is not None:
