@@ -26,10 +26,10 @@ ARROWS: dict[str, set[str]] = {
     "config": {"checkpoint", "process", "errors"},
     "spaces": {"ops", "errors"},
     "trajectory": {"ops", "errors"},
-    "envs": {"config", "spaces", "process", "errors"},
     "games": {"config", "ops", "spaces", "errors"},
+    "envs": {"games", "config", "spaces", "process", "errors"},
     "nets": {"config", "ops", "spaces", "process", "errors"},
-    "algorithms": {"nets", "ops", "config", "spaces", "trajectory", "errors"},
+    "algorithms": {"games", "nets", "ops", "config", "spaces", "trajectory", "errors"},
     "learners": {"algorithms", "nets", "ops", "config", "trajectory", "process", "errors"},
     "replay": {"config", "spaces", "trajectory", "errors"},
     "fleet": {

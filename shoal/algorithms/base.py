@@ -56,6 +56,8 @@ class Algorithm(ABC):
     network: Any = None  # of every algorithm: settings of a network, or a user's own module
     central: bool = False  # whether ``model`` needs the environment's state among the spaces
 
+    plays: ClassVar[bool] = False  # whether it learns games, as the player to move sees them
+
     needs: ClassVar[frozenset[str]] = frozenset()
     """What the algorithm asks of a plan, checked before a run.
 

@@ -30,6 +30,7 @@ def make(
     worker: int = 0,
     assign: Assign | None = None,
     central: Collection[str] = (),
+    plays: bool = False,
 ) -> VectorEnv:
     """`slots` copies of an environment as one vector environment.
 
@@ -47,6 +48,8 @@ def make(
         worker: number of the worker that the copies belong to.
         assign: which agents form which group, if there are several: see `AgentsEnv`.
         central: groups whose critic sees the environment's `state()`; "" is that of all agents.
+        plays: of a game (`"tic_tac_toe"`), one slot for each copy, in which whoever moves acts;
+            else a game has two agents in turn. Anything but a game is refused.
 
     A constructor or callable that names one of these parameters is given it, unless `kwargs` do:
     `worker_index`, the worker's number; `env_index`, the copy's number within the worker;
@@ -69,6 +72,8 @@ def make(
 
     if slots < 1:
         raise EnvError(f"cannot make {slots} copies of an environment", fix="make at least one")
+    if plays:
+        return _played(env, slots, kwargs or {}, seed)
     source = find(env, kwargs or {})
     source.worker = worker
     if source.atari is not None and not central:
@@ -106,6 +111,17 @@ def make(
             fix=f"give it a parameter num_envs, or ask for {world.slots} copies",
         )
     return world
+
+
+def _played(env: Any, slots: int, kwargs: Mapping[str, Any], seed: int | None) -> VectorEnv:
+    """Copies of a game as whoever moves sees them."""
+    from shoal.envs.game import GameVector
+    from shoal.envs.native import NativeVector
+    from shoal.games.find import find_game
+
+    game = find_game(env, kwargs)
+    game.position(game.observe(game.start(1)))  # or it cannot be told
+    return NativeVector(GameVector(game, slots), id=game.name, seed=seed)
 
 
 def make_for_evaluation(

@@ -20,6 +20,7 @@ from shoal.config.trust import module_of
 from shoal.envs.checks import never_began
 from shoal.envs.pettingzoo import is_agents
 from shoal.errors import EnvError, SpaceError, cut
+from shoal.games.find import GAMES, find_game
 from shoal.process.tracebacks import place_of
 
 _ATARI = re.compile(r"ALE/|\w+(NoFrameskip|Deterministic)-v\d+$")
@@ -179,6 +180,11 @@ def find(env: Any, kwargs: Mapping[str, Any]) -> Source:
             )
         return find(env["id"], {**env.get("kwargs", {}), **kwargs})
     if isinstance(env, str):
+        if env in GAMES:
+            from shoal.envs.game import GameTurns
+
+            game = find_game(env, kwargs)
+            return Source(env, lambda: GameTurns(game), {})
         if env.startswith(PETTINGZOO):
             return _from_pettingzoo(env, dict(kwargs))
         if ":" in env:

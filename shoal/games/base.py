@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from shoal.errors import EnvError
 from shoal.spaces.base import ACTION_MASK
 from shoal.spaces.gym import GymSpaces
 
@@ -92,6 +93,17 @@ class Game(ABC):
             if self.move_name(state, action).lower() == text.strip().lower():
                 return int(action)
         return None
+
+    def position(self, observed: ndarray) -> tuple[State, ndarray]:
+        """The states that were observed, [B, *shape], and how many moves led there, int [B].
+
+        Raises EnvError for a game of which an observation does not tell.
+        """
+        raise EnvError(
+            f"what is observed of the game {self.name} does not tell its position, from which "
+            "AlphaZero searches",
+            fix="take tic_tac_toe or connect_four",
+        )
 
     # -------------------------------------------------------------- for networks
 

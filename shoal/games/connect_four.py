@@ -86,6 +86,13 @@ class ConnectFour(Game):
     def returns(self, state: State) -> ndarray:
         return np.where(state["lost"], -1.0, 0.0).astype(np.float32)
 
+    def position(self, observed: ndarray) -> tuple[State, ndarray]:
+        cells = observed.reshape(-1, 2, ROWS * COLUMNS).astype(np.uint64)
+        mine, theirs = np.bitwise_or.reduce(cells << _CELL, -1).T
+        moves = cells.sum((1, 2)).astype(np.int64)
+        mover = (moves % 2).astype(np.int8)
+        return {"mine": mine, "theirs": theirs, "mover": mover, "lost": wins(theirs)}, moves
+
     def show(self, state: State) -> str:
         sides = [(state[k][:1] >> _CELL & _ONE).astype(bool) for k in ("mine", "theirs")]
         first, second = (x.reshape(ROWS, COLUMNS) for x in sides)

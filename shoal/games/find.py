@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from shoal.config.trust import find
-from shoal.errors import EnvError, cut, nearest
+from shoal.errors import EnvError, SpaceError, cut, nearest
 from shoal.games.base import Game
 from shoal.games.connect_four import ConnectFour
 from shoal.games.open_spiel import PREFIX, OpenSpielGame
 from shoal.games.tic_tac_toe import TicTacToe
+from shoal.spaces.base import Spaces
 
 GAMES: dict[str, type[Game]] = {game.name: game for game in (TicTacToe, ConnectFour)}
 
@@ -40,6 +41,23 @@ def find_game(env: str | Callable[..., Any] | Mapping[str, Any], kwargs: Mapping
             fix="take a game of perfect information, such as connect_four",
         )
     return game
+
+
+def game_of(spaces: Spaces) -> Game:
+    """The game of Shoal's that has these spaces. Raises SpaceError if none has."""
+    seen = [(leaf.path, leaf.shape, leaf.dtype) for leaf in spaces.leaves]
+    for kind in GAMES.values():
+        game = kind()
+        own = game.spaces
+        if seen == [(x.path, x.shape, x.dtype) for x in own.leaves] and spaces.masked:
+            if spaces.action_kind == "discrete" and spaces.action_n == own.action_n:
+                return game
+    raise SpaceError(
+        "AlphaZero searches games whose positions it can tell from what is observed, and these "
+        "spaces are of none of them",
+        f"observation space: {spaces.observation}",
+        f"take {' or '.join(GAMES)}, without rollout.hide and rollout.previous",
+    )
 
 
 def _made(env: Any, kwargs: Mapping[str, Any]) -> Game:

@@ -53,6 +53,12 @@ class TicTacToe(Game):
     def returns(self, state: State) -> ndarray:
         return np.where(_WINS[state["theirs"]], -1.0, 0.0).astype(np.float32)
 
+    def position(self, observed: ndarray) -> tuple[State, ndarray]:
+        cells = observed.reshape(-1, 2, 9).astype(np.int16)
+        mine, theirs = (cells << np.arange(9, dtype=np.int16)).sum(-1, dtype=np.int16).T
+        moves = cells.sum((1, 2))
+        return {"mine": mine, "theirs": theirs, "mover": (moves % 2).astype(np.int8)}, moves
+
     def show(self, state: State) -> str:
         sides = [_CELLS[state[name][0]].reshape(3, 3) == 1 for name in ("mine", "theirs")]
         first, second = sides if state["mover"][0] == 0 else sides[::-1]

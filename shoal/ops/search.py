@@ -70,6 +70,40 @@ def dirichlet(rng: np.random.Generator, legal: ndarray, alpha: float | None) -> 
     return noise.astype(np.float32)
 
 
+@dataclass(frozen=True)
+class RootNoise:
+    """What a move of self-play draws: Dirichlet's noise at the root, and which move is made.
+
+    The noise of a move are a Gamma(``alpha``) number for each action, which are Dirichlet's once
+    those of the legal moves are divided by their sum, and a uniform one.
+    """
+
+    n_out: int  # actions
+    alpha: float
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Trailing shape of the noise of one move."""
+        return (self.n_out + 1,)
+
+    def noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> ndarray:
+        """Noise for moves of leading axes ``shape``: float32 ``[*shape, actions + 1]``."""
+        gamma = rng.standard_gamma(self.alpha, (*shape, self.n_out), np.float32)
+        return np.concatenate([gamma, rng.random((*shape, 1), np.float32)], axis=-1)
+
+    def sample(self, out: Array, noise: Array, mask: Array | None = None) -> Array:
+        """Any legal move."""
+        drawn = noise[..., :-1]
+        return (drawn if mask is None else np.where(mask, drawn, -1.0)).argmax(-1)
+
+
+def mixed(prior: ndarray, legal: ndarray, noise: ndarray, share: float) -> ndarray:
+    """(1 - share) P + share Dir(alpha), [B, actions], of ``RootNoise.noise`` [B, actions + 1]."""
+    drawn = np.where(legal, np.maximum(noise[:, :-1], 1e-30), 0.0)
+    mixture: ndarray = (1.0 - share) * prior + share * drawn / drawn.sum(-1, keepdims=True)
+    return mixture
+
+
 def visit_policy(visits: ndarray, temperature: ndarray | float) -> ndarray:
     """pi(a) = N(a)^(1/t) / sum_b N(b)^(1/t), [B, actions]; all on the most visited for t = 0.
 

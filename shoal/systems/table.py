@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from shoal.algorithms.a2c import A2C
+from shoal.algorithms.alphazero import AlphaZero
 from shoal.algorithms.appo import APPO
 from shoal.algorithms.ars import ARS
 from shoal.algorithms.base import Algorithm
@@ -204,6 +205,14 @@ SYSTEMS = {
             Rollout(workers=2, envs_per_worker=4, fragment_length=8),
             "Kalashnikov et al. 2018 (arXiv:1806.10293)",
             Replay(replay_ratio=64.0),  # a gradient step for each env step
+        ),
+        System(
+            "alphazero",
+            AlphaZero(),
+            SyncReplay(),
+            Rollout(envs_per_worker=64, fragment_length=16),
+            "Silver et al. 2018 (arXiv:1712.01815)",
+            Replay(batch_size=256, replay_ratio=8.0),
         ),
         System(
             "gorila",
