@@ -49,9 +49,10 @@ def game_of(spaces: Spaces) -> Game:
     for kind in GAMES.values():
         game = kind()
         own = game.spaces
-        if seen == [(x.path, x.shape, x.dtype) for x in own.leaves] and spaces.masked:
-            if spaces.action_kind == "discrete" and spaces.action_n == own.action_n:
-                return game
+        looks = seen == [(x.path, x.shape, x.dtype) for x in own.leaves]
+        acts = (spaces.action_kind, spaces.action_n) == ("discrete", own.action_n)
+        if looks and acts and spaces.masked:
+            return game
     raise SpaceError(
         "AlphaZero searches games whose positions it can tell from what is observed, and these "
         "spaces are of none of them",

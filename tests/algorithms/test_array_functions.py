@@ -34,7 +34,7 @@ class Floats(Script):
     action_space = Box(-1.0, 1.0, (2,), np.float32)
 
 
-OTHERS = ("ddpg", "td3", "ape-x-dpg", "qt-opt", "es", "ars")  # floats as actions, or no loss
+OTHERS = ("ddpg", "td3", "ape-x-dpg", "qt-opt", "es", "ars", "alphazero")  # floats, no loss, games
 TARGETS = {name for name, row in SYSTEMS.items() if "replay" in row.algorithm.needs}
 CASES = {
     **{name: (name, TINY, Script) for name in SYSTEMS if name not in OTHERS},

@@ -26,7 +26,13 @@ class Command:
 
 def own_code(parser: Parser) -> None:
     """Options for code that a checkpoint names, and that only its user can allow to be imported."""
-    for option, what in (("env", "environment"), ("network",) * 2, ("algorithm",) * 2):
+    code(parser, "env", "network", "algorithm")
+
+
+def code(parser: Parser, *options: str) -> None:
+    """Those of these names."""
+    for option in options:
+        what = "environment" if option == "env" else option
         about = f"the {what} again, if it is code (module:Name)"
         parser.option(f"--{option}", metavar="NAME", help=about)
     trust(parser, "the checkpoint")
