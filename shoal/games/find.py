@@ -69,9 +69,7 @@ def _made(env: Any, kwargs: Mapping[str, Any]) -> Game:
             near = nearest(env, list(GAMES))
             raise EnvError(
                 f"{env!r} is no game, and AlphaZero plays games",
-                fix=(f"did you mean {near!r}? " if near else "")
-                + f"there are {', '.join(GAMES)}, those of OpenSpiel ({PREFIX}breakthrough), "
-                "and your own (module:Name)",
+                fix=(f"did you mean {near!r}? " if near else "") + f"there are {', '.join(GAMES)}",
             )
         env = GAMES[env]
     create = find(env, "game", EnvError) if isinstance(env, str) else env

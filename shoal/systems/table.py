@@ -357,6 +357,13 @@ def matrix() -> list[tuple[str, str, str, str]]:
 def unread(config: Config | System) -> dict[str, str]:
     """Groups of settings, and single ones, that this algorithm does not read, and why not."""
     name, needs = type(config.algorithm).__name__, config.algorithm.needs
+    if config.algorithm.plays:
+        result = f"{name} learns from the results of games, as they are"
+        return {
+            "rollout.scale_reward": result,
+            "rollout.clip_reward": result,
+            "replay.demos": f"{name} learns from the visits of its searches, and others have none",
+        }
     if "replay" in needs:
         return {}
     if "returns" not in needs:

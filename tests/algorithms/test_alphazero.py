@@ -17,7 +17,7 @@ from shoal.algorithms.base import Model
 from shoal.app.cli import main
 from shoal.config.config import Rollout
 from shoal.config.replay import Replay
-from shoal.errors import EnvError, NetworkError, SpaceError
+from shoal.errors import ConfigError, EnvError, NetworkError, SpaceError
 from shoal.fleet.worker import Worker
 from shoal.games.base import LEAF, Game, State, take
 from shoal.games.connect_four import ConnectFour
@@ -394,6 +394,12 @@ def test_a_game_whose_position_is_not_observed_is_refused(monkeypatch: pytest.Mo
 def test_a_view_that_is_not_the_games_is_refused() -> None:
     with pytest.raises(SpaceError, match="these spaces are of none of them"):
         make(previous=True)
+
+
+@pytest.mark.parametrize("field", [{"scale_reward": True}, {"clip_reward": 0.5}, {"demos": "log"}])
+def test_what_would_change_results_or_has_no_visits_is_refused(field: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"AlphaZero learns from the (results|visits)"):
+        make(**field)
 
 
 def test_a_network_with_a_memory_is_refused() -> None:
