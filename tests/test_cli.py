@@ -21,7 +21,7 @@ from shoal.app.options import flag
 from shoal.config.config import Config
 from shoal.config.schedule import Linear
 from shoal.config.settings import arguments
-from shoal.systems.table import SYSTEMS, default_config, unread
+from shoal.systems.table import SYSTEMS, default_config, reads
 
 ROOT = Path(__file__).parents[1]
 MODULE = __name__.replace(".", "_")
@@ -213,7 +213,7 @@ def test_help_lists_every_setting_of_the_system(
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line[:1]}
     listed = {line.strip().split()[0]: line for line in lines.values()}
     config = default_config(name, "")
-    assert ("--replay.alpha" in listed) == (not unread(config))
+    assert ("--replay.alpha" in listed) == reads(config, "replay.alpha")
     for argument in arguments(config):
         if argument.name.startswith(("algorithm.", "plan.")) and argument.name != "plan.name":
             line = listed[f"--{flag(argument.name)}"]
@@ -224,8 +224,8 @@ def test_the_help_of_every_command_says_how_it_is_called(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["--help"]) == 0
-    commands = [line.split()[1] for line in capsys.readouterr().out.splitlines()[2:9]]
-    assert commands == ["train", "resume", "tune", "evaluate", "record", "plot", "systems"]
+    commands = [line.split()[1] for line in capsys.readouterr().out.splitlines()[2:10]]
+    assert commands == ["train", "resume", "tune", "evaluate", "record", "play", "plot", "systems"]
     for command in commands:
         assert main([command, "--help"]) == 0
         assert capsys.readouterr().out.startswith(f"usage: shoal {command}")
