@@ -52,12 +52,15 @@ class Host:
 
         ``what`` is a verb and its arguments: Ray's cost is for each argument of a call.
         """
+        from shoal.fleet.parcel import posted
+
         verb, args = what
         self._thread, self._doing = threading.get_ident(), f"during {verb!r}"
         try:
             if weights is not None:
                 self._member.set_weights(weights, version)
-            return getattr(self._member, verb)(*args)
+            with posted():
+                return getattr(self._member, verb)(*args)
         except BaseException as error:
             return self._failure(error)
 

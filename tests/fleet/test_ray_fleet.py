@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from shoal.config.config import Cluster
 from shoal.errors import ConfigError
@@ -128,6 +131,29 @@ def test_a_parcel_goes_from_member_to_member_by_itself(fleet: Made) -> None:
     parcels = results(members.map("fill", 200_000))
     assert all(len(cloudpickle.dumps(parcel)) < 10_000 for parcel in parcels)
     assert results(members.map("total", parcels)) == [200_000.0, 200_000.0]
+
+
+def test_parcels_leave_the_object_store_when_nobody_holds_them(fleet: Made) -> None:
+    """Or a long run fills it, and then the disk."""
+    members, end = fleet(2), time.monotonic() + 20
+    for _ in range(10):
+        parcels = results(members.map("fill", 200_000))
+        results(members.map("total", parcels))
+    assert stored() >= 2  # those of the last round
+    del parcels
+    while stored():
+        assert time.monotonic() < end, f"{stored()} objects are left"
+        time.sleep(0.1)
+
+
+def stored() -> int:
+    """Objects in Ray's object store on this machine."""
+    from ray._private.internal_api import memory_summary
+
+    address = ray.get_runtime_context().gcs_address
+    found = re.search(r"(\d+) objects", memory_summary(address, stats_only=True))
+    assert found is not None
+    return int(found[1])
 
 
 def test_an_exception_in_a_member_is_raised_as_what_it_is(fleet: Made) -> None:
