@@ -260,9 +260,9 @@ def test_systems_names_all_and_what_runs_under_what(
     head, _, *rows = matrix.splitlines()
     assert head.split() == ["plan", "PPO", "DQN"]
     assert rows == [
-        "Plain  ppo  (2)",
-        "Odd    yes  (2)",
-        "Late   (1)  (1)",
+        "Plain ppo (2)",
+        "Odd   yes (2)",
+        "Late  (1) (1)",
         "(1) too old",
         "(2) no replay",
     ]

@@ -17,6 +17,7 @@ from shoal.algorithms.base import Model
 from shoal.app.cli import main
 from shoal.config.config import Rollout
 from shoal.config.replay import Replay
+from shoal.envs import make as make_env
 from shoal.errors import ConfigError, EnvError, NetworkError, SpaceError
 from shoal.fleet.worker import Worker
 from shoal.games.base import LEAF, Game, State, take
@@ -305,6 +306,21 @@ def test_a_saved_run_goes_on_bit_for_bit(
             for part in ("learner", "run"):
                 states = [getattr(t, part).get_state() for t in (whole, resumed)]
                 assert difference(*states) == ""
+
+
+@games
+def test_games_go_on_from_their_state_where_they_stood(game: Game) -> None:
+    one, other = (make_env(game.name, 5, seed=seed, plays=True) for seed in (0, 1))
+    one.reset()
+    other.reset()
+    rng, obs = np.random.default_rng(0), one.step(np.arange(5)).obs
+    seen = other.set_state(one.get_state())
+    for _ in range(20):
+        assert difference(seen, obs) == ""
+        move = random_moves(obs["action_mask"].astype(bool), rng)
+        steps = one.step(move), other.step(move)
+        obs, seen = (step.obs for step in steps)
+        np.testing.assert_array_equal(steps[0].reward, steps[1].reward)
 
 
 def test_it_runs_under_async_replay(tmp_path: Path) -> None:

@@ -28,17 +28,18 @@ def _run(parser: Parser, argv: list[str]) -> int:
     for _, plan, name, reason in pairs:
         cell = f"({reasons.index(reason) + 1})" if reason else name or "yes"
         cells.setdefault(plan, []).append(cell)
-    print("\n" + _table(("plan", *algorithms), [(plan, *row) for plan, row in cells.items()]))
+    table = [(plan, *row) for plan, row in cells.items()]
+    print("\n" + _table(("plan", *algorithms), table, gap=" "))  # so that it fits a terminal
     for number, reason in enumerate(reasons, 1):
         print(f"({number}) {reason}")
     return 0
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], gap: str = "  ") -> str:
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     ruled = [head, tuple("-" * width for width in widths), *rows]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        gap.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in ruled
     )
 
