@@ -273,5 +273,5 @@ def test_targets_are_copied_every_so_many_gradient_steps() -> None:
 
 
 def test_a_continuous_action_space_is_refused_with_what_takes_it() -> None:
-    with pytest.raises(SpaceError, match="sac, td3, ddpg or ppo"):
+    with pytest.raises(SpaceError, match="sac, td3, ddpg, qt-opt or ppo"):
         DQN().model(GymSpaces(Box(-1, 1, (2,), np.float32), Box(-1, 1, (1,), np.float32)), build)

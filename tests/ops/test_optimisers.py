@@ -260,11 +260,11 @@ def test_in_blocks_it_takes_the_same_steps(optimiser: Optimiser, reuse: bool) ->
     for shape in ((1, n), (n,)):
         params = {"all": x.clone().reshape(shape)}
         state = optimiser.init(params)
-        first = params["all"].data_ptr()
+        first = params["all"]  # held, so that no other array can be given its memory
         for g in grads:
             out = (params, state) if reuse else None
             params, state, _ = optimiser.update(params, {"all": g.reshape(shape)}, state, LR, out)
-        assert (params["all"].data_ptr() == first) == (reuse and len(shape) == 1)
+        assert (params["all"].data_ptr() == first.data_ptr()) == (reuse and len(shape) == 1)
         ends.append({name: np.ravel(value) for name, value in {**params, **state}.items()})
     for name, value in ends[0].items():
         np.testing.assert_allclose(ends[1][name], value, rtol=2e-6, atol=1e-7)
