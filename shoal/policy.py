@@ -217,6 +217,7 @@ def load(
     network: Any = None,
     algorithm: Any = None,
     trust: bool = False,
+    **acting: Any,
 ) -> Any: ...
 
 
@@ -228,6 +229,7 @@ def load(
     network: Any = None,
     algorithm: Any = None,
     trust: bool = False,
+    **acting: Any,
 ) -> Policy: ...
 
 
@@ -238,6 +240,7 @@ def load(
     network: Any = None,
     algorithm: Any = None,
     trust: bool = False,
+    **acting: Any,
 ) -> Any:
     """The policy of a checkpoint or run folder; neither its environment nor its plan is needed.
 
@@ -245,13 +248,15 @@ def load(
 
     ``network`` is needed if the run trained a user's own module: an instance of the same class, or
     "module:Class". ``algorithm`` is needed if its class is the user's own and acts in its own way.
-    ``trust`` imports what the checkpoint names.
+    ``trust`` imports what the checkpoint names. ``acting`` are settings that say how the policy
+    acts, in the place of those of the run: ``simulations=400`` of AlphaZero.
 
     Raises CheckpointError when the checkpoint is damaged, of another version, or does not fit, and
-    ConfigError for what must be given.
+    ConfigError for what must be given, and for a setting that does not say how the policy acts.
     """
     state, meta = checkpoint.load(Path(path), parts=("learner",))
-    found = policy_of(Saved(path, meta, trust), state, network=network, algorithm=algorithm)
+    saved = Saved(path, meta, trust)
+    found = policy_of(saved, state, network=network, algorithm=algorithm, acting=acting)
     if policy is None:
         return found
     if not isinstance(found, Team):
@@ -264,13 +269,18 @@ def load(
 
 
 def policy_of(
-    saved: Saved, state: Mapping[str, Any], *, network: Any = None, algorithm: Any = None
+    saved: Saved,
+    state: Mapping[str, Any],
+    *,
+    network: Any = None,
+    algorithm: Any = None,
+    acting: Mapping[str, Any] | None = None,
 ) -> Any:
     """The policy of a checkpoint that was read already: its settings, and its "learner" part.
 
     Raises what ``load`` does.
     """
-    found = saved.policy_algorithm(algorithm, network)
+    found = saved.policy_algorithm(algorithm, network, acting)
     with checkpoint.blame(saved.path):
         spaces, seed = TeamSpaces.from_json(saved.meta["spaces"]), saved.meta["config"]["seed"]
         learned = state["learner"]

@@ -194,7 +194,11 @@ def test_an_error_in_the_file_names_the_file(
 
 @pytest.mark.parametrize(
     ("command", "hint"),
-    [("trian CartPole-v1", "train?"), ("evaluate x --epsiodes 3", "--episodes?")],
+    [
+        ("trian CartPole-v1", "train?"),
+        ("evaluate x --epsiodes 3", "--episodes?"),
+        ("evaluate x --simulatoins 3", "--simulations?"),
+    ],
 )
 def test_a_misspelt_word_is_answered_with_the_nearest(
     capsys: pytest.CaptureFixture[str], command: str, hint: str

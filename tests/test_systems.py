@@ -14,7 +14,7 @@ from shoal.config.config import Config, Stop
 from shoal.config.files import load_file
 from shoal.config.replay import Replay
 from shoal.config.schedule import Linear
-from shoal.config.settings import to_dict
+from shoal.config.settings import find, to_dict
 from shoal.errors import ConfigError
 from shoal.plans.sync_samples import SyncSamples
 from shoal.systems.configure import change, configure, tuned
@@ -343,3 +343,9 @@ def test_atari_settings_are_the_papers() -> None:
     assert (learned.rule, learned.lr, learned.target_every * 4) == ("rmsprop", 2.5e-4, 10_000)
     assert (learned.epsilon, learned.epsilon_steps, learned.max_grad_norm) == (0.1, 1_000_000, None)
     assert (replay.warmup, replay.batch_size / replay.replay_ratio) == (50_000, 4)
+
+
+@pytest.mark.parametrize("name", [k for k, x in SYSTEMS.items() if x.algorithm.acting])
+def test_settings_of_acting_are_settings(name: str) -> None:
+    algorithm = SYSTEMS[name].algorithm
+    assert all(find(algorithm, setting) == setting for setting in algorithm.acting)

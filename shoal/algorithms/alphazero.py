@@ -55,6 +55,9 @@ class AlphaZero(Differentiable):
     needs = frozenset({"replay"})
     whole_episodes = True  # so that the outcome of every position is known
     plays = True
+    acting = frozenset(
+        {"simulations", "c_base", "c_init", "alpha", "noise", "temperature", "sampled_moves"}
+    )
 
     # -------------------------------------------------------------- the policy
 

@@ -57,6 +57,8 @@ class Algorithm(ABC):
     central: bool = False  # whether ``model`` needs the environment's state among the spaces
 
     plays: ClassVar[bool] = False  # whether it learns games, as the player to move sees them
+    acting: ClassVar[frozenset[str]] = frozenset()
+    """Settings that only say how ``act`` acts, which a trained policy may be given anew."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """What the algorithm asks of a plan, checked before a run.

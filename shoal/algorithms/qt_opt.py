@@ -67,6 +67,7 @@ class QTOpt(OffPolicy):
     activation: Activation = "relu"  # of these layers
 
     labelled = True
+    acting = frozenset({"samples", "elites", "iterations", "noise"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal.errors import ConfigError, did_you_mean
@@ -52,12 +53,18 @@ class Parser(argparse.ArgumentParser):
             raise self.unknown(pairs[0][0])
         return self.parse_args(fixed), pairs
 
-    def unknown(self, name: str, config: Config | None = None) -> ConfigError:
-        """The error for an option that is neither fixed nor a setting of this configuration."""
+    def unknown(
+        self, name: str, config: Config | None = None, also: Iterable[str] = ()
+    ) -> ConfigError:
+        """The error for an option that is neither fixed nor a setting of this configuration.
+
+        ``also`` are names of other options.
+        """
         from shoal.config.names import SHORT
         from shoal.config.settings import arguments, elsewhere
 
         known = [option[2:] for option in self.takes if option.startswith("--")]
+        known += map(flag, also)
         meant = None
         if config is not None:
             short = {path: name for name, path in SHORT.items()}

@@ -44,17 +44,33 @@ class Saved:
     meta: Mapping[str, Any]
     trust: bool = False
 
-    def policy_algorithm(self, given: Any = None, network: Any = None) -> Any:
+    def policy_algorithm(
+        self, given: Any = None, network: Any = None, acting: Mapping[str, Any] | None = None
+    ) -> Any:
         """The algorithm as it acts; Shoal's own, if a user's class acts as what it derives from.
 
-        Raises ConfigError for a class or network that only its user can give.
+        ``acting`` are settings of how it acts, in the place of those of the run.
+
+        Raises ConfigError for a class or network that only its user can give, and for a setting
+        that is no such.
         """
         with checkpoint.blame(self.path):
             own = "class" in self.meta["config"]["algorithm"] and self.meta["own_policy"]
         found = self._algorithm(given, network, learning=bool(own) or given is not None)
         if network is None and isinstance(getattr(found, "network", None), str):
             self._admit({"algorithm.network": found.network})
-        return found
+        return self._acting(found, acting) if acting else found
+
+    def _acting(self, found: Any, changes: Mapping[str, Any]) -> Any:
+        name, has = type(found).__name__, ", ".join(sorted(found.acting))
+        for key in changes:
+            if find(found, key) not in found.acting:
+                raise ConfigError(
+                    f"{key!r} is no setting of how a trained policy of {name} acts",
+                    str(self.path),
+                    f"there are: {has}" if has else f"leave it out: {name} has none",
+                )
+        return route(found, changes, str(self.path))
 
     def config(
         self, *, env: Any = None, network: Any = None, algorithm: Any = None, plan: Any = None

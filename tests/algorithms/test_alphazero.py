@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import shoal
 from shoal.algorithms.alphazero import AlphaZero, outcomes, turned
 from shoal.algorithms.base import Model
 from shoal.app.cli import main
+from shoal.app.folder import write_config
 from shoal.config.config import Rollout
 from shoal.config.replay import Replay
 from shoal.envs import make as make_env
@@ -335,16 +337,40 @@ def test_a_loaded_policy_acts_and_is_matched_and_evaluated_with_and_without_sear
 ) -> None:
     with make() as trainer:
         trainer.save(tmp_path)
-    policy = shoal.load(tmp_path)
     points = []
     for simulations in (50, 0):
-        policy.algorithm = replace(policy.algorithm, simulations=simulations)
+        policy = shoal.load(tmp_path, simulations=simulations)
         found = shoal.match(policy, "random", "tic_tac_toe", 40)
         assert found["wins"] + found["draws"] + found["losses"] == 40
         points.append(found["points"])
         result = shoal.evaluate(policy, "tic_tac_toe", 3)
         assert result["return_mean"] == 0.0 and 5 <= result["length_mean"] <= 9
     assert points[0] > 0.85 > points[1]  # the network knows nothing yet
+
+
+def test_settings_of_acting_are_options_and_kept_with_the_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with make() as trainer:
+        trainer.save(tmp_path / "checkpoint")
+    write_config(tmp_path, {})
+    options = "--simulations", "0", "--sampled-moves", "4", "--episodes", "2"
+    assert main(["evaluate", str(tmp_path), *options]) == 0
+    kept = json.loads((tmp_path / "evaluation.json").read_text())
+    assert kept["acting"] == {"simulations": "0", "sampled_moves": "4"}
+    assert "simulations 0, sampled_moves 4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"), [({"lr": 0.1}, "simulations"), ({"simulations": -1}, ">= 0")]
+)
+def test_only_settings_of_acting_are_given_anew(
+    tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    with make() as trainer:
+        trainer.save(tmp_path)
+    with pytest.raises(ConfigError, match=told):
+        shoal.load(tmp_path, **changes)
 
 
 # ---------------------------------------------------------------- playing in the terminal

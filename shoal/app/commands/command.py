@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shoal.app.options import Parser
+from shoal.app.options import Pairs, Parser
+from shoal.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,24 @@ def stops(parser: Parser) -> None:
     parser.option("--stop-seconds", metavar="S", help="stop after S seconds")
 
 
+def acting(parser: Parser, args: Namespace, pairs: Pairs) -> dict[str, str]:
+    """Options that are settings of how a policy acts, by their names.
+
+    Raises ConfigError for any other, unless a class of the user's own may know it, and for one that
+    has no value.
+    """
+    from shoal.config.settings import normal
+    from shoal.systems.table import SYSTEMS
+
+    known = {name for each in SYSTEMS.values() for name in each.algorithm.acting}
+    for name, value in pairs:
+        if normal(name) not in known and args.algorithm is None and not args.trust:
+            raise parser.unknown(name, also=sorted(known))
+        if value is None:
+            raise ConfigError(f"--{name} needs a value", None, f"--{name} VALUE")
+    return {normal(name): str(value) for name, value in pairs}
+
+
 class Trained(NamedTuple):
     """A trained policy that a command plays."""
 
@@ -73,17 +92,21 @@ class Trained(NamedTuple):
     arguments: dict[str, Any]  # of ``evaluate`` and ``record``
 
 
-def trained(args: Namespace, apart: int) -> Trained:
-    """The policy that ``args`` name; episodes begin at its seed + ``apart`` unless --seed says."""
+def trained(parser: Parser, args: Namespace, pairs: Pairs, apart: int) -> Trained:
+    """The policy that ``args`` name, with settings of how it acts.
+
+    Episodes begin at its seed + ``apart`` unless --seed says.
+    """
     from shoal.app import folder as folders
     from shoal.app.console import progress
     from shoal.checkpoint.files import blame
     from shoal.policy import policy_of
     from shoal.systems.saved import Saved
 
+    changes = acting(parser, args, pairs)
     path, folder, meta, state = folders.find(args.folder, parts=("learner",))
     saved = Saved(path, meta, args.trust)
-    policy = policy_of(saved, state, network=args.network, algorithm=args.algorithm)
+    policy = policy_of(saved, state, network=args.network, algorithm=args.algorithm, acting=changes)
     env = saved.env(args.env)
     with blame(path):
         seed = meta["config"]["seed"] + apart if args.seed is None else args.seed
@@ -99,7 +122,9 @@ def trained(args: Namespace, apart: int) -> Trained:
         "progress": progress(args.episodes),
     }
     about = {"seed": seed, "explore": args.explore, "env_steps": env_steps}
+    about |= {"acting": changes} if changes else {}
     title = f"{meta['system']} on {env}, {args.episodes} episodes"
+    title += "".join(f", {name} {value}" for name, value in changes.items())
     return Trained(title, folder, about, arguments)
 
 

@@ -14,7 +14,7 @@ def _options() -> Parser:
         "shoal evaluate",
         "DIR [options]",
         "Run whole episodes with the policy of a run. The result also goes to evaluation.json in "
-        "the run folder.",
+        "the run folder. Settings of how it acts are options: --simulations 0 of alphazero.",
     )
     parser.option("folder", metavar="DIR", help="run folder, or one checkpoint in it")
     parser.option("--episodes", metavar="N", type=int, default=10, help="how many (default 10)")
@@ -32,14 +32,14 @@ def _run(parser: Parser, argv: list[str]) -> int:
     from shoal.app import folder as folders
     from shoal.evaluation import evaluate
 
-    args, _ = parser.read(argv, settings=False)
+    args, pairs = parser.read(argv)
     for name in ("episodes", "video_episodes"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{flag(name)} is {getattr(args, name)}", None, "run at least 1")
     if args.video is not None and args.video.suffix not in (".mp4", ".gif"):
         fix = f"--video {args.video.with_suffix('.mp4')}"
         raise ConfigError(f"--video is {args.video}, but is written as .mp4 or .gif", None, fix)
-    found = command.trained(args, 1_000_003)
+    found = command.trained(parser, args, pairs, 1_000_003)
     result = evaluate(**found.arguments, video=args.video, video_episodes=args.video_episodes)
     print(
         f"{found.title}: "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,12 +19,11 @@ def _options() -> Parser:
     parser = Parser(
         "shoal play",
         "DIR [options]",
-        "Play the game that a run has learned, against its policy. You begin unless --second.",
+        "Play the game that a run has learned, against its policy. You begin unless --second. "
+        "Settings of how it acts are options: --simulations 0 is the network alone.",
     )
     parser.option("folder", metavar="DIR", help="run folder, or one checkpoint in it")
     parser.option("--second", action="store_true", help="the policy begins")
-    about = "of each of its moves (default: as trained); 0: the network alone"
-    parser.option("--simulations", metavar="N", type=int, help=about)
     command.code(parser, "network", "algorithm")
     return parser
 
@@ -35,9 +33,13 @@ def _run(parser: Parser, argv: list[str]) -> int:
     from shoal.algorithms.alphazero import AlphaZero
     from shoal.games.find import game_of
 
-    args, _ = parser.read(argv, settings=False)
+    args, pairs = parser.read(argv)
     policy = shoal.load(
-        args.folder, network=args.network, algorithm=args.algorithm, trust=args.trust
+        args.folder,
+        network=args.network,
+        algorithm=args.algorithm,
+        trust=args.trust,
+        **command.acting(parser, args, pairs),
     )
     if not isinstance(policy.algorithm, AlphaZero):
         raise ConfigError(
@@ -46,8 +48,6 @@ def _run(parser: Parser, argv: list[str]) -> int:
             None,
             "give the folder of a run of alphazero; shoal.match plays others",
         )
-    if args.simulations is not None:
-        policy.algorithm = replace(policy.algorithm, simulations=args.simulations)
     return play(policy, game_of(policy.spaces), 1 if args.second else 0)
 
 

@@ -13,7 +13,8 @@ def _options() -> Parser:
     parser = Parser(
         "shoal record",
         "DIR --out FOLDER [options]",
-        "Write whole episodes of a run's policy as a Minari data set, which --demos reads.",
+        "Write whole episodes of a run's policy as a Minari data set, which --demos reads. "
+        "Settings of how it acts are options: --simulations 0 of alphazero.",
     )
     parser.option("folder", metavar="DIR", help="run folder, or one checkpoint in it")
     parser.option("--out", metavar="FOLDER", type=Path, help="the data set's folder: a new one")
@@ -27,12 +28,12 @@ def _options() -> Parser:
 def _run(parser: Parser, argv: list[str]) -> int:
     from shoal.recording import record
 
-    args, _ = parser.read(argv, settings=False)
+    args, pairs = parser.read(argv)
     if args.episodes < 1:
         raise ConfigError(f"--episodes is {args.episodes}", None, "record at least 1")
     if args.out is None:
         raise ConfigError("no folder for the data set was given", None, "name one: --out demos")
-    found = command.trained(args, 2_000_003)
+    found = command.trained(parser, args, pairs, 2_000_003)
     result = record(**found.arguments, out=args.out)
     print(
         f"{found.title}, {result['env_steps']:,} env steps: "
