@@ -129,16 +129,9 @@ class AlphaZero(Differentiable):
     # -------------------------------------------------------------- learning
 
     def postprocess(self, model: Model, params: Params, trajectory: Trajectory) -> Batch:
-        """Positions as they were played, with the outcome for who moved there.
-
-        Moves after a slot's last wanted game are not valid, and neither are the ends among them.
-        """
+        """Positions as they were played, with the outcome for who moved there."""
         batch = trajectory.steps([VISITS])
         batch["records"][OUTCOME] = outcomes(batch["reward"], trajectory.over, self.gamma)
-        batch["terminated"] = trajectory.terminated & trajectory.valid
-        kept = trajectory.valid[trajectory.final_t, trajectory.final_b]
-        batch["final_t"], batch["final_b"] = batch["final_t"][kept], batch["final_b"][kept]
-        batch["final"] = {path: x[kept] for path, x in batch["final"].items()}
         return batch
 
     def draw(

@@ -151,7 +151,8 @@ class Buffer:
             action: [T, B, ...].
             reward: [T, B].
             terminated, truncated: bool [T, B].
-            valid: bool [T, B]; False where an environment only reset itself.
+            valid: bool [T, B]; False where an environment only reset itself, and for what follows
+                an end and is not to be drawn.
             final: by (t, b), the observation that followed where that is not ``obs[t + 1]``.
             priority: float [T, B], above 0; None: the highest so far.
             records: {name: [T, B, ...]}, at least those of the layout.
@@ -167,17 +168,15 @@ class Buffer:
             due = fragment is None or np.array_equal(fragment, self._due[slot])
             if not (due and self._continues(slot, own)):
                 self._begin(slot, own)
-            over = terminated[:, b] | truncated[:, b]
+            over = (terminated[:, b] | truncated[:, b]) & valid[:, b]
             t, steps = 0, len(reward)
             while t < steps:
                 stops = np.flatnonzero(over[t:] | ~valid[t:, b])
                 end = min(t + int(stops[0]) + 1 if len(stops) else steps, t + most)
                 at = self._push(slot, {p: self._newest(p, x[t:end]) for p, x in own.items()})
                 kind = np.where(valid[t:end, b], STEP, SEEN).astype(np.uint32)
-                if terminated[end - 1, b]:
-                    kind[-1] = TERMINATED
-                elif truncated[end - 1, b]:
-                    kind[-1] = TRUNCATED
+                if over[end - 1]:
+                    kind[-1] = TERMINATED if terminated[end - 1, b] else TRUNCATED
                 self._action[slot, at], self._reward[slot, at] = action[t:end, b], reward[t:end, b]
                 for name, column in self._records.items():
                     column[slot, at] = (records or {})[name][t:end, b]

@@ -285,6 +285,21 @@ def test_what_a_time_limit_cut_off_outlives_a_gap_after_it() -> None:
     ]
 
 
+@pytest.mark.parametrize("end", ["terminated", "truncated"])
+def test_an_end_that_is_not_valid_is_no_step(end: str) -> None:
+    """Of two episodes only the first is to be drawn; what ended the other is nobody's last."""
+    buffer = buffer_of(1, 1, 50)
+    over, valid = np.array([[[0], [1], [0], [1]], [[1], [1], [0], [0]]], bool)
+    final = {(t, 0): {"obs": np.array([90 + t], np.int32)} for t in (1, 3)}
+    steps(buffer, 0, 4, **{end: over}, valid=valid, final=final)
+    steps(buffer, 4, 1)
+    truncated = end == "truncated"
+    seen, earned, discounts, after = zip(*drawn(buffer), strict=True)
+    assert (seen, earned) == ((0, 1, 4), (0.0, 1.0, 4.0)) and buffer.stored == 3
+    assert discounts == pytest.approx((GAMMA, GAMMA * truncated, GAMMA))
+    assert (after[0], after[2]) == (1, 5) and (after[1] == 91 or not truncated)
+
+
 @pytest.mark.parametrize("stack", [1, 3])
 def test_a_restored_buffer_goes_on_bit_for_bit(stack: int) -> None:
     world = [Slot(np.random.default_rng(0), 0, "zeros", stack)]
