@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from shoal.algorithms.ppo import PPO
     from shoal.algorithms.sac import SAC
     from shoal.algorithms.vtrace import VTrace
+    from shoal.app.run import Result, resume, run
     from shoal.config.bounds import setting
     from shoal.config.config import Checkpointing, Cluster, Config, Rollout, Stop
     from shoal.config.replay import Replay
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from shoal.config.self_play import SelfPlay
     from shoal.evaluation import evaluate
     from shoal.evolution import Found, evolve
+    from shoal.loggers.base import Logger
     from shoal.nets.network import Network
     from shoal.plans.allreduce import Allreduce
     from shoal.plans.async_gradients import AsyncGradients
@@ -64,6 +66,10 @@ _HOMES = {
     "SAC": "algorithms.sac",
     "TD3": "algorithms.ddpg",
     "VTrace": "algorithms.vtrace",
+    "Logger": "loggers.base",
+    "Result": "app.run",
+    "resume": "app.run",
+    "run": "app.run",
     "Checkpointing": "config.config",
     "Cluster": "config.config",
     "Config": "config.config",
@@ -118,6 +124,7 @@ __all__ = [
     "Evolved",
     "Found",
     "Linear",
+    "Logger",
     "Metrics",
     "Model",
     "Network",
@@ -126,6 +133,7 @@ __all__ = [
     "Policies",
     "Policy",
     "Replay",
+    "Result",
     "Rollout",
     "Schedule",
     "SelfPlay",
@@ -141,6 +149,8 @@ __all__ = [
     "load",
     "match",
     "record",
+    "resume",
+    "run",
     "setting",
 ]
 

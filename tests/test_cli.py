@@ -16,8 +16,9 @@ from gymnasium.spaces import Box, Discrete
 
 import shoal
 from shoal.app.cli import main
-from shoal.app.commands.train import DEFAULT_STEPS, new_config, options
+from shoal.app.commands.train import new_config, options
 from shoal.app.options import flag
+from shoal.app.run import DEFAULT_STEPS
 from shoal.config.config import Config
 from shoal.config.schedule import Linear
 from shoal.config.settings import arguments

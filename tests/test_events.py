@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shoal.app.events import EventWriter, crc32c
-from shoal.app.folder import Log
+from shoal.loggers.base import Begun
+from shoal.loggers.events import EventWriter, crc32c
+from shoal.loggers.tensorboard import TensorBoard
 
 
 def test_crc32c_check_value() -> None:
@@ -34,9 +35,10 @@ def test_tensorboard_reads_the_events(tmp_path: Path) -> None:
 def test_tensorboard_keeps_the_point_at_which_a_run_goes_on(tmp_path: Path) -> None:
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for kept, steps in ((None, (300, 600, 900)), (600, (1000,))):  # killed after 900, saved at 600
-        log = Log(tmp_path, kept)
+        logger = TensorBoard()
+        logger.begin(Begun(tmp_path, {}, kept))
         for step in steps:
-            log.write({"env_steps": step, "wall_s": 1.0, "return_mean": 1.0})
-        log.close()
+            logger.report(step, {"env_steps": step, "wall_s": 1.0, "return_mean": 1.0})
+        logger.end({})
     events = reader.EventAccumulator(str(tmp_path)).Reload()
     assert [point.step for point in events.Scalars("return_mean")] == [300, 600, 1000]

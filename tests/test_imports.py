@@ -41,6 +41,7 @@ ARROWS: dict[str, set[str]] = {
         *("config", "spaces", "trajectory", "process", "errors"),
     },
     "systems": {"plans", "algorithms", "nets", "envs", "checkpoint", "config", "errors"},
+    "loggers": {"process", "errors"},
     "metrics": {"plans", "fleet", "config"},
     "policy": {"systems", "checkpoint", "algorithms", "nets", "spaces", "trajectory", "errors"},
     "evaluation": {"policy", "algorithms", "envs", "config", "process", "errors"},

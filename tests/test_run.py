@@ -208,7 +208,7 @@ def test_a_long_report_delays_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_value_that_json_lacks_is_null(tmp_path: Path) -> None:
-    log = folders.Log(tmp_path, None)
+    log = folders.Log(tmp_path)
     log.write({"env_steps": 1, "wall_s": 0.1, "return_mean": float("nan"), "x": float("inf")})
     kept = folders.read_progress(tmp_path)  # at once: a kill loses no report
     log.close()

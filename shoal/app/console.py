@@ -248,6 +248,16 @@ class Console(Lines):
         self._recent.clear()
 
 
+class Silent(Console):
+    """Prints nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def report(self, report: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+
 class LiveConsole(Console):
     """One line at the bottom of a terminal, redrawn five times a second by its own thread."""
 

@@ -4,7 +4,8 @@
 
     config.json      the configuration, and the version of Shoal
     progress.jsonl   one report a line
-    events.out...    the same for TensorBoard
+    events.out...    the same for TensorBoard, unless ``log`` says otherwise
+    loggers.json     which other loggers there are, and their ids of the run
     checkpoint/      numbered by env steps; see ``shoal.checkpoint.files``
     summary.json     how the run ended; missing while it runs, or when it was killed
     evaluation.json  what ``shoal evaluate`` last found
@@ -24,7 +25,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from shoal import __version__
-from shoal.app.events import EventWriter
 from shoal.checkpoint import files as checkpoint
 from shoal.config.trust import asks
 from shoal.errors import ConfigError, ShoalError
@@ -196,45 +196,34 @@ def finite(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Log:
-    """Keeps every report: in progress.jsonl and for TensorBoard.
+    """Keeps every report in progress.jsonl. Raises ShoalError for what cannot be written."""
 
-    ``kept``: env steps up to which the reports of a run that goes on stay; None for a new run.
-    Raises ShoalError for what cannot be written.
-    """
-
-    def __init__(self, folder: Path, kept: int | None) -> None:
+    def __init__(self, folder: Path) -> None:
         self._path, self._failed = folder / PROGRESS, False
-        self._open(None if kept is None else kept + 1)
+        self._open()
 
-    def _open(self, purge_step: int | None) -> None:
+    def _open(self) -> None:
         with _blamed(self._path):
             self._lines: TextIO = self._path.open("a", encoding="utf-8")
-            self._events = EventWriter(self._path.parent, purge_step)
 
     def begin_anew(self) -> None:
-        """Go on in new files: the earlier ones are gone, with their folder."""
+        """Go on in a new file: the earlier one is gone, with its folder."""
         with suppress(OSError):
             self._lines.close()
-            self._events.close()
-        self._open(None)
+        self._open()
 
     def write(self, report: Report) -> None:
         self._failed = True
         with _blamed(self._path):
             self._lines.write(_line(report))
             self._lines.flush()
-            self._events.write(report["env_steps"], report)
-            self._events.flush()
         self._failed = False
 
     def close(self) -> None:
-        """The end of the files; what could not be written before has been an error already."""
+        """The end of the file; what could not be written before has been an error already."""
         try:
             with _blamed(self._path):
-                try:
-                    self._lines.close()
-                finally:
-                    self._events.close()
+                self._lines.close()
         except ShoalError:
             if not self._failed:
                 raise

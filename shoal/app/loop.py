@@ -7,13 +7,14 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from shoal import __version__
-from shoal.app.console import Console, count, duration, value
+from shoal.app.console import Console, Silent, count, duration, value
 from shoal.app.folder import (
     CHECKPOINT,
     CONFIG,
@@ -30,6 +31,10 @@ from shoal.config.config import Config
 from shoal.config.settings import named, to_dict
 from shoal.config.trust import asks
 from shoal.errors import cut
+from shoal.loggers.base import Begun
+from shoal.loggers.several import DEFAULT, Loggers
+from shoal.loggers.several import FILE as LOGGERS
+from shoal.loggers.several import Log as Wanted
 from shoal.nets.array_net import describe_inputs
 from shoal.process import interrupts
 from shoal.process.machine import cpus, system
@@ -56,7 +61,13 @@ class _Handler(logging.Handler):
 
 @contextmanager
 def warnings_on(console: Console) -> Iterator[None]:
-    """Warnings of the fleet appear on this console, also above a live line."""
+    """Warnings of the fleet appear on this console, also above a live line.
+
+    They go where Python's logging sends them if the console prints nothing.
+    """
+    if isinstance(console, Silent):
+        yield
+        return
     log, handler = logging.getLogger("shoal"), _Handler(console)
     log.addHandler(handler)
     before, log.propagate = log.propagate, False
@@ -71,19 +82,25 @@ def warnings_on(console: Console) -> Iterator[None]:
 
 
 def train(
-    trainer: Trainer, folder: Path, console: Console, kept: list[Report] | None = None
+    trainer: Trainer,
+    folder: Path,
+    console: Console,
+    kept: list[Report] | None = None,
+    log: Wanted = DEFAULT,
 ) -> int:
     """Train until a stop condition, a signal or an error ends it; returns the exit code.
 
-    ``kept`` are the reports of a run that goes on; None is a new one. Whatever ends it, there is a
-    checkpoint of the last whole update (if there was one) and a summary. An error is raised again
-    after that.
+    ``kept`` are the reports of a run that goes on; None is a new one. ``log``: the loggers, see
+    ``several.wanted``. Whatever ends the run, there is a checkpoint of the last whole update (if
+    there was one) and a summary. An error is raised again after that.
+
+    Raises ConfigError if a logger cannot begin.
     """
     started = _now()
     if kept is not None:
         started = started_at(folder) or started
         (folder / SUMMARY).unlink(missing_ok=True)
-    keeper = _Keeper(trainer, folder, console, resumed=kept is not None)
+    keeper = _Keeper(trainer, folder, console, kept is not None, log)
     returns = [r["return_mean"] for r in kept or [] if r["return_mean"] is not None]
     wall_s, env_steps = trainer.recorder.wall_s, trainer.run.counters.env_steps
     with interrupts.listening(), interrupts.deferred():
@@ -146,14 +163,21 @@ def _offline(report: Report) -> str:
 class _Keeper:
     """Writes the run folder: configuration, reports, checkpoints when they are due, summary."""
 
-    def __init__(self, trainer: Trainer, folder: Path, console: Console, resumed: bool) -> None:
+    def __init__(
+        self, trainer: Trainer, folder: Path, console: Console, resumed: bool, log: Wanted
+    ) -> None:
         self._trainer, self._folder, self._console = trainer, folder, console
         self.folder = folder
         # What was taken is written down, not "auto": elsewhere that might mean another.
         self._config = {**to_dict(trainer.config), "learner": trainer.framework}
         changed = write_config(folder, self._config)
         env_steps = trainer.run.counters.env_steps
-        self._log = Log(folder, env_steps if resumed else None)
+        self._loggers = Loggers(log, folder, console.say)
+        self._log = Log(folder)
+        self._begun = Begun(folder, self._config, env_steps if resumed else None)
+        self._loggers.begin(self._begun)
+        if (known := self._loggers.to_remember()) is not None:
+            write_json(folder / LOGGERS, known)
         # Env steps at the newest checkpoint. It holds the configuration too: changed, it is to be
         # written again.
         self._at = env_steps if resumed and not changed else None
@@ -166,6 +190,7 @@ class _Keeper:
         self._reports += 1
         self._see_after_folder()
         self._log.write(report)
+        self._loggers.report(report)
 
     def save_if_due(self) -> None:
         """Save if enough time or reports have passed since the last time.
@@ -186,6 +211,9 @@ class _Keeper:
         def summarise() -> None:
             ended_by = "error" if failure is not None else stopped_by
             summary = _summary(self._trainer, ended_by, failure, started)
+            self._loggers.end(summary)
+            if self._loggers.failed:
+                summary["failed_loggers"] = self._loggers.failed
             write_json(self._folder / SUMMARY, summary)
 
         lost: dict[str, Exception] = {}
@@ -217,6 +245,7 @@ class _Keeper:
             self._locks.enter_context(locked(self._folder))  # the first lock went with the folder
             write_config(self._folder, self._config)
             self._log.begin_anew()
+            self._loggers.begin_anew(replace(self._begun, env_steps=None))
             self._at, self.saved = None, False
 
     def _save_last(self) -> None:

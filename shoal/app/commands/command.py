@@ -58,6 +58,12 @@ def reports(parser: Parser) -> None:
     parser.option("--report-every", metavar="N", help="env steps per report (default 2,000)")
 
 
+def loggers(parser: Parser, default: str) -> None:
+    """The option for where reports go besides the run folder."""
+    about = f"tensorboard, wandb, mlflow (several: a,b), or none (default: {default})"
+    parser.option("--log", metavar="NAMES", help=about)
+
+
 def stops(parser: Parser) -> None:
     """Options for when to stop."""
     parser.option("--stop-return", metavar="X", help="stop at this mean return over 100 episodes")

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shoal.app.commands import command
 from shoal.app.options import Parser, flag, settings
 from shoal.app.reproduce import reproducible_errors
 from shoal.errors import ConfigError
 from shoal.process import interrupts
-
-if TYPE_CHECKING:
-    from shoal.trainer import Trainer
 
 _LASTING = (  # settings that cannot change when a run is resumed
     "seed",
@@ -42,21 +37,18 @@ def _options() -> Parser:
     command.places(parser)
     command.stops(parser)
     command.reports(parser)
+    command.loggers(parser, "those that it began with")
     return parser
 
 
 def _run(parser: Parser, argv: list[str]) -> int:
     from shoal.app import folder as folders
-    from shoal.app import loop
     from shoal.app.console import create_console
+    from shoal.app.run import go_on
     from shoal.systems.saved import Saved
-    from shoal.trainer import Trainer
 
     args, pairs = parser.read(argv)
     path, folder, meta, _ = folders.find(args.folder, parts=())
-    if folder is None:
-        fix = f'go on in Python: shoal.Trainer.restore("{path}")'
-        raise ConfigError("this checkpoint is in no run folder", str(path), fix)
     own = {"env": args.env, "network": args.network, "algorithm": args.algorithm}
     own |= {"plan": args.own_plan}
     saved = Saved(path, meta, args.trust).config(**own)
@@ -68,34 +60,12 @@ def _run(parser: Parser, argv: list[str]) -> int:
             raise ConfigError(f"--{flag(name)} cannot change when a run goes on", None, fix)
     command.silence_third_parties()
     console = create_console()
+    log = ... if args.log is None else args.log
     with (
         interrupts.deferred(),
         reproducible_errors("resume", argv, fields.get("rollout.workers", workers), console),
-        loop.warnings_on(console),
-        folders.locked(folder),
-        Trainer.restore(path, **own, trust=args.trust, **fields) as trainer,
     ):
-        _refuse_met(trainer, folder)
-        console.say(loop.header(trainer, folder))
-        kept = folders.take_up(folder, path, trainer.run.counters.env_steps)
-        return loop.train(trainer, folder, console, kept)
-
-
-def _refuse_met(trainer: Trainer, folder: Path) -> None:
-    """Raise ConfigError if a stop condition already holds; the fix is a later stop."""
-    from shoal.app import loop
-
-    met, stop = trainer.stopped_by(), trainer.config.stop
-    if met is None:
-        return
-    steps, seconds = trainer.run.counters.env_steps, trainer.recorder.wall_s
-    what, later = {
-        "return": (f"return {stop.return_mean}", ("--stop-steps", 2 * steps)),
-        "steps": (f"{stop.env_steps} env steps", ("--stop-steps", 2 * steps)),
-        "seconds": (f"{stop.seconds} seconds", ("--stop-seconds", 2 * math.ceil(seconds))),
-    }[met]
-    fix = f"stop later: {loop.command(trainer.config, 'resume', str(folder), *map(str, later))}"
-    raise ConfigError(f"the run has met its stop already: {what}", str(folder), fix)
+        return go_on(path, folder, own, args.trust, fields, log, console)
 
 
 COMMAND = command.Command("resume", "continue a run from its checkpoint", _options, _run)

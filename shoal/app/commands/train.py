@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import time
-from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +14,6 @@ from shoal.process import interrupts
 
 if TYPE_CHECKING:
     from shoal.config.config import Config
-
-DEFAULT_STEPS = 1_000_000  # env steps of a run that was given no stop
 
 
 def options() -> Parser:
@@ -47,6 +42,7 @@ def options() -> Parser:
     command.stops(parser)
     parser.option("--out", metavar="DIR", help="run folder (default runs/SYSTEM-ENV-SEED-TIME)")
     command.reports(parser)
+    command.loggers(parser, "tensorboard")
     parser.option("--config", metavar="FILE", help="settings in YAML or JSON (or a config.json)")
     parser.option(
         "--schedule",
@@ -59,38 +55,25 @@ def options() -> Parser:
 
 
 def _run(parser: Parser, argv: list[str]) -> int:
-    from shoal.app import folder as folders
-    from shoal.app import loop
     from shoal.app.console import create_console
-    from shoal.config.settings import to_dict
-    from shoal.trainer import Trainer
-    from shoal.tuning.lineage import SCHEDULE, read_schedule, refuse_lasting
+    from shoal.app.run import start
+    from shoal.loggers.several import wanted
+    from shoal.tuning.lineage import read_schedule, refuse_lasting
 
     args, pairs = parser.read(argv)
     config, default_stop = new_config(parser, args, pairs)
-    changes = read_schedule(Path(args.schedule))[1] if args.schedule else []
-    refuse_lasting(config, changes, args.schedule)
+    changes = read_schedule(Path(args.schedule))[1] if args.schedule else None
+    refuse_lasting(config, changes or [], args.schedule)
+    log = wanted("tensorboard" if args.log is None else args.log)
     command.silence_third_parties()
     console = create_console()
+    out = Path(args.out) if args.out else None
     with (
         interrupts.deferred(),
         reproducible_errors("train", argv, config.rollout.workers, console),
-        loop.warnings_on(console),
     ):
-        out = _default_out(config)
-        folder = folders.claim(Path(args.out)) if args.out else folders.claim_new(out)
-        try:
-            trainer = Trainer(config)
-        except BaseException:
-            with suppress(OSError):
-                folder.rmdir()
-            raise
-        if args.schedule:
-            replayed = {"config": to_dict(config), "schedule": changes}
-            folders.write_json(folder / SCHEDULE, replayed)
-        with trainer, folders.locked(folder):
-            console.say(loop.header(trainer, folder, default_stop))
-            return loop.train(trainer, folder, console)
+        code, _ = start(config, None, out, log, console, default_stop, changes)
+        return code
 
 
 def new_config(parser: Parser, args: Any, pairs: Pairs) -> tuple[Config, bool]:
@@ -98,9 +81,7 @@ def new_config(parser: Parser, args: Any, pairs: Pairs) -> tuple[Config, bool]:
 
     Later ones win: the system's defaults, tuned settings, --config, options.
     """
-    from dataclasses import replace
-
-    from shoal.config.config import Stop
+    from shoal.app.run import with_stop
     from shoal.config.files import load_file
     from shoal.config.names import OTHERS
     from shoal.systems.configure import configure, refuse_impossible
@@ -135,21 +116,9 @@ def new_config(parser: Parser, args: Any, pairs: Pairs) -> tuple[Config, bool]:
         final=False,
         trust=args.trust,
     )
-    default_stop = config.stop == Stop()
-    if default_stop:
-        config = replace(config, stop=Stop(env_steps=DEFAULT_STEPS))
+    config, default_stop = with_stop(config)
     refuse_impossible(config)
     return config, default_stop
-
-
-def _default_out(config: Config) -> Path:
-    from shoal.config.settings import to_dict
-
-    env = config.env if isinstance(config.env, str) else to_dict(config.env).get("id", "env")
-    if ".py:" in str(env):
-        env = Path(str(env)).name
-    plain = re.sub(r"[^\w.]+", "-", str(env))
-    return Path("runs", f"{config.system}-{plain}-{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
 def _settings_help(argv: list[str]) -> str:

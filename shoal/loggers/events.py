@@ -1,7 +1,8 @@
-"""Scalars in TensorBoard's own file format, without TensorBoard.
+"""Scalars, texts and pictures in TensorBoard's own file format, without TensorBoard.
 
 The usual writers import protobuf and, where it is installed, PyTorch: up to two seconds, in which
-a short run is over. A scalar needs three fields of one message, so they are written here.
+a short run is over. A scalar needs three fields of one message, so they are written here; the field
+numbers are those of TensorFlow's summary.proto and tensor.proto.
 """
 
 from __future__ import annotations
@@ -62,6 +63,19 @@ class EventWriter:
             if isinstance(value, int | float)
         )
         self._record(_double(1, time.time()) + _integer(2, step) + _bytes(5, values))
+
+    def text(self, step: int, tag: str, text: str) -> None:
+        """A text in Markdown."""
+        kind = _bytes(1, _bytes(1, b"text"))  # metadata: the plugin that shows it
+        tensor = _integer(1, 7) + _bytes(2, _bytes(2, _integer(1, 1))) + _bytes(8, text.encode())
+        value = _bytes(1, tag.encode()) + _bytes(8, tensor) + _bytes(9, kind)
+        self._record(_double(1, time.time()) + _integer(2, step) + _bytes(5, _bytes(1, value)))
+
+    def image(self, step: int, tag: str, encoded: bytes, height: int, width: int) -> None:
+        """A picture [height, width, 3] that is encoded already: PNG, or a GIF that moves."""
+        image = _integer(1, height) + _integer(2, width) + _integer(3, 3) + _bytes(4, encoded)
+        value = _bytes(1, tag.encode()) + _bytes(4, image)
+        self._record(_double(1, time.time()) + _integer(2, step) + _bytes(5, _bytes(1, value)))
 
     def flush(self) -> None:
         """Hand what was written to the operating system."""

@@ -1,0 +1,1 @@
+"""Where the reports of a run go besides its folder."""
