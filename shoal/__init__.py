@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from shoal.algorithms.vtrace import VTrace
     from shoal.app.run import Result, resume, run
     from shoal.config.bounds import setting
-    from shoal.config.config import Checkpointing, Cluster, Config, Rollout, Stop
+    from shoal.config.config import Checkpointing, Cluster, Config, Evaluation, Rollout, Stop
     from shoal.config.replay import Replay
     from shoal.config.schedule import Linear, Schedule
     from shoal.config.self_play import SelfPlay
@@ -73,6 +73,7 @@ _HOMES = {
     "Checkpointing": "config.config",
     "Cluster": "config.config",
     "Config": "config.config",
+    "Evaluation": "config.config",
     "Replay": "config.replay",
     "SelfPlay": "config.self_play",
     "Rollout": "config.config",
@@ -120,6 +121,7 @@ __all__ = [
     "Cluster",
     "Config",
     "Differentiable",
+    "Evaluation",
     "Evolution",
     "Evolved",
     "Found",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -95,7 +96,6 @@ def evaluate(
 
     result: dict[str, Any] = {}
     if video is not None:
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a screen too
         film = Film(Path(video))
         try:
             run(0, filmed, film)
@@ -105,6 +105,41 @@ def evaluate(
     if filmed < episodes:
         run(filmed, episodes, None)
     return summary(played) | result
+
+
+def rehearse(
+    env: str | Callable[..., Any] | Mapping[str, Any],
+    seed: int,
+    *,
+    env_kwargs: Mapping[str, Any] | None = None,
+    assign: Any = None,
+    video: Path | None = None,
+) -> None:
+    """Begin one episode, and with ``video`` film its first frame: raises what ``evaluate`` would.
+
+    For who evaluates much later, and wants to know now whether that can be done.
+    """
+    film = None if video is None else Film(video)
+    mode = None if film is None else "rgb_array"
+    world = make_for_evaluation(
+        absolute(env),
+        1,
+        range(seed, seed + 1),
+        kwargs=env_kwargs,
+        render_mode=mode,
+        assign=assign,
+    )
+    try:
+        if world.agents:
+            cast("AgentsEnv", world).reset_groups()
+        else:
+            world.reset()
+        if film is not None:
+            film.add(world)
+    finally:
+        world.close()
+        if film is not None:
+            film.close()
 
 
 def summary(played: Sequence[Played]) -> dict[str, Any]:
@@ -325,6 +360,7 @@ class Film:
                 str(path),
                 f"write to {path.with_suffix('.mp4')}",
             )
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a screen too
         self.path, self.frames, self.fps = path, 0, 30.0
         self._writer: Any = None
 
@@ -347,6 +383,8 @@ class Film:
     def _open(self) -> Any:
         import imageio.v2 as imageio
 
+        if "jax" in sys.modules:  # whose threads a fork that runs Python first could wait for
+            os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.suffix == ".gif":
             return imageio.get_writer(self.path, mode="I", duration=1000 / self.fps, loop=0)

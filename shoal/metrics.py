@@ -60,12 +60,15 @@ class Recorder:
         n = len(self.episodes)
         return sum(r for r, _ in self.episodes) / n if n else None
 
-    def met(self, stop: Stop, env_steps: int) -> str | None:
+    def settled_return(self) -> float | None:
+        """The same; None until it is the mean of 100 episodes."""
+        return self.return_mean() if self.window_full() else None
+
+    def met(self, stop: Stop, env_steps: int, mean: float | None) -> str | None:
         """Which stop condition holds: "return", "steps", "seconds", or None.
 
-        The return counts only once it is the mean of 100 episodes.
+        ``mean`` is the return that counts, if there is one yet.
         """
-        mean = self.return_mean() if self.window_full() else None
         if stop.return_mean is not None and mean is not None and mean >= stop.return_mean:
             return "return"
         if stop.env_steps is not None and env_steps >= stop.env_steps:

@@ -48,14 +48,18 @@ class Policy:
         self._begins: ndarray | None = None  # where an episode has begun since, bool [...]
         self._memory = Memory(algorithm, self.model)
         self._remembered: Obs = {}  # since the last reset
-        # If each environment explores in its own way, the policy explores as the first does.
-        explore = {k: x[:1] for k, x in weights.items() if k.startswith("explore/") and x.ndim}
-        self.weights = {**weights, **explore}
+        self.set_weights(weights)
         self.rng = np.random.default_rng(seed)
 
     def __repr__(self) -> str:
         size = sum(x.size for name, x in self.weights.items() if name in self.model.net.shapes())
         return f"<Policy: {type(self.algorithm).__name__}, {size:,} weights>"
+
+    def set_weights(self, weights: Mapping[str, ndarray]) -> None:
+        """Act with these from now on."""
+        # If each environment explores in its own way, the policy explores as the first does.
+        explore = {k: x[:1] for k, x in weights.items() if k.startswith("explore/") and x.ndim}
+        self.weights = {**weights, **explore}
 
     def act(
         self, obs: Any, *, reward: Any = None, explore: bool = False, action_mask: Any = None
@@ -175,6 +179,12 @@ class Team:
         }
         self.fixed = algorithm.fixed
 
+    def set_weights(self, weights: Mapping[str, ndarray]) -> None:
+        """Act with these from now on; those of each policy are under its name."""
+        own = split(weights)
+        for name, policy in self.policies.items():
+            policy.set_weights(own[name])
+
     def players(self, groups: Mapping[str, Any], id: str) -> dict[str, Policy | Fixed]:
         """What acts for each group of agents of the environment ``id``, by policy."""
         fixed = {
@@ -197,6 +207,15 @@ class Team:
         return self.policies[name]
 
 
+def policy_for(
+    algorithm: Any, spaces: Any, weights: Mapping[str, ndarray], seed: int, view: View
+) -> Policy | Team:
+    """The policy of an algorithm; with policies by agent, all of them."""
+    if algorithm.parts:
+        return Team(algorithm, spaces, weights, seed)
+    return Policy(algorithm, spaces, weights, seed, view)
+
+
 def _where(rows: ndarray, x: ndarray, other: ndarray) -> ndarray:
     """``x`` in these rows (bool [...]) and ``other`` elsewhere; both [..., *shape]."""
     return np.where(rows.reshape(*rows.shape, *(1,) * (x.ndim - rows.ndim)), x, other)
@@ -217,6 +236,7 @@ def load(
     network: Any = None,
     algorithm: Any = None,
     trust: bool = False,
+    best: bool = False,
     **acting: Any,
 ) -> Any: ...
 
@@ -229,6 +249,7 @@ def load(
     network: Any = None,
     algorithm: Any = None,
     trust: bool = False,
+    best: bool = False,
     **acting: Any,
 ) -> Policy: ...
 
@@ -240,6 +261,7 @@ def load(
     network: Any = None,
     algorithm: Any = None,
     trust: bool = False,
+    best: bool = False,
     **acting: Any,
 ) -> Any:
     """The policy of a checkpoint or run folder; neither its environment nor its plan is needed.
@@ -248,13 +270,15 @@ def load(
 
     ``network`` is needed if the run trained a user's own module: an instance of the same class, or
     "module:Class". ``algorithm`` is needed if its class is the user's own and acts in its own way.
-    ``trust`` imports what the checkpoint names. ``acting`` are settings that say how the policy
-    acts, in the place of those of the run: ``simulations=400`` of AlphaZero.
+    ``trust`` imports what the checkpoint names. ``best`` takes the policy of the run's best
+    evaluation (``evaluate_every``) in the place of the newest. ``acting`` are settings that say how
+    the policy acts, in the place of those of the run: ``simulations=400`` of AlphaZero.
 
     Raises CheckpointError when the checkpoint is damaged, of another version, or does not fit, and
     ConfigError for what must be given, and for a setting that does not say how the policy acts.
     """
-    state, meta = checkpoint.load(Path(path), parts=("learner",))
+    path = checkpoint.best_of(path) if best else Path(path)
+    state, meta = checkpoint.load(path, parts=("learner",))
     saved = Saved(path, meta, trust)
     found = policy_of(saved, state, network=network, algorithm=algorithm, acting=acting)
     if policy is None:

@@ -18,6 +18,7 @@ from shoal.checkpoint import files as checkpoint
 from shoal.config.config import Config
 from shoal.config.settings import named, to_dict
 from shoal.errors import CheckpointError, ConfigError, ShoalError
+from shoal.evaluating import Evaluations
 from shoal.evaluation import evaluate
 from shoal.fleet.base import results
 from shoal.fleet.create import beside, create_fleet
@@ -26,7 +27,7 @@ from shoal.metrics import Oddities, Recorder, Report
 from shoal.nets.factory import build
 from shoal.plans.create import create_run
 from shoal.plans.updates import Updates
-from shoal.policy import Policy, Team
+from shoal.policy import Policy, Team, policy_for
 from shoal.process import interrupts
 from shoal.replay.settings import saved as saves
 from shoal.spaces.view import View
@@ -108,6 +109,7 @@ class Trainer:
             self.framework, self.learner = learner_of(config, self.model, params, *members)
         measures = config.rollout.normalise_obs or config.rollout.scale_reward
         self.updates = Updates(config.plan, self.fleet, self.learner, self.run, measures=measures)
+        self.evaluations = Evaluations(config, self._env, self.fleet, self._own_spaces)
 
     def train(self, between: Callable[[], None] | None = None) -> Report:
         """Train for ``report_every`` env steps (2,000) and one update at least; returns the report.
@@ -128,24 +130,28 @@ class Trainer:
 
     def _train(self, between: Callable[[], None] | None) -> Report:
         recorder, start, counters = self.recorder, perf_counter(), self.run.counters
+        evaluations, evaluated = self.evaluations, dict[str, Any]()
         before, taken = counters.env_steps, counters.gradient_steps
         offline = self.run.offline_left > 0
         every = self.config.report_every or REPORT_STEPS
         while True:
             try:
                 interrupts.check()
+                # Before an update, only what was still due when a run that goes on was saved.
+                evaluated = evaluated or evaluations.advance(counters, self.learner.weights)
                 update = next(self.updates)
+                recorder.add(update)
+                evaluated = evaluated or evaluations.advance(counters, self.learner.weights)
             except BaseException as error:
                 recorder.abandon(perf_counter() - start)
                 if not isinstance(error, KeyboardInterrupt) and interrupts.behind(error):
                     raise KeyboardInterrupt from error
                 raise
-            recorder.add(update)
             for text in self._odd.of(update, self.config.algorithm.warnings):
                 log.warning("%s", text)
             # Reports of a run that goes on after an interruption are at the same env steps.
             env_steps = counters.env_steps
-            due = env_steps >= recorder.reported + every
+            due = bool(evaluated) or env_steps >= recorder.reported + every
             if offline:  # nothing is sampled yet
                 ended = not self.run.offline_left
                 due = ended or counters.gradient_steps >= taken + OFFLINE_STEPS
@@ -155,6 +161,11 @@ class Trainer:
                 between()
         seconds = perf_counter() - start
         report = recorder.report(counters, env_steps - before, seconds, self.fleet.stats)
+        if evaluations.on:
+            report["time/evaluate"] = evaluations.take_seconds() / max(seconds, 1e-9)
+            if self.stopped_by() is not None:
+                evaluated |= evaluations.finish(counters, self.learner.weights)
+        report |= evaluated
         if offline and not self.run.offline_left:
             found = self.evaluate(OFFLINE_EPISODES)
             report |= {f"offline/{name}": found[name] for name in ("return_mean", "return_std")}
@@ -163,9 +174,12 @@ class Trainer:
     def stopped_by(self) -> str | None:
         """Which stop condition holds now: "return", "steps", "seconds", or None.
 
-        The return counts only once it is the mean of 100 episodes.
+        The return is that of the newest evaluation. Without evaluation while training it is that of
+        training, and counts only once it is the mean of 100 episodes.
         """
-        return self.recorder.met(self.config.stop, self.run.counters.env_steps)
+        evaluations, recorder = self.evaluations, self.recorder
+        mean = evaluations.return_mean if evaluations.evaluates else recorder.settled_return()
+        return recorder.met(self.config.stop, self.run.counters.env_steps, mean)
 
     def __iter__(self) -> Iterator[Report]:
         """Reports until a stop condition holds."""
@@ -179,10 +193,8 @@ class Trainer:
     @property
     def policy(self) -> Policy | Team:
         """The policy as it is now; with policies by agent, all of them."""
-        weights, seed = self.learner.weights(), self.config.seed
-        if self.config.algorithm.parts:
-            return Team(self.config.algorithm, self._own_spaces, weights, seed)
-        return Policy(self.config.algorithm, self._own_spaces, weights, seed, self.view)
+        weights, config = self.learner.weights(), self.config
+        return policy_for(config.algorithm, self._own_spaces, weights, config.seed, self.view)
 
     def evaluate(
         self, episodes: int = 10, seed: int | None = None, *, explore: bool = False
@@ -216,17 +228,41 @@ class Trainer:
             "learner": self.learner.get_state(),
             "run": self.run.get_state(),
             "recorder": self.recorder.get_state(),
+            "evaluations": self.evaluations.get_state(),
             "workers": self._workers(),
         }
-        meta = {
+        counters = self.run.counters
+        return checkpoint.save(path, counters.env_steps, state, self._meta(asdict(counters)), keep)
+
+    def _meta(self, counters: Mapping[str, Any]) -> dict[str, Any]:
+        """What a checkpoint says of its run besides its state."""
+        return {
             "system": self.config.system,
             "own_policy": own_policy(self.config.algorithm),
             "config": to_dict(self.config),
             "spaces": self._own_spaces.to_json(),
-            "counters": asdict(self.run.counters),
+            "counters": dict(counters),
             "learner": self.framework,
         }
-        return checkpoint.save(path, self.run.counters.env_steps, state, meta, keep=keep)
+
+    def save_best(self, path: str | Path) -> Path:
+        """Write the policy of the best evaluation so far to ``path/best``; returns that folder.
+
+        It is good for ``load``, and takes the place of the one before. No run goes on from it: it
+        has neither the optimiser's state nor what else training needs.
+
+        Raises ShoalError if there was no evaluation since this trainer was made.
+        """
+        best = self.evaluations.best
+        if best is None or best.weights is None or best.counters is None:
+            raise ShoalError(
+                "there is no evaluation whose policy could be saved",
+                str(path),
+                "train with evaluate_every=..., up to the first evaluation",
+            )
+        state = {"learner": {"params": best.weights, "aux": {}, "targets": {}}}
+        found = {"return_mean": best.return_mean, "env_steps": best.env_steps}
+        return checkpoint.save_best(Path(path), state, {**self._meta(best.counters), "best": found})
 
     @property
     def saves_replay(self) -> bool:
@@ -268,6 +304,7 @@ class Trainer:
         """
         state, meta = checkpoint.load(Path(path))
         saved = Saved(path, meta, trust)
+        saved.refuse_best()
         config = saved.config(env=env, network=network, algorithm=algorithm, plan=plan)
         view = View(config.rollout.hide, config.rollout.previous)
         objects = {"env": env, "algorithm.network": network}
@@ -297,6 +334,7 @@ class Trainer:
         """
         state, meta = checkpoint.load(Path(path))
         saved = Saved(path, meta)
+        saved.refuse_best()
         saved.refuse_other_spaces(self._own_spaces.to_json(), self.config.env)
         if (view := View(**saved.view())) != self.view:
             raise CheckpointError(
@@ -350,6 +388,7 @@ class Trainer:
         self.learner.set_state(state["learner"])
         self.run.set_state(state["run"])
         self.recorder.set_state(state["recorder"])
+        self.evaluations.set_state(state["evaluations"])
         if state["replay"]:
             self.run.buffer.set_state(state["replay"])
         else:  # the replay buffer was not saved: as at the beginning, it is filled first
@@ -392,6 +431,7 @@ class Trainer:
     def stop(self) -> None:
         """End the workers and their environments, and Ray where this trainer started it."""
         self.updates.close()
+        self.evaluations.close()
         self._close()
         _running.discard(self)
 

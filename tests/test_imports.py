@@ -45,6 +45,10 @@ ARROWS: dict[str, set[str]] = {
     "metrics": {"plans", "fleet", "config"},
     "policy": {"systems", "checkpoint", "algorithms", "nets", "spaces", "trajectory", "errors"},
     "evaluation": {"policy", "algorithms", "envs", "config", "process", "errors"},
+    "evaluating": {
+        *("evaluation", "policy", "plans", "fleet", "envs", "config", "spaces", "trajectory"),
+        *("process", "errors"),
+    },
     "versus": {"evaluation", "policy", "algorithms", "envs", "config", "errors"},
     "recording": {
         *("evaluation", "policy", "replay", "envs", "config", "spaces", "process", "errors"),

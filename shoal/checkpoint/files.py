@@ -4,6 +4,7 @@
 
     root/000004096/manifest.json         first its own checksum, then everything that is no array
     root/000004096/learner.safetensors   the arrays of one top-level key of the state
+    root/best/                           the policy of the best evaluation, which is not pruned
 
 Nothing in them can run code. A checkpoint is written beside its place (``.tmp-<number>-<pid>``),
 every file and folder is synced to the disk, then it is renamed: interrupted at any instant, the
@@ -44,13 +45,14 @@ from shoal.checkpoint.tree import (
 from shoal.errors import CheckpointError
 
 FORMAT_VERSION = 1
+BEST = "best"  # name of the one that is kept beside those with numbers
 _MANIFEST = "manifest.json"
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows changes the ends of lines without it
 _NEITHER_LINK_NOR_PIPE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _CHUNK = 1 << 20  # bytes of one write
 _HEAD = re.compile(rb'\{"sha256": "([0-9a-f]{64})",\n')
 _NUMBER = re.compile(r"\d{9,18}")
-_BESIDE = re.compile(r"\.(tmp|old)-(\d{1,18})-(\d{1,9})")
+_BESIDE = re.compile(r"\.(tmp|old)-(\d{1,18}|best)-(\d{1,9})")
 _PLAIN = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
@@ -76,11 +78,29 @@ def save(
 
     Raises CheckpointError, earlier checkpoints untouched, for what cannot be stored or written.
     """
-    root, final = Path(root), Path(root) / f"{number:09d}"
-    if not _NUMBER.fullmatch(final.name):
+    root = Path(root)
+    if not _NUMBER.fullmatch(_name(number)):
         raise CheckpointError(f"a checkpoint cannot have the number {number}", str(root))
+    with _put(root, str(number), state, meta) as final:
+        for _, path in [x for x in _found(root) if x[0] < number][::-1][max(keep, 1) - 1 :]:
+            _delete(path)
+    return final
+
+
+def save_best(root: str | Path, state: Mapping[str, Any], meta: Mapping[str, Any]) -> Path:
+    """Write ``root/best`` in the place of the one before, as ``save`` does; returns that folder."""
+    with _put(Path(root), BEST, state, meta) as final:
+        return final
+
+
+@contextmanager
+def _put(
+    root: Path, what: str, state: Mapping[str, Any], meta: Mapping[str, Any]
+) -> Iterator[Path]:
+    """The folder of a checkpoint that was written; what fails inside is blamed on the writing."""
+    final = root / _name(what)
     tensors, body = _encode_all(state, meta)
-    new, old = (root / f".{kind}-{number}-{os.getpid()}" for kind in ("tmp", "old"))
+    new, old = (root / f".{kind}-{what}-{os.getpid()}" for kind in ("tmp", "old"))
     try:
         if not root.is_dir():
             os.makedirs(root, exist_ok=True)
@@ -98,8 +118,7 @@ def save(
                 _clean(root)
             raise
         _clean(root)
-        for _, path in [x for x in _found(root) if x[0] < number][::-1][max(keep, 1) - 1 :]:
-            _delete(path)
+        yield final
     except OSError as error:
         need = sum(a.nbytes for arrays in tensors.values() for a in arrays.values()) / 1e6
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -110,7 +129,23 @@ def save(
             if full
             else "make the folder writable, or choose another (earlier checkpoints are untouched)",
         ) from error
-    return final
+
+
+def _name(what: int | str) -> str:
+    """Name of the folder of a checkpoint: its number in nine digits, or "best"."""
+    return BEST if what == BEST else f"{int(what):09d}"
+
+
+def best_of(path: str | Path) -> Path:
+    """The best checkpoint of a run folder, or of a root of checkpoints.
+
+    Raises CheckpointError if there is none.
+    """
+    for root in (Path(path), Path(path) / "checkpoint"):
+        if _beside(root / BEST) is not None:
+            return root / BEST
+    fix = "train with --evaluate-every N, up to the first evaluation; or leave out best"
+    raise CheckpointError("there is no best checkpoint: nothing was evaluated", str(path), fix)
 
 
 def load(
@@ -172,14 +207,23 @@ def _found(root: Path) -> list[tuple[int, Path]]:
         names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     found = {int(name): root / name for name in names if _NUMBER.fullmatch(name)}
     for beside in filter(None, map(_BESIDE.fullmatch, names)):
-        if beside[1] == "old":
+        if beside[1] == "old" and beside[2] != BEST:
             found.setdefault(int(beside[2]), root / beside[0])
     return sorted(found.items())
+
+
+def _beside(best: Path) -> Path | None:
+    """The best checkpoint; where it was moved aside to be replaced, as long as that lasts."""
+    if (best / _MANIFEST).exists():
+        return best
+    return next(best.parent.glob(f".old-{BEST}-*"), None)
 
 
 def _choose(path: Path) -> Path:
     if (path / _MANIFEST).exists():
         return path
+    if path.name == BEST and (moved := _beside(path)) is not None:
+        return moved
     for root in (path, path / "checkpoint"):
         found = _found(root)
         if found:
@@ -210,7 +254,7 @@ def _clean(root: Path) -> None:
     with os.scandir(root) as entries:
         names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     for beside in filter(None, map(_BESIDE.fullmatch, names)):
-        final = root / f"{int(beside[2]):09d}"
+        final = root / _name(beside[2])
         if not _alive(int(beside[3])):
             if beside[1] == "tmp":
                 shutil.rmtree(root / beside[0])
@@ -223,8 +267,8 @@ def _clean(root: Path) -> None:
 def _delete(folder: Path) -> None:
     """Renamed first, so that half a checkpoint never stands under a checkpoint's name."""
     beside = _BESIDE.fullmatch(folder.name)
-    number = int(beside[2] if beside else folder.name)
-    doomed = folder.with_name(f".tmp-{number}-{os.getpid()}")
+    what = beside[2] if beside else str(int(folder.name))
+    doomed = folder.with_name(f".tmp-{what}-{os.getpid()}")
     os.rename(folder, doomed)
     shutil.rmtree(doomed)
 

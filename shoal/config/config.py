@@ -68,7 +68,7 @@ class Rollout:
 class Stop:
     """When a run ends: at the first of these that is met; none means never."""
 
-    return_mean: float | None = setting(None)  # mean return of the last 100 training episodes
+    return_mean: float | None = setting(None)  # of an evaluation; without: of 100 episodes
     env_steps: int | None = setting(None, least=1)  # env steps sampled
     seconds: float | None = setting(None, above=0)  # wall-clock time of the run
 
@@ -86,6 +86,21 @@ class Checkpointing:
 
     def __post_init__(self) -> None:
         check_bounds(self, "checkpointing.")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Evaluation while training: the greedy policy, in environments of its own."""
+
+    every: int | None = setting(None, least=1)  # env steps between two evaluations; none: none
+    episodes: int = setting(10, least=1)  # whole episodes in one evaluation
+    video_every: int | None = setting(None, least=1)  # env steps between two films; none: none
+    on_error: Literal["stop", "continue"] = "stop"  # what the run does if an evaluation fails
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "evaluation.")
+        known = isinstance(self.on_error, str) and self.on_error in ("stop", "continue")
+        require(known, "evaluation.on_error", self.on_error, "'stop' or 'continue'")
 
 
 @dataclass(frozen=True)
@@ -121,6 +136,7 @@ class Config:
     cluster: Cluster = Cluster()
     stop: Stop = Stop()
     checkpointing: Checkpointing = Checkpointing()
+    evaluation: Evaluation = Evaluation()
     learner: Literal["auto", "jax", "torch"] = "auto"  # framework that computes gradients
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"  # of matrix products
     device: str = "auto"  # of the learner: auto, cpu, cuda or cuda:N; workers act on their CPU

@@ -16,6 +16,10 @@ SHORT = {  # accepted in Python, and as options of the command line
     "stop_return": "stop.return_mean",
     "stop_steps": "stop.env_steps",
     "stop_seconds": "stop.seconds",
+    "evaluate_every": "evaluation.every",
+    "evaluate_episodes": "evaluation.episodes",
+    "video_every": "evaluation.video_every",
+    "on_evaluation_error": "evaluation.on_error",
 }
 _OTHERS = {  # of Stable-Baselines3, RLlib, CleanRL, OpenAI baselines, Tianshou, TorchRL, Acme
     "algorithm.lr": "learning_rate step_size stepsize policy_lr q_lr actor_lr critic_lr "
@@ -115,6 +119,10 @@ _OTHERS = {  # of Stable-Baselines3, RLlib, CleanRL, OpenAI baselines, Tianshou,
     "stop.env_steps": "total_timesteps timesteps total_steps num_timesteps num_env_steps max_steps "
     "max_timesteps timesteps_total train_for_env_steps",
     "stop.seconds": "time_total_s max_time train_for_seconds time_limit",
+    "evaluation.every": "evaluation_interval eval_freq eval_interval eval_every evaluate_freq",
+    "evaluation.episodes": "n_eval_episodes num_eval_episodes evaluation_duration "
+    "evaluation_num_episodes num_evaluation_episodes",
+    "evaluation.video_every": "record_video_freq capture_video video_freq video_interval",
     "checkpointing.every_seconds": "save_every_sec save_interval",
     "checkpointing.every_iterations": "checkpoint_freq checkpoint_frequency save_freq",
     "checkpointing.keep": "num_to_keep keep_checkpoints keep_checkpoints_num",

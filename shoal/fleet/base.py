@@ -36,13 +36,17 @@ def results(answers: Sequence[tuple[int, Any]]) -> list[Any]:
 class Stream(Iterator[tuple[int, Any]]):
     """``(member, result)`` of calls that a fleet makes again and again.
 
-    ``come`` never waits: it gives None if no result has come yet. ``wait`` waits for one, not long.
+    ``come`` never waits: it gives None if no result has come yet. ``wait`` waits for one, not long;
+    ``look`` sees after those that have come, for a caller who waits for something else.
     """
 
     def __init__(
-        self, come: Generator[tuple[int, Any] | None], wait: Callable[[], None] = lambda: None
+        self,
+        come: Generator[tuple[int, Any] | None],
+        wait: Callable[[], None] = lambda: None,
+        look: Callable[[], None] = lambda: None,
     ) -> None:
-        self.come, self.wait = come, wait
+        self.come, self.wait, self.look = come, wait, look
 
     def __next__(self) -> tuple[int, Any]:
         try:

@@ -20,12 +20,12 @@ from shoal.learners.choose import preload
 from shoal.process.tracebacks import is_user_code, place_of
 
 
-def worker(registered: Any, config: Config, env: Any, index: int, restart: int) -> Any:
+def worker(known: Any, config: Config, env: Any, index: int, restart: int) -> Any:
     """A worker of the kind that the plan needs, in whatever process this runs.
 
-    ``registered`` are the entries of Gymnasium's registry that this process may lack.
+    ``known`` are the entries of Gymnasium's registry that this process may lack.
     """
-    register(registered)
+    register(known)
     if config.algorithm.parts:
         return Team(config, index, env, restart)
     return (config.plan.member() or Worker)(config, index, env, restart)
@@ -48,16 +48,16 @@ def create_fleet(config: Config, env: Any) -> tuple[Fleet, Callable[[], None]]:
     if workers == 0 or cluster.in_process:
         make: Make = partial(worker, (), config, env)
         return create(make, max(workers, 1), cluster, fanout=config.plan.fanout, local=True)
-    registered = _registered(env)
+    known = registered(env)
     if isinstance(config.algorithm, Differentiable):
         preload(config.learner)
     return create(
-        partial(worker, registered, config, env),
+        partial(worker, known, config, env),
         workers,
         cluster,
         fanout=config.plan.fanout,
         learns=learns(config.plan),
-        own_code=_own_code(env) or any(_own_code(entry.entry_point) for entry in registered),
+        own_code=_own_code(env) or any(_own_code(entry.entry_point) for entry in known),
     )
 
 
@@ -113,7 +113,7 @@ def beside(config: Config) -> int:
     return 0 if waits or elsewhere else config.rollout.workers
 
 
-def _registered(env: Any) -> tuple[Any, ...]:
+def registered(env: Any) -> tuple[Any, ...]:
     """What this process's registry says of an id, to be sent to the workers.
 
     Raises ConfigError if it cannot be sent: it holds a file, a lock or the like.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from operator import itemgetter
 from time import monotonic
 from typing import Any
@@ -109,7 +110,8 @@ class RayFleet(Members):
         args: Callable[[int], tuple[Any, ...] | None] = no_args,
         in_flight: int = 1,
     ) -> Stream:
-        return Stream(self._come(verb, args, in_flight), self._wait)
+        look = partial(self._poll, wait=False)
+        return Stream(self._come(verb, args, in_flight), self._wait, look)
 
     def _come(
         self, verb: str, args: Callable[[int], tuple[Any, ...] | None], in_flight: int

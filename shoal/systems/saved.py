@@ -160,6 +160,17 @@ class Saved:
             rollout = merge(Rollout(), saved, str(self.path))
         return {name: getattr(rollout, name) for name in names}
 
+    def refuse_best(self) -> None:
+        """Raise CheckpointError if this is the policy of the best evaluation alone."""
+        if "best" in self.meta:
+            raise CheckpointError(
+                "no run can go on from the best policy: what it was evaluated with was kept, but "
+                "neither the optimiser's state nor the workers'",
+                str(self.path),
+                "go on from the run folder, which has the newest checkpoint; evaluate, play or "
+                "load this one",
+            )
+
     def refuse_other_spaces(self, spaces: Mapping[str, Any], env: Any) -> None:
         """Raise CheckpointError unless the run's spaces were these, as JSON; ``env`` has them."""
         with checkpoint.blame(self.path):

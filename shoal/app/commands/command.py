@@ -71,7 +71,7 @@ def stops(parser: Parser) -> None:
     parser.option("--stop-seconds", metavar="S", help="stop after S seconds")
 
 
-def acting(parser: Parser, args: Namespace, pairs: Pairs) -> dict[str, str]:
+def acting(parser: Parser, args: Namespace, pairs: Pairs) -> dict[str, Any]:
     """Options that are settings of how a policy acts, by their names.
 
     Raises ConfigError for any other, unless a class of the user's own may know it, and for one that
