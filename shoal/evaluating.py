@@ -270,9 +270,11 @@ class Evaluations:
         self.evaluated = job.env_steps if job.evaluates else self.evaluated
         if result.error is not None:
             return {}
+        found = self._evaluated(job, result.found) if job.evaluates else {}
         if result.video is not None:
             self.video = job.env_steps, result.video
-        return self._evaluated(job, result.found) if job.evaluates else {}
+            found["video/env_steps"] = job.env_steps
+        return found
 
     def _evaluated(self, job: Job, found: Mapping[str, Any]) -> dict[str, Any]:
         """Entries of a report."""

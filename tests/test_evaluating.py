@@ -212,6 +212,7 @@ def test_a_film_is_of_one_episode_and_leaves_no_evaluation() -> None:
     trainer = make("CartPole-v1", video_every=32, evaluate_every=48, evaluate_episodes=2)
     reports = [trainer.train() for _ in range(2)]
     assert not evaluations(reports) and trainer.evaluations.video is not None
+    assert [report.get("video/env_steps") for report in reports] == [None, 32]
     env_steps, film = trainer.evaluations.video
     frames = imageio.mimread(film, format="mp4", memtest=False)
     played = shoal.evaluate(trainer.policy, "CartPole-v1", 1, seed=first_seed(0))

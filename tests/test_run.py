@@ -602,14 +602,14 @@ def test_a_full_disk_is_told_once_and_leaves_nothing_half_written(
     def no_space(*_: Any, **__: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    def write_text(path: Path, *_: Any, **__: Any) -> int:
+    def write_bytes(path: Path, *_: Any, **__: Any) -> int:
         path.touch()
         return no_space()
 
     def full(log: folders.Log, report: Any) -> None:
         if report["env_steps"] == 4000:
             monkeypatch.setattr(log, "_lines", nowhere)
-            monkeypatch.setattr(Path, "write_text", write_text)
+            monkeypatch.setattr(Path, "write_bytes", write_bytes)
             monkeypatch.setattr(os, "write", no_space)
         write(log, report)
 

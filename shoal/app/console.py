@@ -92,16 +92,19 @@ def nearest_stop(
 ) -> tuple[float, str]:
     """The fraction done, in [0, 1], and the name of the nearest stop; ``(0, "")`` without one.
 
-    Progress towards a return starts at the first return that the run reported.
+    Progress towards a return starts at the first return that the run reported; it is that of the
+    newest evaluation, where there are any.
     """
     done: list[tuple[float, str]] = [(0.0, "")]
-    mean, wanted = report.get("return_mean"), stop.return_mean
+    wanted, evaluated = stop.return_mean, report.get("evaluation/return_mean")
+    mean = report.get("return_mean") if evaluated is None else evaluated
     if wanted is not None:
         fraction = 0.0
         if mean is not None and first_return is not None:
             way = wanted - first_return
             fraction = (mean - first_return) / way if way > 0 else float(mean >= wanted)
-        done.append((fraction, f"return {wanted:g}"))
+        of = "return" if evaluated is None else "evaluation return"
+        done.append((fraction, f"{of} {wanted:g}"))
     if stop.env_steps is not None:
         done.append((report.get("env_steps", 0) / stop.env_steps, f"{count(stop.env_steps)} steps"))
     if stop.seconds is not None:
@@ -178,6 +181,7 @@ def pieces(
     return [
         f"{fraction:4.0%} of {name}" if name else "",
         f"return {value(report['return_mean'])}",
+        _evaluated(report),
         f"{count(report['steps_per_s'])} steps/s",
         duration(seconds),
         bottleneck(report),
@@ -187,6 +191,11 @@ def pieces(
         f"{count(report['episodes'])} episodes",
         *(_shown(name, parts) for name, parts in sides(report).items()),
     ]
+
+
+def _evaluated(report: Mapping[str, Any]) -> str:
+    mean = report.get("evaluation/return_mean")
+    return "" if mean is None else f"evaluation {value(mean)}"
 
 
 def _shown(name: str, parts: Mapping[str, float]) -> str:
@@ -201,6 +210,7 @@ class Console(Lines):
         self._stop = Stop()
         self._first_return: float | None = None
         self._report: Mapping[str, Any] | None = None
+        self._evaluated: dict[str, Any] = {}  # what the newest evaluation found
         self._recent = Recent(0.0, 0)
         self._shown = True
         self._next = _FIRST
@@ -230,7 +240,8 @@ class Console(Lines):
             self._first_return = report["return_mean"]
         self._recent.add(report)
         self._shown = False
-        self._report = report
+        self._evaluated |= {k: x for k, x in report.items() if k.startswith("evaluation/")}
+        self._report = self._evaluated | dict(report)
 
     def _pieces(self) -> tuple[float, list[str]]:
         """The fraction done, and the parts of the status line."""

@@ -7,6 +7,8 @@
     events.out...    the same for TensorBoard, unless ``log`` says otherwise
     loggers.json     which other loggers there are, and their ids of the run
     checkpoint/      numbered by env steps; see ``shoal.checkpoint.files``
+    checkpoint/best  the policy of the best evaluation while training
+    videos/          films of single episodes, numbered by env steps
     summary.json     how the run ended; missing while it runs, or when it was killed
     evaluation.json  what ``shoal evaluate`` last found
 """
@@ -26,12 +28,13 @@ from typing import Any, TextIO
 
 from shoal import __version__
 from shoal.checkpoint import files as checkpoint
+from shoal.checkpoint.files import BEST, best_result
 from shoal.config.trust import asks
 from shoal.errors import ConfigError, ShoalError
 
 Report = dict[str, Any]
 CONFIG, PROGRESS, SUMMARY = "config.json", "progress.jsonl", "summary.json"
-EVALUATION, CHECKPOINT, LOCK = "evaluation.json", "checkpoint", ".lock"
+EVALUATION, CHECKPOINT, LOCK, VIDEOS = "evaluation.json", "checkpoint", ".lock", "videos"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk
 
 
@@ -97,11 +100,21 @@ def write_json(path: Path, value: Any) -> None:
     _write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def _write(path: Path, text: str) -> None:
+def write_video(folder: Path, env_steps: int, film: bytes) -> Path:
+    """Write a film whole or not at all; returns its path."""
+    path = folder / VIDEOS / f"{env_steps}.mp4"
+    with _blamed(path):
+        path.parent.mkdir(exist_ok=True)
+    _write(path, film)
+    return path
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    data = content.encode() if isinstance(content, str) else content
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with _blamed(path):
-            beside.write_text(text, encoding="utf-8")
+            beside.write_bytes(data)
             os.replace(beside, path)
     except BaseException:
         with suppress(OSError):
@@ -170,12 +183,15 @@ def take_up(folder: Path, checkpoint: Path, env_steps: int) -> list[Report]:
     """Drop the reports of what came after the checkpoint at ``env_steps``; returns the others.
 
     ``checkpoint`` is the run folder, or one checkpoint in it that is not the newest: the newer ones
-    are then put aside, since the run takes another course from here.
+    are then put aside, since the run takes another course from here; so is a newer best one.
     """
-    if checkpoint.parent.name == CHECKPOINT:
-        for other in checkpoint.parent.glob("[0-9]*"):
-            if int(other.name) > int(checkpoint.name):
-                os.replace(other, other.with_name(f"aside-{other.name}-{time.time_ns()}"))
+    root = checkpoint.parent
+    if root.name == CHECKPOINT:
+        newer = [x for x in root.glob("[0-9]*") if int(x.name) > int(checkpoint.name)]
+        best = best_result(root)
+        newer += [root / BEST] if best is not None and best[1] > env_steps else []
+        for other in newer:
+            os.replace(other, other.with_name(f"aside-{other.name}-{time.time_ns()}"))
     path = folder / PROGRESS
     if not path.exists():
         return []

@@ -26,11 +26,14 @@ from shoal.app.folder import (
     started_at,
     write_config,
     write_json,
+    write_video,
 )
-from shoal.config.config import Config
+from shoal.checkpoint.files import BEST, best_result
+from shoal.config.config import Config, Evaluation
 from shoal.config.settings import named, to_dict
 from shoal.config.trust import asks
 from shoal.errors import cut
+from shoal.evaluating import Best
 from shoal.loggers.base import Begun
 from shoal.loggers.several import DEFAULT, Loggers
 from shoal.loggers.several import FILE as LOGGERS
@@ -138,6 +141,7 @@ def _loop(trainer: Trainer, console: Console, keeper: _Keeper) -> tuple[str, Bas
             report = trainer.train(between)
             keeper.keep(report)
             console.report(report)
+            keeper.keep_evaluation(report)
             if "offline/return_mean" in report:
                 console.say(_offline(report))
             keeper.save_if_due()
@@ -157,6 +161,17 @@ def _offline(report: Report) -> str:
     return (
         f"{report['gradient_steps']:,} gradient steps on demonstrations alone: return "
         f"{value(mean)} +- {value(std)} over {OFFLINE_EPISODES} episodes; sampling begins"
+    )
+
+
+def _evaluation(report: Report, best: bool, episodes: int) -> str:
+    """What an evaluation found."""
+    found = {name: report[f"evaluation/{name}"] for name in ("return_mean", "return_std")}
+    return (
+        f"evaluation at {report['evaluation/env_steps']:,} env steps: return "
+        f"{value(found['return_mean'])} +- {value(found['return_std'])}, length "
+        f"{report['evaluation/length_mean']:.1f}, {episodes} episode{'s' * (episodes > 1)}"
+        + (", the best so far" if best else "")
     )
 
 
@@ -184,6 +199,11 @@ class _Keeper:
         self._time, self._reports = perf_counter(), 0
         self.saved = resumed  # whether there is a checkpoint at all
         self._locks = ExitStack()
+        evaluations = trainer.evaluations
+        if evaluations.evaluates:  # the best is what lies in the folder, whatever came after
+            kept = best_result(folder / CHECKPOINT)
+            evaluations.best = None if kept is None else Best(*kept)
+        self._best, self._filmed = evaluations.best, evaluations.video
 
     def keep(self, report: Report) -> None:
         """Write a report down."""
@@ -191,6 +211,24 @@ class _Keeper:
         self._see_after_folder()
         self._log.write(report)
         self._loggers.report(report)
+
+    def keep_evaluation(self, report: Report) -> None:
+        """Keep the policy of the best evaluation, and the newest film; say what was found."""
+        evaluations = self._trainer.evaluations
+        if evaluations.video is not None and evaluations.video is not self._filmed:
+            self._filmed = evaluations.video
+            env_steps, film = evaluations.video
+            self._loggers.video(env_steps, write_video(self._folder, env_steps, film))
+        best = evaluations.best
+        if best is not None and best is not self._best:
+            if not self.saved:  # the best is beside those that a run can go on from
+                self._save()
+            self._trainer.save_best(self._folder / CHECKPOINT)
+            self._best = best
+        if (at := report.get("evaluation/env_steps")) is not None:
+            found = best is not None and best.env_steps == at
+            episodes = self._trainer.config.evaluation.episodes
+            self._console.say(_evaluation(report, found, episodes))
 
     def save_if_due(self) -> None:
         """Save if enough time or reports have passed since the last time.
@@ -247,6 +285,9 @@ class _Keeper:
             self._log.begin_anew()
             self._loggers.begin_anew(replace(self._begun, env_steps=None))
             self._at, self.saved = None, False
+            self._best, evaluations = None, self._trainer.evaluations
+            if evaluations.best is not None and evaluations.best.weights is None:
+                evaluations.best = None  # its policy was in the folder, and nowhere else
 
     def _save_last(self) -> None:
         """Save the end of the run, if anything was learned."""
@@ -271,6 +312,7 @@ def _summary(
             "stopped_by": stopped_by,
             **error,
             "return_mean": recorder.return_mean(),
+            **_best(trainer),
             "env_steps": counters.env_steps,
             "wall_s": recorder.wall_s,
             "steps_per_s": counters.env_steps / max(recorder.wall_s, 1e-9),
@@ -288,6 +330,15 @@ def _summary(
     )
 
 
+def _best(trainer: Trainer) -> dict[str, Any]:
+    """What the summary says of evaluations."""
+    evaluations, best = trainer.evaluations, trainer.evaluations.best
+    found: dict[str, Any] = {"evaluation/return_mean": evaluations.return_mean}
+    if best is not None:
+        found["evaluation/best"] = {"return_mean": best.return_mean, "env_steps": best.env_steps}
+    return found if evaluations.evaluates else {}
+
+
 def _versions() -> dict[str, str]:
     """Of Python, of Shoal, and of those packages that the run made use of."""
     loaded = {name: sys.modules[name] for name in _PACKAGES if name in sys.modules}
@@ -303,7 +354,7 @@ def _farewell(trainer: Trainer, folder: Path, stopped_by: str, checkpoint: bool)
     """How it ended, where everything lies, and what to do next."""
     stop, counters, seconds = trainer.config.stop, trainer.run.counters, trainer.recorder.wall_s
     why = {
-        "return": f"reached return {stop.return_mean or 0:g}",
+        "return": f"reached {judged(trainer)} {stop.return_mean or 0:g}",
         "steps": f"reached {stop.env_steps or 0:,} env steps",
         "seconds": f"ran for {duration(stop.seconds or 0)}",
         "interrupt": "interrupted",
@@ -316,6 +367,11 @@ def _farewell(trainer: Trainer, folder: Path, stopped_by: str, checkpoint: bool)
         f"({count(counters.env_steps / max(seconds, 1e-9))} steps/s)",
         f"run folder: {folder}",
     ]
+    if trainer.evaluations.best is not None:
+        best = trainer.evaluations.best
+        where = folder / CHECKPOINT / BEST
+        found = f"return {value(best.return_mean)} at {best.env_steps:,} env steps"
+        lines.insert(1, f"best evaluation: {found}, kept in {where}")
     stats = trainer.fleet.stats
     if stats.restarts:
         lost = f"{stats.lost_calls} call{'s' * (stats.lost_calls != 1)} lost with them"
@@ -329,7 +385,8 @@ def _farewell(trainer: Trainer, folder: Path, stopped_by: str, checkpoint: bool)
     elif stopped_by in ("interrupt", "error"):
         lines.append(f"go on with: {command(trainer.config, 'resume', str(folder))}")
     else:
-        lines.append(f"next: {command(trainer.config, 'evaluate', str(folder))}")
+        which = [] if trainer.evaluations.best is None else ["--best"]
+        lines.append(f"next: {command(trainer.config, 'evaluate', str(folder), *which)}")
     return "\n".join(lines)
 
 
@@ -343,11 +400,16 @@ def command(config: Config, *words: str) -> str:
     return shlex.join(["shoal", *words])
 
 
+def judged(trainer: Trainer) -> str:
+    """Which return stop_return is about."""
+    return "evaluation return" if trainer.evaluations.evaluates else "return"
+
+
 def header(trainer: Trainer, folder: Path, default_stop: bool = False) -> str:
     """What is about to run: one line; what ends it and where it is kept: another."""
     config = trainer.config
     stop = config.stop
-    ends = [f"return {stop.return_mean:g}"] if stop.return_mean is not None else []
+    ends = [f"{judged(trainer)} {stop.return_mean:g}"] if stop.return_mean is not None else []
     ends += [f"{stop.env_steps:,} env steps"] if stop.env_steps is not None else []
     ends += [f"{stop.seconds:g} seconds"] if stop.seconds is not None else []
     default = " (the default: no --stop-... was given)" if default_stop else ""
@@ -358,12 +420,23 @@ def header(trainer: Trainer, folder: Path, default_stop: bool = False) -> str:
         memory = f"replay buffer of {rows}, {size(trainer.run.replay_bytes)}{kept}\n"
     shown = f"{trainer.view}\n" if trainer.view else ""
     seen = "".join(f"{line}\n" for line in _inputs(trainer))
+    shown += memory + _evaluates(config.evaluation)
     return (
         f"{config.system} on {config.env}: {type(config.algorithm).__name__} under "
         f"{config.plan.name}, learner {_learner(trainer)}, "
         f"{_workers(config)}, seed {config.seed}\n"
-        f"{seen}{shown}{memory}until {' or '.join(ends)}{default}; run folder {folder}"
+        f"{seen}{shown}until {' or '.join(ends)}{default}; run folder {folder}"
     )
+
+
+def _evaluates(settings: Evaluation) -> str:
+    """What is evaluated and filmed, and when."""
+    parts = []
+    if settings.every is not None:
+        parts.append(f"evaluation of {settings.episodes} episodes every {settings.every:,}")
+    if settings.video_every is not None:
+        parts.append(f"film of an episode every {settings.video_every:,}")
+    return f"{', '.join(parts)} env steps\n" if parts else ""
 
 
 def _inputs(trainer: Trainer) -> list[str]:

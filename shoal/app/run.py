@@ -209,7 +209,7 @@ def _refuse_met(trainer: Trainer, folder: Path) -> None:
         return
     steps, seconds = trainer.run.counters.env_steps, trainer.recorder.wall_s
     what, later = {
-        "return": (f"return {stop.return_mean}", ("--stop-steps", 2 * steps)),
+        "return": (f"{loop.judged(trainer)} {stop.return_mean}", ("--stop-steps", 2 * steps)),
         "steps": (f"{stop.env_steps} env steps", ("--stop-steps", 2 * steps)),
         "seconds": (f"{stop.seconds} seconds", ("--stop-seconds", 2 * math.ceil(seconds))),
     }[met]

@@ -148,6 +148,19 @@ def best_of(path: str | Path) -> Path:
     raise CheckpointError("there is no best checkpoint: nothing was evaluated", str(path), fix)
 
 
+def best_result(root: str | Path) -> tuple[float, int] | None:
+    """The return of the best evaluation whose policy is kept below a root, and its env steps.
+
+    None if there is none. Raises CheckpointError for one that is damaged.
+    """
+    best = Path(root) / BEST
+    if _beside(best) is None:
+        return None
+    _, meta = load(best, parts=())
+    with blame(best):
+        return float(meta["best"]["return_mean"]), int(meta["best"]["env_steps"])
+
+
 def load(
     path: str | Path, parts: Collection[str] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -170,6 +183,8 @@ def load(
                 return load(path, parts)
             older = _older_good(folder)
             fix = f"load the older good one: {older}" if older else "restore it from a copy of it"
+            if folder.name == BEST:
+                fix = "delete this folder: the next evaluation writes it anew"
             raise CheckpointError(str(damage), str(folder), fix) from damage
     except OSError as error:
         fix = "make it readable"

@@ -66,9 +66,32 @@ def loggers(parser: Parser, default: str) -> None:
 
 def stops(parser: Parser) -> None:
     """Options for when to stop."""
-    parser.option("--stop-return", metavar="X", help="stop at this mean return over 100 episodes")
+    about = "stop at this mean return: of an evaluation, or without any of 100 training episodes"
+    parser.option("--stop-return", metavar="X", help=about)
     parser.option("--stop-steps", metavar="N", help="stop after N env steps")
     parser.option("--stop-seconds", metavar="S", help="stop after S seconds")
+
+
+def evaluations(parser: Parser) -> None:
+    """Options for evaluation while training."""
+    parser.option(
+        "--evaluate-every", metavar="N", help="evaluate every N env steps; keep the best policy"
+    )
+    parser.option(
+        "--evaluate-episodes", metavar="N", help="episodes of one evaluation (default 10)"
+    )
+    parser.option("--video-every", metavar="N", help="film an episode every N env steps")
+    parser.option(
+        "--on-evaluation-error",
+        metavar="stop|continue",
+        help="what the run does if an evaluation fails (default stop)",
+    )
+
+
+def best(parser: Parser) -> None:
+    """The option that takes the policy of the best evaluation."""
+    about = "the policy of the best evaluation while training, not the newest"
+    parser.option("--best", action="store_true", help=about)
 
 
 def acting(parser: Parser, args: Namespace, pairs: Pairs) -> dict[str, Any]:
@@ -105,12 +128,13 @@ def trained(parser: Parser, args: Namespace, pairs: Pairs, apart: int) -> Traine
     """
     from shoal.app import folder as folders
     from shoal.app.console import progress
-    from shoal.checkpoint.files import blame
+    from shoal.checkpoint.files import best_of, blame
     from shoal.policy import policy_of
     from shoal.systems.saved import Saved
 
     changes = acting(parser, args, pairs)
-    path, folder, meta, state = folders.find(args.folder, parts=("learner",))
+    given = best_of(Path(args.folder)) if args.best else args.folder
+    path, folder, meta, state = folders.find(str(given), parts=("learner",))
     saved = Saved(path, meta, args.trust)
     policy = policy_of(saved, state, network=args.network, algorithm=args.algorithm, acting=changes)
     env = saved.env(args.env)
@@ -129,6 +153,7 @@ def trained(parser: Parser, args: Namespace, pairs: Pairs, apart: int) -> Traine
     }
     about = {"seed": seed, "explore": args.explore, "env_steps": env_steps}
     about |= {"acting": changes} if changes else {}
+    about |= {"best": True} if "best" in meta else {}
     title = f"{meta['system']} on {env}, {args.episodes} episodes"
     title += "".join(f", {name} {value}" for name, value in changes.items())
     return Trained(title, folder, about, arguments)

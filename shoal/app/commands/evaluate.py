@@ -17,6 +17,7 @@ def _options() -> Parser:
         "the run folder. Settings of how it acts are options: --simulations 0 of alphazero.",
     )
     parser.option("folder", metavar="DIR", help="run folder, or one checkpoint in it")
+    command.best(parser)
     parser.option("--episodes", metavar="N", type=int, default=10, help="how many (default 10)")
     parser.option("--seed", metavar="N", type=int, help="episode i starts from seed N + i")
     parser.option("--explore", action="store_true", help="sample actions instead of the likeliest")

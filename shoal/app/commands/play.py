@@ -23,6 +23,7 @@ def _options() -> Parser:
         "Settings of how it acts are options: --simulations 0 is the network alone.",
     )
     parser.option("folder", metavar="DIR", help="run folder, or one checkpoint in it")
+    command.best(parser)
     parser.option("--second", action="store_true", help="the policy begins")
     command.code(parser, "network", "algorithm")
     return parser
@@ -39,6 +40,7 @@ def _run(parser: Parser, argv: list[str]) -> int:
         network=args.network,
         algorithm=args.algorithm,
         trust=args.trust,
+        best=args.best,
         **command.acting(parser, args, pairs),
     )
     if not isinstance(policy.algorithm, AlphaZero):

@@ -36,6 +36,7 @@ def _options() -> Parser:
     )
     command.places(parser)
     command.stops(parser)
+    command.evaluations(parser)
     command.reports(parser)
     command.loggers(parser, "those that it began with")
     return parser

@@ -41,6 +41,7 @@ def options() -> Parser:
     parser.option("--device", metavar="cpu|cuda[:N]|auto", help="of the learner (default auto)")
     command.stops(parser)
     parser.option("--out", metavar="DIR", help="run folder (default runs/SYSTEM-ENV-SEED-TIME)")
+    command.evaluations(parser)
     command.reports(parser)
     command.loggers(parser, "tensorboard")
     parser.option("--config", metavar="FILE", help="settings in YAML or JSON (or a config.json)")
