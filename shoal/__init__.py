@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from shoal.config.self_play import SelfPlay
     from shoal.evaluation import evaluate
     from shoal.evolution import Found, evolve
+    from shoal.exporting import Exported, export
     from shoal.loggers.base import Logger
     from shoal.nets.network import Network
     from shoal.plans.allreduce import Allreduce
@@ -82,6 +83,8 @@ _HOMES = {
     "Linear": "config.schedule",
     "Schedule": "config.schedule",
     "evaluate": "evaluation",
+    "Exported": "exporting",
+    "export": "exporting",
     "Found": "evolution",
     "evolve": "evolution",
     "match": "versus",
@@ -124,6 +127,7 @@ __all__ = [
     "Evaluation",
     "Evolution",
     "Evolved",
+    "Exported",
     "Found",
     "Linear",
     "Logger",
@@ -148,6 +152,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "evolve",
+    "export",
     "load",
     "match",
     "record",

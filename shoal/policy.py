@@ -59,7 +59,7 @@ class Policy:
         """Act with these from now on."""
         # If each environment explores in its own way, the policy explores as the first does.
         explore = {k: x[:1] for k, x in weights.items() if k.startswith("explore/") and x.ndim}
-        self.weights = {**weights, **explore}
+        self.weights = {**self.algorithm.exploration(0, 1), **weights, **explore}
 
     def act(
         self, obs: Any, *, reward: Any = None, explore: bool = False, action_mask: Any = None

@@ -50,6 +50,7 @@ ARROWS: dict[str, set[str]] = {
         *("process", "errors"),
     },
     "versus": {"evaluation", "policy", "algorithms", "envs", "config", "errors"},
+    "exporting": {"policy", "algorithms", "spaces", "trajectory", "errors", "__init__"},
     "recording": {
         *("evaluation", "policy", "replay", "envs", "config", "spaces", "process", "errors"),
         "__init__",  # the version number
@@ -70,6 +71,7 @@ FRAMEWORK_FILES = {
     "shoal.learners.device",
     "shoal.learners.jax",
     "shoal.learners.torch",
+    "shoal.exporting",  # ONNX files are traced in PyTorch
     "shoal.fleet.collective",  # torch.distributed's Gloo
     "shoal.ops.convolution",
     "shoal.ops.kernels",

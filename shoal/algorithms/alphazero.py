@@ -54,7 +54,7 @@ class AlphaZero(Differentiable):
 
     needs = frozenset({"replay"})
     whole_episodes = True  # so that the outcome of every position is known
-    plays = True
+    plays = searches = True
     acting = frozenset(
         {"simulations", "c_base", "c_init", "alpha", "noise", "temperature", "sampled_moves"}
     )

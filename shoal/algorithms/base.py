@@ -56,6 +56,7 @@ class Algorithm(ABC):
     network: Any = None  # of every algorithm: settings of a network, or a user's own module
     central: bool = False  # whether ``model`` needs the environment's state among the spaces
 
+    searches: ClassVar[bool] = False  # whether ``act`` searches, so that last digits decide much
     plays: ClassVar[bool] = False  # whether it learns games, as the player to move sees them
     acting: ClassVar[frozenset[str]] = frozenset()
     """Settings that only say how ``act`` acts, which a trained policy may be given anew."""

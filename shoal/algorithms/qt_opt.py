@@ -66,7 +66,7 @@ class QTOpt(OffPolicy):
     layers: int = setting(2, least=1)  # how many of them, the join's own included
     activation: Activation = "relu"  # of these layers
 
-    labelled = True
+    labelled = searches = True
     acting = frozenset({"samples", "elites", "iterations", "noise"})
 
     def __post_init__(self) -> None:

@@ -13,14 +13,14 @@ import warnings
 from collections.abc import Sequence
 
 from shoal import __version__
-from shoal.app.commands import evaluate, play, plot, record, resume, systems, train, tune
+from shoal.app.commands import evaluate, export, play, plot, record, resume, systems, train, tune
 from shoal.app.commands.command import Command
 from shoal.app.options import unknown
 from shoal.errors import ConfigError, ShoalError
 from shoal.process import interrupts
 from shoal.process.tracebacks import describe
 
-_MODULES = (train, resume, tune, evaluate, record, play, plot, systems)
+_MODULES = (train, resume, tune, evaluate, export, record, play, plot, systems)
 _COMMANDS: dict[str, Command] = {module.COMMAND.name: module.COMMAND for module in _MODULES}
 
 
