@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,9 @@ def test_wandb_writes_a_run_that_can_be_synchronised(
     monkeypatch.setenv("WANDB_MODE", "offline")
     train(tmp_path / "run", log="wandb,tensorboard")
     (written,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+    deadline = time.monotonic() + 30  # its own process writes the file
+    while b"return_mean" not in written.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert b"return_mean" in written.read_bytes()
     known = json.loads((tmp_path / "run" / several.FILE).read_text())
     assert known["log"] == ["wandb", "tensorboard"] and known["ids"]["wandb"] in written.name
