@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from shoal.config.replay import Replay
     from shoal.config.schedule import Linear, Schedule
     from shoal.config.self_play import SelfPlay
+    from shoal.envs.examine import check_env
     from shoal.evaluation import evaluate
     from shoal.evolution import Found, evolve
     from shoal.exporting import Exported, export
@@ -82,6 +83,7 @@ _HOMES = {
     "setting": "config.bounds",
     "Linear": "config.schedule",
     "Schedule": "config.schedule",
+    "check_env": "envs.examine",
     "evaluate": "evaluation",
     "Exported": "exporting",
     "export": "exporting",
@@ -150,6 +152,7 @@ __all__ = [
     "Trainer",
     "VTrace",
     "__version__",
+    "check_env",
     "evaluate",
     "evolve",
     "export",

@@ -13,14 +13,29 @@ import warnings
 from collections.abc import Sequence
 
 from shoal import __version__
-from shoal.app.commands import evaluate, export, play, plot, record, resume, systems, train, tune
+from shoal.app.commands import (
+    check_env,
+    doctor,
+    evaluate,
+    export,
+    play,
+    plot,
+    record,
+    resume,
+    systems,
+    train,
+    tune,
+)
 from shoal.app.commands.command import Command
 from shoal.app.options import unknown
 from shoal.errors import ConfigError, ShoalError
 from shoal.process import interrupts
 from shoal.process.tracebacks import describe
 
-_MODULES = (train, resume, tune, evaluate, export, record, play, plot, systems)
+_MODULES = (
+    *(train, resume, tune, evaluate, record, play, export, plot),
+    *(systems, check_env, doctor),
+)
 _COMMANDS: dict[str, Command] = {module.COMMAND.name: module.COMMAND for module in _MODULES}
 
 
@@ -99,7 +114,8 @@ def _dispatch(given: list[str]) -> int:
 
 
 def _usage() -> str:
-    lines = [f"  shoal {name:<9} {command.about}" for name, command in _COMMANDS.items()]
+    width = max(map(len, _COMMANDS))
+    lines = [f"  shoal {name:<{width}}  {command.about}" for name, command in _COMMANDS.items()]
     return "\n".join(
         [
             "Distributed reinforcement learning: every system is an algorithm under a plan.",
