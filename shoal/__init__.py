@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from shoal.config.replay import Replay
     from shoal.config.schedule import Linear, Schedule
     from shoal.config.self_play import SelfPlay
-    from shoal.envs.examine import check_env
     from shoal.evaluation import evaluate
     from shoal.evolution import Found, evolve
+    from shoal.examining import check_env
     from shoal.exporting import Exported, export
     from shoal.loggers.base import Logger
     from shoal.nets.network import Network
@@ -83,7 +83,7 @@ _HOMES = {
     "setting": "config.bounds",
     "Linear": "config.schedule",
     "Schedule": "config.schedule",
-    "check_env": "envs.examine",
+    "check_env": "examining",
     "evaluate": "evaluation",
     "Exported": "exporting",
     "export": "exporting",

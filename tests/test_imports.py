@@ -50,6 +50,7 @@ ARROWS: dict[str, set[str]] = {
         *("process", "errors"),
     },
     "versus": {"evaluation", "policy", "algorithms", "envs", "config", "errors"},
+    "examining": {"fleet", "envs", "spaces", "process", "errors"},
     "exporting": {"policy", "algorithms", "spaces", "trajectory", "errors", "__init__"},
     "recording": {
         *("evaluation", "policy", "replay", "envs", "config", "spaces", "process", "errors"),

@@ -25,7 +25,7 @@ def _options() -> Parser:
 def _run(parser: Parser, argv: list[str]) -> int:
     import yaml
 
-    from shoal.envs.examine import check_env
+    from shoal.examining import check_env
 
     args, pairs = parser.read(argv)
     command.silence_third_parties()

@@ -15,7 +15,7 @@ from shoal.envs.base import NDArray, Obs, Step, VectorEnv
 from shoal.envs.make import make
 from shoal.envs.pettingzoo import is_agents
 from shoal.envs.source import find
-from shoal.errors import cut
+from shoal.errors import ShoalError, cut
 from shoal.process.machine import cpus
 from shoal.process.tracebacks import describe
 from shoal.spaces.base import ACTION_MASK, Spaces
@@ -361,19 +361,11 @@ def _sent(found: Examined, env: Any) -> None:
     """Whether workers in other processes can be given it."""
     if isinstance(env, str | Mapping):
         return
-    try:
-        from ray import cloudpickle
+    from shoal.fleet.failure import sendable
 
-        cloudpickle.dumps(env)
-    except ImportError:
-        return
-    except Exception as error:
-        found.findings.append(
-            Finding(
-                WARNED,
-                f"workers in other processes cannot be given it: {cut(str(error))}",
-                "make what it needs within the function, or name it as module:Name",
-            )
-        )
+    try:
+        sendable(env, {"the environment": env})
+    except ShoalError as error:
+        found.findings.append(Finding(WARNED, error.what, error.fix or ""))
     else:
         found.findings.append(Finding(PASSED, "workers in other processes can be given it"))
