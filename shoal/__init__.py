@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shoal.algorithms.a2c import A2C
+    from shoal.algorithms.alphazero import AlphaZero
     from shoal.algorithms.appo import APPO
     from shoal.algorithms.ars import ARS
     from shoal.algorithms.base import Algorithm, Differentiable, Metrics, Model
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from shoal.algorithms.pg import PG
     from shoal.algorithms.policies import Policies
     from shoal.algorithms.ppo import PPO
+    from shoal.algorithms.qt_opt import QTOpt
     from shoal.algorithms.sac import SAC
     from shoal.algorithms.vtrace import VTrace
     from shoal.app.run import Result, resume, run
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from shoal.evolution import Found, evolve
     from shoal.examining import check_env
     from shoal.exporting import Exported, export
+    from shoal.games.base import Game
     from shoal.loggers.base import Logger
     from shoal.nets.network import Network
     from shoal.plans.allreduce import Allreduce
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from shoal.plans.async_replay import AsyncReplay
     from shoal.plans.async_samples import AsyncSamples
     from shoal.plans.base import Plan
+    from shoal.plans.bellman_updaters import BellmanUpdaters
     from shoal.plans.evolution import Evolution
     from shoal.plans.parameter_server import ParameterServer
     from shoal.plans.sync_replay import SyncReplay
@@ -58,6 +62,7 @@ _HOMES = {
     "Model": "algorithms.base",
     "A2C": "algorithms.a2c",
     "APPO": "algorithms.appo",
+    "AlphaZero": "algorithms.alphazero",
     "ARS": "algorithms.ars",
     "DDPG": "algorithms.ddpg",
     "DQN": "algorithms.dqn",
@@ -65,6 +70,7 @@ _HOMES = {
     "PG": "algorithms.pg",
     "PPO": "algorithms.ppo",
     "Policies": "algorithms.policies",
+    "QTOpt": "algorithms.qt_opt",
     "SAC": "algorithms.sac",
     "TD3": "algorithms.ddpg",
     "VTrace": "algorithms.vtrace",
@@ -89,12 +95,14 @@ _HOMES = {
     "export": "exporting",
     "Found": "evolution",
     "evolve": "evolution",
+    "Game": "games.base",
     "match": "versus",
     "Network": "nets.network",
     "Allreduce": "plans.allreduce",
     "AsyncGradients": "plans.async_gradients",
     "AsyncReplay": "plans.async_replay",
     "AsyncSamples": "plans.async_samples",
+    "BellmanUpdaters": "plans.bellman_updaters",
     "Evolution": "plans.evolution",
     "ParameterServer": "plans.parameter_server",
     "SyncReplay": "plans.sync_replay",
@@ -119,9 +127,11 @@ __all__ = [
     "TD3",
     "Algorithm",
     "Allreduce",
+    "AlphaZero",
     "AsyncGradients",
     "AsyncReplay",
     "AsyncSamples",
+    "BellmanUpdaters",
     "Checkpointing",
     "Cluster",
     "Config",
@@ -131,6 +141,7 @@ __all__ = [
     "Evolved",
     "Exported",
     "Found",
+    "Game",
     "Linear",
     "Logger",
     "Metrics",
@@ -140,6 +151,7 @@ __all__ = [
     "Plan",
     "Policies",
     "Policy",
+    "QTOpt",
     "Replay",
     "Result",
     "Rollout",

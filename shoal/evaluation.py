@@ -13,6 +13,7 @@ import numpy as np
 from shoal.algorithms.fixed import Fixed
 from shoal.config.trust import absolute
 from shoal.envs import VectorEnv, make_for_evaluation, rendering, seen
+from shoal.envs.agents import ALL
 from shoal.envs.base import ENDLESS
 from shoal.errors import EnvError, ShoalError, SpaceError
 from shoal.policy import Policy, Team
@@ -81,6 +82,7 @@ def evaluate(
             threads=cpus(),
             render_mode="rgb_array" if film else None,
             assign=policy.algorithm.assign if isinstance(policy, Team) else None,
+            central=[ALL] if policy.searches else [],
         )
         left = last - first
         try:
@@ -322,7 +324,7 @@ def check_spaces(policy: Policy, world: VectorEnv) -> None:
 
 def check_group(policy: Policy, found: Any, id: str) -> None:
     """The same for the spaces of some agents of the environment ``id``."""
-    wanted = policy.spaces
+    wanted, found = policy.spaces, found.local
     pairs = [
         ("it sees", wanted.observation, found.observation),
         ("it takes the actions", wanted.action, found.action),

@@ -16,6 +16,7 @@ from shoal.algorithms.off_policy import TARGET
 from shoal.algorithms.policies import Policies
 from shoal.checkpoint import files as checkpoint
 from shoal.errors import CheckpointError, ConfigError, SpaceError
+from shoal.games.find import find_game
 from shoal.nets.factory import build
 from shoal.spaces.base import Spaces
 from shoal.spaces.team import TeamSpaces
@@ -43,6 +44,7 @@ class Policy:
         self.algorithm, self.spaces, self.view = algorithm, spaces.local, view
         self._lens = view.of(self.spaces)
         seen = spaces if spaces.state is not None else self._lens.spaces
+        self.searches = algorithm.plays and spaces.state is not None  # so it is given the state
         self.model: Model = algorithm.model(seen, build)
         self._taken: ndarray | None = None  # the last action in policy form, since the last reset
         self._begins: ndarray | None = None  # where an episode has begun since, bool [...]
@@ -136,6 +138,12 @@ class Policy:
             if {path: x.shape for path, x in kept.items()} != shapes:
                 kept = self._memory.begin(axes)
             obs = {**obs, **kept}
+        if acts is not None and self.algorithm.plays:  # where nobody moves, nothing is searched
+            moves = np.zeros(axes, np.int64)
+            drawn = None if noise is None else noise[acts]
+            rows = {path: x[acts] for path, x in obs.items()}
+            moves[acts], _ = self.algorithm.act(self.model, self.weights, rows, drawn)
+            return moves
         action, records = self.algorithm.act(self.model, self.weights, obs, noise)
         memory, _ = self._memory.split(records)
         if acts is not None and memory:
@@ -167,7 +175,7 @@ class Team:
     ``policies`` holds the trained ones by name, each a `Policy` that acts alone too.
     """
 
-    view = ALL
+    view, searches = ALL, False
 
     def __init__(
         self, algorithm: Policies, spaces: TeamSpaces, weights: Mapping[str, ndarray], seed: int = 0
@@ -233,6 +241,7 @@ def load(
     path: str | Path,
     *,
     policy: None = None,
+    env: Any = None,
     network: Any = None,
     algorithm: Any = None,
     trust: bool = False,
@@ -246,6 +255,7 @@ def load(
     path: str | Path,
     *,
     policy: str,
+    env: Any = None,
     network: Any = None,
     algorithm: Any = None,
     trust: bool = False,
@@ -258,6 +268,7 @@ def load(
     path: str | Path,
     *,
     policy: str | None = None,
+    env: Any = None,
     network: Any = None,
     algorithm: Any = None,
     trust: bool = False,
@@ -266,6 +277,7 @@ def load(
 ) -> Any:
     """The policy of a checkpoint or run folder; neither its environment nor its plan is needed.
 
+    Except that a search plays the game: ``env`` is needed if that was a user's own.
     Of a run with policies by agent it is a `Team` of them, or the one that ``policy`` names.
 
     ``network`` is needed if the run trained a user's own module: an instance of the same class, or
@@ -280,7 +292,8 @@ def load(
     path = checkpoint.best_of(path) if best else Path(path)
     state, meta = checkpoint.load(path, parts=("learner",))
     saved = Saved(path, meta, trust)
-    found = policy_of(saved, state, network=network, algorithm=algorithm, acting=acting)
+    given = {"env": env, "network": network, "algorithm": algorithm}
+    found = policy_of(saved, state, **given, acting=acting)
     if policy is None:
         return found
     if not isinstance(found, Team):
@@ -296,6 +309,7 @@ def policy_of(
     saved: Saved,
     state: Mapping[str, Any],
     *,
+    env: Any = None,
     network: Any = None,
     algorithm: Any = None,
     acting: Mapping[str, Any] | None = None,
@@ -309,6 +323,11 @@ def policy_of(
         spaces, seed = TeamSpaces.from_json(saved.meta["spaces"]), saved.meta["config"]["seed"]
         learned = state["learner"]
         weights = {**learned["aux"], **learned["params"], **found.beside(learned["targets"])}
+    if found.plays:
+        game = find_game(saved.env(env), saved.env_kwargs({}))
+        saved.refuse_other_spaces(game.spaces.to_json(), game.name)
+        spaces = game.spaces
+    with checkpoint.blame(saved.path):
         if isinstance(spaces, TeamSpaces):
             team = Team(found, spaces, weights, seed)
             for name, one in team.policies.items():

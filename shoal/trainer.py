@@ -22,6 +22,7 @@ from shoal.evaluating import Evaluations
 from shoal.evaluation import evaluate
 from shoal.fleet.base import results
 from shoal.fleet.create import beside, create_fleet
+from shoal.games.find import find_game
 from shoal.learners.choose import learner_of
 from shoal.metrics import Oddities, Recorder, Report
 from shoal.nets.factory import build
@@ -79,6 +80,8 @@ class Trainer:
         self._setup()
 
     def _setup(self) -> None:
+        if self.config.algorithm.plays:  # refused here; and workers can send it to this process
+            find_game(self._env, self.config.rollout.env_kwargs)
         with interrupts.deferred():
             self.fleet, self._close = create_fleet(self.config, self._env)
             try:

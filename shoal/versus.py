@@ -70,7 +70,10 @@ def _half(
 
     seeds = range(seed, seed + number)
     copies = min(number, COPIES)
-    world = cast("AgentsEnv", make_for_evaluation(env, copies, seeds, kwargs=kwargs, assign=assign))
+    both = {"policy": policy, "opponent": opponent}
+    central = [name for name, player in both.items() if getattr(player, "searches", False)]
+    made = make_for_evaluation(env, copies, seeds, kwargs=kwargs, assign=assign, central=central)
+    world = cast("AgentsEnv", made)
     try:
         own, other = world.groups["policy"], world.groups["opponent"]
         check_group(policy, own.spaces, world.id)

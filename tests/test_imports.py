@@ -43,7 +43,9 @@ ARROWS: dict[str, set[str]] = {
     "systems": {"plans", "algorithms", "nets", "envs", "checkpoint", "config", "errors"},
     "loggers": {"process", "errors"},
     "metrics": {"plans", "fleet", "config"},
-    "policy": {"systems", "checkpoint", "algorithms", "nets", "spaces", "trajectory", "errors"},
+    "policy": {
+        *("systems", "checkpoint", "algorithms", "games", "nets", "spaces", "trajectory", "errors"),
+    },
     "evaluation": {"policy", "algorithms", "envs", "config", "process", "errors"},
     "evaluating": {
         *("evaluation", "policy", "plans", "fleet", "envs", "config", "spaces", "trajectory"),

@@ -2,7 +2,8 @@
 
 Silver et al. 2018 (Science 362; arXiv:1712.01815), with the constants of its published pseudocode.
 An environment's slots are games, in each of which one policy plays both sides. ``act`` searches in
-all of them at once, on positions made from what is observed; the visits of the roots are recorded.
+all of them at once, from states that observations tell, or that stand beside them; the visits of
+the roots are recorded.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from shoal.algorithms.base import Batch, Differentiable, Metrics, Model, Params,
 from shoal.algorithms.off_policy import FLOOR
 from shoal.config.bounds import setting
 from shoal.config.schedule import Schedule
-from shoal.errors import NetworkError
+from shoal.errors import NetworkError, SpaceError
 from shoal.games.base import LEAF, Game, State, take
 from shoal.games.find import game_of
 from shoal.games.search import Search
@@ -27,10 +28,11 @@ from shoal.nets.network import Network
 from shoal.ops.kernels import Array, arange, constant, namespace, stop_gradient
 from shoal.ops.optimisers import Optimiser
 from shoal.ops.search import Puct, RootNoise, legal_softmax, mixed, visit_policy
-from shoal.spaces.base import ACTION_MASK, Spaces
+from shoal.spaces.base import ACTION_MASK, STATE, Spaces
 from shoal.trajectory import Trajectory, ndarray
 
 VISITS, OUTCOME = "visits", "outcome"  # records: pi [actions], and z of who moved
+MOVER = "mover"  # record: who moves, 0 or 1
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,14 @@ class AlphaZero(Differentiable):
         Raises SpaceError for spaces of no game, NetworkError for a network with a memory.
         """
         game = game_of(spaces)
-        net = build(self.network, spaces, {"pi": Head(game.actions, gain=0.01), "v": Head(1)})
+        net = build(self.network, spaces.local, {"pi": Head(game.actions, gain=0.01), "v": Head(1)})
         if net.memory:
             raise NetworkError(
                 "this network has a memory, but AlphaZero evaluates single positions",
                 "network",
                 "leave network.memory out",
             )
-        return Model(spaces, net, RootNoise(game.actions, self.alpha))
+        return Model(spaces.local, net, RootNoise(game.actions, self.alpha))
 
     def records(self, model: Model) -> dict[str, ndarray]:
         """pi and z of each position."""
@@ -86,11 +88,14 @@ class AlphaZero(Differentiable):
         """Moves for positions [..., *shape] of NumPy; recorded is pi(a) = N(a) / sum_b N(b).
 
         Without noise, the most visited move of a search without noise at the root. Positions of
-        games that are over get the move 0, and no search.
+        games that are over get the move 0, and no search. Recorded too is who moves, int8.
+
+        Raises SpaceError where the state of a game is missing that observations do not tell.
         """
         game = game_of(model.spaces)
         lead = obs[LEAF].shape[: obs[LEAF].ndim - len(game.shape)]
-        state, moves = game.position(obs[LEAF].reshape(-1, *game.shape))
+        state = stated(game, obs)
+        moves = state["moves"]
         playing = np.flatnonzero(~game.over(state))
         drawn = None if noise is None else noise.reshape(-1, noise.shape[-1])[playing]
         action = np.zeros(len(moves), np.int64)
@@ -104,7 +109,8 @@ class AlphaZero(Differentiable):
             point = 0.5 if drawn is None else drawn[:, -1:]
             within = odds.cumsum(-1)
             action[playing] = (within > point * within[:, -1:]).argmax(-1)
-        return action.reshape(lead), {VISITS: pi.reshape(*lead, game.actions)}
+        records = {VISITS: pi.reshape(*lead, game.actions), MOVER: game.mover(state).reshape(lead)}
+        return action.reshape(lead), records
 
     def visits(
         self, model: Model, params: Params, game: Game, state: State, noise: ndarray | None
@@ -131,7 +137,11 @@ class AlphaZero(Differentiable):
     def postprocess(self, model: Model, params: Params, trajectory: Trajectory) -> Batch:
         """Positions as they were played, with the outcome for who moved there."""
         batch = trajectory.steps([VISITS])
-        batch["records"][OUTCOME] = outcomes(batch["reward"], trajectory.over, self.gamma)
+        batch["records"][OUTCOME] = outcomes(
+            batch["reward"], trajectory.over, trajectory.records[MOVER], self.gamma
+        )
+        for name in ("obs", "final"):  # searches are over, and networks do not see it
+            batch[name] = {path: x for path, x in batch[name].items() if path != STATE}
         return batch
 
     def draw(
@@ -171,16 +181,36 @@ class AlphaZero(Differentiable):
         return Optimiser("adam")
 
 
-def outcomes(reward: ndarray, over: ndarray, gamma: float = 1.0) -> ndarray:
-    """z [T, B]: how the game ended for who moved at t, who alternates with the other.
+def stated(game: Game, obs: Mapping[str, Array]) -> State:
+    """The states of games that were observed, {leaf: [..., *shape]}; [B, ...] each.
 
-    ``reward`` [T, B] is what the mover of an ended game's last move earned. What follows the last
-    end is unknown, NaN.
+    Raises SpaceError where they neither stand beside what is observed nor are told by it.
+    """
+    if STATE in obs:
+        return game.unpack(obs[STATE].reshape(-1, obs[STATE].shape[-1]))
+    state = game.position(obs[LEAF].reshape(-1, *game.shape))
+    if state is None:
+        raise SpaceError(
+            f"what is observed of the game {game.name} does not tell its state, from which "
+            "AlphaZero searches",
+            "observation",
+            "give what game.seen(state) returns, which has the state",
+        )
+    return state
+
+
+def outcomes(reward: ndarray, over: ndarray, mover: ndarray, gamma: float = 1.0) -> ndarray:
+    """z [T, B]: how the game ended for who moved at t.
+
+    ``reward`` [T, B] is what the mover of an ended game's last move earned, ``mover`` [T, B] who
+    moved. What follows the last end is unknown, NaN.
     """
     z = np.empty(reward.shape, np.float32)
-    after = np.full(reward.shape[1:], np.nan, np.float32)
+    after, who = np.full(reward.shape[1:], np.nan, np.float32), mover[-1]
     for t in reversed(range(len(z))):
-        after = z[t] = np.where(over[t], reward[t], -gamma * after)
+        told = gamma * np.where(mover[t] == who, after, -after)
+        after, who = np.where(over[t], reward[t], told), mover[t]
+        z[t] = after
     return z
 
 

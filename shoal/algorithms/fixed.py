@@ -22,7 +22,7 @@ class Fixed:
         self.name, self._what, self._id = name, what, id
         self._spaces, self._agents = spaces, agents
         self._dist = distributions.for_space(spaces.action_kind, spaces.action_n, spaces.action_dim)
-        if hasattr(what, "choose") and what.spaces.to_json() != spaces.to_json():
+        if hasattr(what, "choose") and what.spaces.to_json() != spaces.local.to_json():
             raise ConfigError(
                 f"the loaded policy {name!r} was trained with other spaces than those of "
                 f"{agents[0]!r}",

@@ -31,7 +31,7 @@ from shoal.app.folder import (
 from shoal.checkpoint.files import BEST, best_result
 from shoal.config.config import Config, Evaluation
 from shoal.config.settings import named, to_dict
-from shoal.config.trust import asks
+from shoal.config.trust import asks, of_env
 from shoal.errors import cut
 from shoal.evaluating import Best
 from shoal.loggers.base import Begun
@@ -393,7 +393,7 @@ def _farewell(trainer: Trainer, folder: Path, stopped_by: str, checkpoint: bool)
 def command(config: Config, *words: str) -> str:
     """A command to copy. It names an environment that is code: that is imported only if named."""
     name, saved = named(config.env), to_dict(config)
-    if ":" in name:
+    if of_env(name) is not None:
         words += (name,) if words[0] == "train" else ("--env", name)
     if asks({**saved, "env": ""}):
         words += ("--trust",)
@@ -443,7 +443,7 @@ def _inputs(trainer: Trainer) -> list[str]:
     """What networks see, if that needs to be said; of each policy."""
     algorithm, spaces = trainer.config.algorithm, trainer.spaces
     if not algorithm.parts:
-        return list(describe_inputs(algorithm.network, spaces))
+        return list(describe_inputs(algorithm.network, trainer.model.spaces))
     return [
         f"{name}: {type(part).__name__}"
         + "".join(f"; {line}" for line in describe_inputs(part.network, spaces[name]))

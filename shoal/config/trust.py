@@ -20,6 +20,7 @@ from shoal.errors import ConfigError, ShoalError, cut
 
 log = logging.getLogger("shoal.config.trust")
 
+OPEN_SPIEL = "open_spiel:"  # before the names of its games, which are no code's
 _BY_ARGUMENTS = re.compile(r"GymV\d+Environment")  # these ids import what their arguments name
 
 
@@ -97,9 +98,12 @@ def _file(where: str, text: str, error: type[ShoalError]) -> tuple[str, str]:
 
 
 def of_env(env: Any) -> str | None:
-    """The name of code by which an environment is made; None for an id of Gymnasium's registry."""
+    """The name of code by which an environment is made; None for an id of Gymnasium's registry, and
+    for OpenSpiel's games."""
     if isinstance(env, Mapping):
         return of_env(env.get("id"))
+    if isinstance(env, str) and env.startswith(OPEN_SPIEL):
+        return None
     code = isinstance(env, str) and (":" in env or _BY_ARGUMENTS.match(env))
     return str(env) if code else None
 

@@ -43,24 +43,30 @@ class GameVector(VectorEnv[Any, Any, Any]):
 
     def step(self, actions: NDArray) -> tuple[Any, NDArray, NDArray, NDArray, dict[str, Any]]:
         """One move of every game."""
+        acted = self.game.mover(self.state)
         self.state = self.game.play(self.state, np.asarray(actions))
         over = self.game.over(self.state)
         reward = np.zeros(self.num_envs, np.float32)
         if over.any():
-            reward[over] = -self.game.returns(take(self.state, over))
+            ended = take(self.state, over)
+            same = self.game.mover(ended) == acted[over]
+            reward[over] = np.where(same, 1.0, -1.0) * self.game.returns(ended)
         return self.game.seen(self.state), reward, over, np.zeros_like(over), {}
 
     def get_state(self) -> dict[str, Any]:
         """The games as they stand."""
-        return {name: x.copy() for name, x in self.state.items()}
+        return {"games": self.game.pack(self.state)}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        self.state = {name: np.array(x) for name, x in state.items()}
+        self.state = self.game.unpack(np.asarray(state["games"], np.uint8))
 
 
 class GameTurns:
-    """One game with PettingZoo's interface for agents that take turns, "first" and "second"."""
+    """One game with PettingZoo's interface for agents that take turns, "first" and "second".
+
+    Its ``state()`` is what searches need that an observation does not tell, if there is such.
+    """
 
     metadata: ClassVar[dict[str, Any]] = {"name": "game", "render_modes": []}
     render_mode = None
@@ -69,6 +75,7 @@ class GameTurns:
         self.game = game
         self.possible_agents = list(PLAYERS)
         self.agents: list[str] = []
+        self.state_space = game.spaces.state
 
     def observation_space(self, agent: str) -> Any:
         """The same for both."""
@@ -80,16 +87,21 @@ class GameTurns:
 
     def reset(self, seed: int | None = None, options: Any = None) -> None:
         """Begin a game."""
-        self.state = self.game.start(1)
+        self._state = self.game.start(1)
         self.agents = list(PLAYERS)
         self.agent_selection = PLAYERS[0]
         self._results: dict[str, float] = {}  # of a game that is over
 
+    def state(self) -> NDArray:
+        """The game as it stands, in the form of ``Game.pack``."""
+        packed: NDArray = self.game.pack(self._state)[0]
+        return packed
+
     def last(self) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """What the selected player sees and has earned, and whether the game is over."""
         who = self.agent_selection
-        seen = {LEAF: self.game.observe(self.state)[0]}
-        seen[ACTION_MASK] = self.game.legal(self.state)[0].astype(np.int8)
+        seen = {LEAF: self.game.observe(self._state)[0]}
+        seen[ACTION_MASK] = self.game.legal(self._state)[0].astype(np.int8)
         return seen, self._results.get(who, 0.0), bool(self._results), False, {}
 
     def step(self, action: Any) -> None:
@@ -99,11 +111,11 @@ class GameTurns:
             if self.agents:
                 self.agent_selection = self.agents[0]
             return
-        self.state = self.game.play(self.state, np.array([action]))
-        next_ = int(self.game.mover(self.state)[0])
+        self._state = self.game.play(self._state, np.array([action]))
+        next_ = int(self.game.mover(self._state)[0])
         self.agent_selection = PLAYERS[next_]
-        if self.game.over(self.state)[0]:
-            result = float(self.game.returns(self.state)[0])
+        if self.game.over(self._state)[0]:
+            result = float(self.game.returns(self._state)[0])
             self._results = {PLAYERS[next_]: result, PLAYERS[1 - next_]: -result}
 
     def agent_iter(self) -> Iterator[str]:

@@ -120,8 +120,7 @@ def _played(env: Any, slots: int, kwargs: Mapping[str, Any], seed: int | None) -
     from shoal.games.find import find_game
 
     game = find_game(env, kwargs)
-    game.position(game.observe(game.start(1)))  # or it cannot be told
-    return NativeVector(GameVector(game, slots), id=game.name, seed=seed)
+    return NativeVector(GameVector(game, slots), id=game.name, seed=seed, spaces=game.spaces)
 
 
 def make_for_evaluation(
@@ -133,6 +132,7 @@ def make_for_evaluation(
     threads: int = 1,
     render_mode: str | None = None,
     assign: Assign | None = None,
+    central: Collection[str] = (),
 ) -> VectorEnv:
     """What `make` makes, for whole episodes; with `render_mode`, the first copy renders.
 
@@ -160,7 +160,13 @@ def make_for_evaluation(
     with source.located():
         if is_agents(made):
             world = AgentsEnv(
-                source.create, slots, id=source.id, assign=assign, seeds=seeds, made=(made,)
+                source.create,
+                slots,
+                id=source.id,
+                assign=assign,
+                seeds=seeds,
+                made=(made,),
+                central=central,
             )
         elif isinstance(made, GymnasiumVector):
             refuse_assigned(source.id, assign)

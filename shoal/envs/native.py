@@ -30,6 +30,8 @@ class NativeVector:
     wrappers. Where others may change too (handles of a simulator, sub-environments), the state says
     `"exact": False`, and restoring it begins new episodes.
 
+    ``spaces`` are those of one copy, if the environment's own do not say all.
+
     Raises EnvError if the environment does not say its autoreset mode.
     """
 
@@ -39,7 +41,9 @@ class NativeVector:
     reward_clip: float | None = None
     spec: Any = None  # of a vector environment, not of one copy
 
-    def __init__(self, env: Any, *, id: str, seed: int | None = None) -> None:
+    def __init__(
+        self, env: Any, *, id: str, seed: int | None = None, spaces: Spaces | None = None
+    ) -> None:
         from gymnasium.vector import AutoresetMode
 
         claim(env, id)
@@ -57,7 +61,7 @@ class NativeVector:
             ) from error
         self._next_step = self._mode == AutoresetMode.NEXT_STEP
         self._same_step = self._mode == AutoresetMode.SAME_STEP
-        self.spaces = self._find_spaces()
+        self.spaces = self._find_spaces() if spaces is None else spaces
         self._checks = Checks(self.spaces)
         self._shapes = [(leaf.path, (self.slots, *leaf.shape)) for leaf in self.spaces.leaves]
         self._none = np.zeros(self.slots, bool)

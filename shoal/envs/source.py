@@ -20,7 +20,8 @@ from shoal.config.trust import module_of
 from shoal.envs.checks import never_began
 from shoal.envs.pettingzoo import is_agents
 from shoal.errors import EnvError, SpaceError, cut
-from shoal.games.find import GAMES, find_game
+from shoal.games.base import Game
+from shoal.games.find import find_game, is_game
 from shoal.process.tracebacks import place_of
 
 _ATARI = re.compile(r"ALE/|\w+(NoFrameskip|Deterministic)-v\d+$")
@@ -78,6 +79,10 @@ class Source:
         except (Exception, SystemExit) as error:
             error.add_note(f"while making copy {copy} of environment {self.id!r}")
             raise
+        if isinstance(made, Game):
+            from shoal.envs.game import GameTurns
+
+            return GameTurns(find_game(lambda: made, {}))
         if isinstance(made, gymnasium.Env | gymnasium.vector.VectorEnv) or is_agents(made):
             return made
         old = any(base.__module__.partition(".")[0] == "gym" for base in type(made).__mro__)
@@ -180,7 +185,7 @@ def find(env: Any, kwargs: Mapping[str, Any]) -> Source:
             )
         return find(env["id"], {**env.get("kwargs", {}), **kwargs})
     if isinstance(env, str):
-        if env in GAMES:
+        if is_game(env):
             from shoal.envs.game import GameTurns
 
             game = find_game(env, kwargs)

@@ -51,7 +51,7 @@ class ConnectFour(Game):
         return {
             "mine": np.zeros(games, np.uint64),
             "theirs": np.zeros(games, np.uint64),
-            "mover": np.zeros(games, np.int8),
+            "moves": np.zeros(games, np.int8),
             "lost": np.zeros(games, bool),
         }
 
@@ -72,7 +72,7 @@ class ConnectFour(Game):
         return {
             "mine": state["theirs"],
             "theirs": mine,
-            "mover": 1 - state["mover"],
+            "moves": state["moves"] + np.int8(1),
             "lost": wins(mine),
         }
 
@@ -80,23 +80,19 @@ class ConnectFour(Game):
         full: ndarray = (state["mine"] | state["theirs"]) == _FULL
         return state["lost"] | full
 
-    def mover(self, state: State) -> ndarray:
-        return state["mover"]
-
     def returns(self, state: State) -> ndarray:
         return np.where(state["lost"], -1.0, 0.0).astype(np.float32)
 
-    def position(self, observed: ndarray) -> tuple[State, ndarray]:
+    def position(self, observed: ndarray) -> State:
         cells = observed.reshape(-1, 2, ROWS * COLUMNS).astype(np.uint64)
         mine, theirs = np.bitwise_or.reduce(cells << _CELL, -1).T
-        moves = cells.sum((1, 2)).astype(np.int64)
-        mover = (moves % 2).astype(np.int8)
-        return {"mine": mine, "theirs": theirs, "mover": mover, "lost": wins(theirs)}, moves
+        moves = cells.sum((1, 2)).astype(np.int8)
+        return {"mine": mine, "theirs": theirs, "moves": moves, "lost": wins(theirs)}
 
     def show(self, state: State) -> str:
         sides = [(state[k][:1] >> _CELL & _ONE).astype(bool) for k in ("mine", "theirs")]
         first, second = (x.reshape(ROWS, COLUMNS) for x in sides)
-        if state["mover"][0]:
+        if state["moves"][0] % 2:
             first, second = second, first
         board = drawn(first, second, np.full((ROWS, COLUMNS), "."))
         return board + "\n" + " ".join(str(c + 1) for c in range(COLUMNS))

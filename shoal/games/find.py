@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from shoal.config.trust import find
+from shoal.config.trust import OPEN_SPIEL, find
 from shoal.errors import EnvError, SpaceError, cut, nearest
-from shoal.games.base import Game
+from shoal.games.base import Game, GameSpaces
+from shoal.games.check import check_game
 from shoal.games.connect_four import ConnectFour
-from shoal.games.open_spiel import PREFIX, OpenSpielGame
+from shoal.games.open_spiel import OpenSpielGame
 from shoal.games.tic_tac_toe import TicTacToe
 from shoal.spaces.base import Spaces
 
@@ -20,7 +21,7 @@ def is_game(env: Any) -> bool:
     """Whether a name is that of a game of Shoal's or OpenSpiel's, so that no code is imported."""
     if isinstance(env, Mapping):
         return is_game(env.get("id"))
-    return isinstance(env, str) and (env in GAMES or env.startswith(PREFIX))
+    return isinstance(env, str) and (env in GAMES or env.startswith(OPEN_SPIEL))
 
 
 def find_game(env: str | Callable[..., Any] | Mapping[str, Any], kwargs: Mapping[str, Any]) -> Game:
@@ -30,7 +31,8 @@ def find_game(env: str | Callable[..., Any] | Mapping[str, Any], kwargs: Mapping
     a user's own class, or function that returns a ``Game``, also by name ("module:Name",
     "folder/file.py:Name"), or ``{"id": any of these, "kwargs": {...}}``.
 
-    Raises EnvError for anything else, and for a game that hides something from its players.
+    Raises EnvError for anything else, for a game that hides something from its players, and for a
+    user's own that breaks the contract.
     """
     if isinstance(env, Mapping):
         return find_game(env.get("id", ""), {**env.get("kwargs", {}), **kwargs})
@@ -44,26 +46,20 @@ def find_game(env: str | Callable[..., Any] | Mapping[str, Any], kwargs: Mapping
 
 
 def game_of(spaces: Spaces) -> Game:
-    """The game of Shoal's that has these spaces. Raises SpaceError if none has."""
-    seen = [(leaf.path, leaf.shape, leaf.dtype) for leaf in spaces.leaves]
-    for kind in GAMES.values():
-        game = kind()
-        own = game.spaces
-        looks = seen == [(x.path, x.shape, x.dtype) for x in own.leaves]
-        acts = (spaces.action_kind, spaces.action_n) == ("discrete", own.action_n)
-        if looks and acts and spaces.masked:
-            return game
+    """The game whose spaces these are. Raises SpaceError for any others."""
+    if isinstance(spaces, GameSpaces):
+        game: Game = spaces.game
+        return game
     raise SpaceError(
-        "AlphaZero searches games whose positions it can tell from what is observed, and these "
-        "spaces are of none of them",
+        "AlphaZero searches games, as they are, and these spaces are of none",
         f"observation space: {spaces.observation}",
-        f"take {' or '.join(GAMES)}, without rollout.hide and rollout.previous",
+        "train it on a game, without rollout.hide and rollout.previous",
     )
 
 
 def _made(env: Any, kwargs: Mapping[str, Any]) -> Game:
-    if isinstance(env, str) and env.startswith(PREFIX):
-        return OpenSpielGame(env.removeprefix(PREFIX), kwargs)
+    if isinstance(env, str) and env.startswith(OPEN_SPIEL):
+        return OpenSpielGame(env.removeprefix(OPEN_SPIEL), kwargs)
     if isinstance(env, str) and ":" not in env:
         if env not in GAMES:
             near = nearest(env, list(GAMES))
@@ -90,4 +86,6 @@ def _made(env: Any, kwargs: Mapping[str, Any]) -> Game:
             f"{name} made {cut(repr(game), 80)}, which is no game",
             fix="derive its class from shoal.games.base.Game",
         )
+    if type(game) not in GAMES.values():
+        check_game(game)
     return game

@@ -1,6 +1,7 @@
 """Games of OpenSpiel (Lanctot et al. 2019, arXiv:1908.09453), which steps them one at a time.
 
-A state of Shoal's holds OpenSpiel's own states as an array of objects.
+A state of Shoal's holds OpenSpiel's own states as an array of objects; packed, it is the moves that
+led there, played again when it is unpacked.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from shoal.config.trust import OPEN_SPIEL
 from shoal.errors import EnvError, nearest
 from shoal.games.base import Game, State, ndarray
 
-PREFIX = "open_spiel:"
 INSTALL = 'pip install "shoal[games]"'
 
 
@@ -32,16 +33,15 @@ class OpenSpielGame(Game):
         try:
             import pyspiel  # type: ignore[import-not-found]
         except ImportError as error:
-            what = f"the game {PREFIX}{name} cannot be made: OpenSpiel is not installed"
+            what = f"the game {OPEN_SPIEL}{name} cannot be made: OpenSpiel is not installed"
             raise EnvError(what, fix=INSTALL) from error
-        self.name = PREFIX + name
+        self.name = OPEN_SPIEL + name
         short = name.partition("(")[0]
         known = pyspiel.registered_names()
         if short not in known:
             close = nearest(short, known)
-            fix = (
-                f"did you mean {PREFIX}{close}?" if close else "pyspiel.registered_names() has all"
-            )
+            hint = f"did you mean {OPEN_SPIEL}{close}?"
+            fix = hint if close else "pyspiel.registered_names() has all"
             raise EnvError(f"OpenSpiel has no game {short!r}", fix=fix)
         try:
             game = pyspiel.load_game(name, dict(parameters)) if parameters else None
@@ -54,6 +54,7 @@ class OpenSpielGame(Game):
         self._refuse(pyspiel)
         self.actions = self._game.num_distinct_actions()
         self.longest = self._game.max_game_length()
+        self._dtype = np.min_scalar_type(self.actions)  # of moves, and of what stands for none
         shape = tuple(self._game.observation_tensor_shape())
         planes = shape[0] + 1 if len(shape) == 3 else int(np.prod(shape)) + 1
         self.shape = (planes, *shape[1:]) if len(shape) == 3 else (planes,)
@@ -81,12 +82,13 @@ class OpenSpielGame(Game):
 
     def start(self, games: int) -> State:
         first = self._game.new_initial_state()
-        return self._state([first] * games, np.full(games, first.current_player(), np.int8))
+        mover = np.full(games, first.current_player(), np.int8)
+        return self._state([first] * games, mover, np.zeros(games, np.int32))
 
-    def _state(self, states: list[Any], mover: ndarray) -> State:
+    def _state(self, states: list[Any], mover: ndarray, moves: ndarray) -> State:
         held = np.empty(len(states), object)
         held[:] = states
-        return {"state": held, "mover": mover}
+        return {"state": held, "mover": mover, "moves": moves}
 
     def observe(self, state: State) -> ndarray:
         out = np.empty((len(state["mover"]), *self.shape), np.float32)
@@ -107,8 +109,9 @@ class OpenSpielGame(Game):
         pairs = zip(state["state"], action.tolist(), strict=True)
         after = [x.child(move) for x, move in pairs]
         ended = 1 - state["mover"]  # of a game that is over, the player who did not end it
-        mover = [x.current_player() for x in after]
-        return self._state(after, np.where(np.less(mover, 0), ended, mover).astype(np.int8))
+        mover = np.array([x.current_player() for x in after], np.int8)
+        mover = np.where(mover < 0, ended, mover)
+        return self._state(after, mover, state["moves"] + np.int32(1))
 
     def over(self, state: State) -> ndarray:
         return np.fromiter((x.is_terminal() for x in state["state"]), bool, len(state["state"]))
@@ -119,6 +122,26 @@ class OpenSpielGame(Game):
     def returns(self, state: State) -> ndarray:
         pairs = zip(state["state"], state["mover"].tolist(), strict=True)
         return np.array([x.player_return(mover) for x, mover in pairs], np.float32)
+
+    def pack(self, state: State) -> ndarray:
+        out = np.full((len(state["moves"]), self.longest), self.actions, self._dtype)
+        for row, x in zip(out, state["state"], strict=True):
+            history = x.history()
+            row[: len(history)] = history
+        return out.view(np.uint8)
+
+    def unpack(self, packed: ndarray) -> State:
+        states, movers = [], []
+        histories = np.ascontiguousarray(packed).view(self._dtype)
+        moves = (histories != self.actions).sum(1).astype(np.int32)
+        for history, count in zip(histories.tolist(), moves.tolist(), strict=True):
+            x, mover = self._game.new_initial_state(), 0
+            for move in history[:count]:
+                mover = x.current_player()
+                x.apply_action(move)
+            states.append(x)
+            movers.append(1 - mover if x.is_terminal() else x.current_player())
+        return self._state(states, np.array(movers, np.int8), moves)
 
     def show(self, state: State) -> str:
         return str(state["state"][0]).rstrip()

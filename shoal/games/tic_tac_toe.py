@@ -28,7 +28,7 @@ class TicTacToe(Game):
 
     def start(self, games: int) -> State:
         nothing = np.zeros(games, np.int16)
-        return {"mine": nothing, "theirs": nothing.copy(), "mover": np.zeros(games, np.int8)}
+        return {"mine": nothing, "theirs": nothing.copy(), "moves": np.zeros(games, np.int8)}
 
     def observe(self, state: State) -> ndarray:
         planes = np.stack([_CELLS[state["mine"]], _CELLS[state["theirs"]]], 1)
@@ -40,26 +40,22 @@ class TicTacToe(Game):
 
     def play(self, state: State, action: ndarray) -> State:
         mine = state["mine"] | (1 << action).astype(np.int16)
-        return {"mine": state["theirs"], "theirs": mine, "mover": 1 - state["mover"]}
+        return {"mine": state["theirs"], "theirs": mine, "moves": state["moves"] + np.int8(1)}
 
     def over(self, state: State) -> ndarray:
         won: ndarray = _WINS[state["theirs"]]
         full: ndarray = (state["mine"] | state["theirs"]) == FULL
         return won | full
 
-    def mover(self, state: State) -> ndarray:
-        return state["mover"]
-
     def returns(self, state: State) -> ndarray:
         return np.where(_WINS[state["theirs"]], -1.0, 0.0).astype(np.float32)
 
-    def position(self, observed: ndarray) -> tuple[State, ndarray]:
+    def position(self, observed: ndarray) -> State:
         cells = observed.reshape(-1, 2, 9).astype(np.int16)
         mine, theirs = (cells << np.arange(9, dtype=np.int16)).sum(-1, dtype=np.int16).T
-        moves = cells.sum((1, 2))
-        return {"mine": mine, "theirs": theirs, "mover": (moves % 2).astype(np.int8)}, moves
+        return {"mine": mine, "theirs": theirs, "moves": cells.sum((1, 2), dtype=np.int8)}
 
     def show(self, state: State) -> str:
         sides = [_CELLS[state[name][0]].reshape(3, 3) == 1 for name in ("mine", "theirs")]
-        first, second = sides if state["mover"][0] == 0 else sides[::-1]
+        first, second = sides if state["moves"][0] % 2 == 0 else sides[::-1]
         return drawn(first, second, np.arange(1, 10).astype(str).reshape(3, 3))

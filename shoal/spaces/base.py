@@ -19,7 +19,7 @@ import numpy.typing as npt
 NDArray = npt.NDArray[Any]
 ACTION_MASK = "action_mask"
 MEMORY = "~memory/"  # prefix of a policy's recurrent state, beside the leaves
-STATE = "~state"  # what a central critic sees of the whole environment, beside the leaves
+STATE = "~state"  # the whole environment, for a central critic or a search, beside the leaves
 OWN = ""  # the path of no leaf: an entry of Shoal's beside leaves, with which no key can collide
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import shoal
-from shoal.algorithms.alphazero import AlphaZero, outcomes, turned
+from shoal.algorithms.alphazero import AlphaZero, outcomes, stated, turned
 from shoal.algorithms.base import Model
 from shoal.app.cli import main
 from shoal.app.folder import write_config
@@ -83,10 +84,8 @@ def fresh(game: Game, **fields: Any) -> tuple[AlphaZero, Model, dict[str, Any]]:
 def test_the_position_follows_from_what_is_observed(game: Game) -> None:
     state = game.start(100)
     rng = np.random.default_rng(1)
-    for step in range(game.longest):
-        found, moves = game.position(game.observe(state))
-        assert difference(found, state) == ""
-        assert (moves == step).all()
+    for _ in range(game.longest):
+        assert difference(game.position(game.observe(state)), state) == ""
         state = game.play(state, random_moves(game.legal(state), rng))
         state = take(state, ~game.over(state))
         if not len(game.mover(state)):
@@ -120,8 +119,7 @@ def test_the_network_is_never_asked_for_a_position_that_is_over(game: Game) -> N
 
     def net(params: Any, obs: Any, heads: Any) -> Any:
         nonlocal asked
-        state, _ = game.position(obs[LEAF])
-        assert not game.over(state).any()
+        assert not game.over(stated(game, obs)).any()
         asked += len(obs[LEAF])
         return model.net(params, obs, heads)
 
@@ -168,12 +166,18 @@ def test_z_is_of_who_moved() -> None:
     """A win of the last mover: +1 for that player's positions, -1 for the other's."""
     over = np.zeros((5, 3), bool)
     over[[2, 3], [0, 1]] = True
-    reward = np.zeros((5, 3), np.float32)
-    reward[2, 0] = 1.0
-    found = outcomes(reward, over)
+    reward, mover = np.zeros((5, 3), np.float32), np.zeros((5, 3), np.int8)
+    reward[2, 0], mover[::2] = 1.0, 1
+    found = outcomes(reward, over, mover)
     np.testing.assert_array_equal(found[:3, 0], [1, -1, 1])
     np.testing.assert_array_equal(found[:4, 1], [0, 0, 0, 0])
     assert np.isnan(found[4]).all() and np.isnan(found[:, 2]).all()
+
+
+def test_z_does_not_change_its_sign_where_a_player_moves_twice() -> None:
+    mover, last = np.array([[0], [0], [1], [0], [0]]), np.arange(5)[:, None] == 4
+    found = outcomes(last.astype(np.float32), last, mover, gamma=0.5)
+    np.testing.assert_array_equal(found[:, 0], [1 / 16, 1 / 8, -1 / 4, 1 / 2, 1])
 
 
 def test_what_the_buffer_holds_are_positions_with_how_their_own_games_ended() -> None:
@@ -224,7 +228,7 @@ def test_symmetries_turn_boards_and_visits_together(game: Game) -> None:
     turn = rng.integers(len(ways.moves), size=len(move), dtype=np.int32)
     pi = np.eye(game.actions, dtype=np.float32)[move]
     obs, image = turned(game, game.seen(state), pi, turn)
-    there, _ = game.position(obs[LEAF])
+    there = stated(game, obs)
     np.testing.assert_array_equal(obs["action_mask"], game.legal(there))
     following = game.observe(game.play(there, image.argmax(-1)))
     then, _ = turned(game, game.seen(game.play(state, move)), pi, turn)
@@ -325,6 +329,82 @@ def test_games_go_on_from_their_state_where_they_stood(game: Game) -> None:
         np.testing.assert_array_equal(steps[0].reward, steps[1].reward)
 
 
+class Untold(TicTacToe):
+    """Its observations do not tell its states, which travel beside them."""
+
+    position = Game.position
+
+
+OPEN = "open_spiel:breakthrough(rows=4,columns=3)"
+
+
+def test_states_that_travel_change_nothing_of_what_is_learned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("shoal.trainer.REPORT_STEPS", 1)
+    with make(TicTacToe) as told, make(Untold) as untold:
+        for trainer in (told, untold):
+            for _ in range(5):
+                trainer.train()
+        assert told.learner.gradient_steps > 0
+        states = [x.learner.get_state() for x in (told, untold)]
+        assert difference(*states) == ""
+        (worker,) = untold.fleet._members  # type: ignore[attr-defined]
+        assert "~state" in worker.obs
+        assert "~state" not in untold.run.buffer.everything().batch["obs"]
+
+
+def test_a_run_of_openspiels_game_is_saved_loaded_matched_and_goes_on_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyspiel")
+    monkeypatch.setattr("shoal.trainer.REPORT_STEPS", 1)
+    with make(OPEN, warmup=20) as whole:
+        for _ in range(3):
+            whole.train()
+        whole.save(tmp_path)
+        policy = shoal.load(tmp_path, simulations=60)  # OpenSpiel's name is no code's
+        with Trainer.restore(tmp_path) as resumed:
+            for trainer in (whole, resumed):
+                trainer.train()
+            states = [x.learner.get_state() for x in (whole, resumed)]
+            assert difference(*states) == "" and whole.learner.gradient_steps > 0
+    found = shoal.match(policy, "random", OPEN, 20)
+    assert found["points"] > 0.8 and found["draws"] == 0
+    assert shoal.match(policy, policy, OPEN, 2)["sides"]["first"]["wins"] in (0, 1)
+    assert shoal.evaluate(policy, OPEN, 2)["return_mean"] == 0.0
+
+
+def test_a_users_own_game_is_imported_only_if_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "heap.py").write_text(NIM)
+    name, run = f"{tmp_path / 'heap.py'}:Nim", str(tmp_path / "run")
+    options = "--system", "alphazero", "--warmup", "50", "--stop-steps", "300", "--out", run
+    options += "--batch-size", "32", "--envs-per-worker", "8", "--fragment-length", "9"
+    monkeypatch.setattr("sys.path", [*sys.path])
+    assert main(["train", name, *options, "--learner", "torch", "--simulations", "4"]) == 0
+    assert "~state" not in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="code is imported only if you name it"):
+        shoal.load(run)
+    policy = shoal.load(run, env=name, simulations=100)
+    game = policy.model.spaces.game
+    for heap in (1, 2, 3, 5, 6, 7):  # whoever leaves a multiple of four wins
+        state = {"heap": np.array([heap]), "moves": np.array([0], np.int16)}
+        seen = {path: x[0] for path, x in game.seen(state).items()}
+        assert policy.act(seen) + 1 == heap % 4
+    with pytest.raises(SpaceError, match="does not tell its state"):
+        policy.act({path: x for path, x in seen.items() if path != "~state"})
+    assert shoal.match(policy, lambda seen: 0, name, 2)["wins"] >= 1
+    assert played(Path(run), "1\n", monkeypatch, "--env", name) == 0
+    assert "it plays" in capsys.readouterr().out
+
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "alphazero.md"
+_, _, AFTER = DOCS.read_text().partition("```python\nclass Nim")
+NIM = "import numpy as np\nimport shoal\n\n\nclass Nim" + AFTER.partition("```")[0]
+
+
 def test_it_runs_under_async_replay(tmp_path: Path) -> None:
     fields = {"plan": "async_replay", "workers": 2, "in_process": True, "stop_steps": 400}
     with make("connect_four", **fields) as trainer:
@@ -411,11 +491,6 @@ class Veiled(TicTacToe):
     hides = "the other's cells"
 
 
-class Untold(TicTacToe):
-    name = "untold"
-    position = Game.position
-
-
 def test_what_is_no_game_is_refused() -> None:
     with pytest.raises(EnvError, match="'CartPole-v1' is no game, and AlphaZero plays games"):
         make("CartPole-v1")
@@ -427,14 +502,8 @@ def test_a_game_that_hides_something_is_refused(monkeypatch: pytest.MonkeyPatch)
         make("veiled")
 
 
-def test_a_game_whose_position_is_not_observed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(GAMES, "untold", Untold)
-    with pytest.raises(EnvError, match="does not tell its position"):
-        make("untold")
-
-
 def test_a_view_that_is_not_the_games_is_refused() -> None:
-    with pytest.raises(SpaceError, match="these spaces are of none of them"):
+    with pytest.raises(SpaceError, match="these spaces are of none"):
         make(previous=True)
 
 

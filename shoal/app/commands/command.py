@@ -136,7 +136,8 @@ def trained(parser: Parser, args: Namespace, pairs: Pairs, apart: int) -> Traine
     given = best_of(Path(args.folder)) if args.best else args.folder
     path, folder, meta, state = folders.find(str(given), parts=("learner",))
     saved = Saved(path, meta, args.trust)
-    policy = policy_of(saved, state, network=args.network, algorithm=args.algorithm, acting=changes)
+    given = {"env": args.env, "network": args.network, "algorithm": args.algorithm}
+    policy = policy_of(saved, state, **given, acting=changes)
     env = saved.env(args.env)
     with blame(path):
         seed = meta["config"]["seed"] + apart if args.seed is None else args.seed

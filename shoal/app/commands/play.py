@@ -25,7 +25,7 @@ def _options() -> Parser:
     parser.option("folder", metavar="DIR", help="run folder, or one checkpoint in it")
     command.best(parser)
     parser.option("--second", action="store_true", help="the policy begins")
-    command.code(parser, "network", "algorithm")
+    command.own_code(parser)
     return parser
 
 
@@ -37,6 +37,7 @@ def _run(parser: Parser, argv: list[str]) -> int:
     args, pairs = parser.read(argv)
     policy = shoal.load(
         args.folder,
+        env=args.env,
         network=args.network,
         algorithm=args.algorithm,
         trust=args.trust,
