@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from shoal import __version__
 from shoal.app.commands import (
+    card,
     check_env,
     doctor,
     evaluate,
@@ -33,7 +34,7 @@ from shoal.process import interrupts
 from shoal.process.tracebacks import describe
 
 _MODULES = (
-    *(train, resume, tune, evaluate, record, play, export, plot),
+    *(train, resume, tune, evaluate, record, play, export, card, plot),
     *(systems, check_env, doctor),
 )
 _COMMANDS: dict[str, Command] = {module.COMMAND.name: module.COMMAND for module in _MODULES}

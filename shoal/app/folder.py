@@ -140,13 +140,13 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> bool:
     """Write config.json, unless it says the same already; whether it did not."""
     new = {"shoal": __version__, **config}
     path = folder / CONFIG
-    changed = bool(_read_json(path) != new)
+    changed = bool(read_json(path) != new)
     if changed:
         write_json(path, new)
     return changed
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     """What the file holds; None where there is no such file, or none that can be understood."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -247,7 +247,7 @@ class Log:
 
 def started_at(folder: Path) -> str | None:
     """When the run began that is being resumed, where its summary says so."""
-    summary = _read_json(folder / SUMMARY)  # a run that was killed left none
+    summary = read_json(folder / SUMMARY)  # a run that was killed left none
     return summary.get("started") if isinstance(summary, dict) else None
 
 
@@ -260,7 +260,7 @@ def find(
     """
     path = Path(given).absolute()
     if (path / CONFIG).is_file() and not (path / CHECKPOINT).is_dir():
-        trust = " --trust" if asks(_read_json(path / CONFIG)) else ""
+        trust = " --trust" if asks(read_json(path / CONFIG)) else ""
         fix = f"begin it anew: shoal train --config {shlex.quote(str(path / CONFIG))}{trust}"
         raise ConfigError("the run ended before its first checkpoint", str(path), fix)
     state, meta = checkpoint.load(path, parts)
