@@ -22,8 +22,8 @@ from shoal import __version__
 from shoal.app.folder import CHECKPOINT, EVALUATION, SUMMARY, find, read_json
 from shoal.checkpoint import files as checkpoint
 from shoal.config.settings import named
-from shoal.envs.source import GAMES
 from shoal.errors import ConfigError, ShoalError, cut
+from shoal.games.find import GAMES
 from shoal.systems.table import SYSTEMS
 
 LIBRARY = "shoal"
