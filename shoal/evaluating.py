@@ -181,8 +181,10 @@ class Evaluations:
         apart = rollout.workers > 0 and not cluster.in_process and not config.plan.exact
         known = registered(env) if apart else ()
         make = partial(EvaluationWorker, config, env, spaces, known, apart)
-        spawn = fleet.spawn if apart else LocalFleet
-        self._fleet: Fleet = spawn(make, 1, "evaluator")
+        name = "evaluator"
+        self._fleet: Fleet = (
+            fleet.spawn(make, 1, name, aside=True) if apart else LocalFleet(make, 1, name)
+        )
 
     def advance(
         self, counters: Counters, weights: Callable[[], Mapping[str, ndarray]]

@@ -300,7 +300,7 @@ class Apart:
         self.answers: list[Any] = []
         self.weights: Any = None
 
-    def spawn(self, make: Any, size: int, name: str) -> Any:
+    def spawn(self, make: Any, size: int, name: str, *, aside: bool) -> Any:
         self.make = make
         return self
 
@@ -406,7 +406,7 @@ def test_exact_plans_and_one_process_do_not_leave_it_to_another(
     )
 
     class NoFleet:
-        def spawn(self, *args: Any) -> Fleet:
+        def spawn(self, *args: Any, aside: bool) -> Fleet:
             raise AssertionError("spawned")
 
     fleet: Any = NoFleet()

@@ -132,10 +132,11 @@ class Fleet(Protocol):
     def send(self, member: int | None = None) -> None:
         """Give a member (None: all) the weights published last, from its next call on."""
 
-    def spawn(self, make: Make, size: int, name: str) -> Fleet:
+    def spawn(self, make: Make, size: int, name: str, *, aside: bool = False) -> Fleet:
         """Another fleet in the same place, closed with this one; its members are parts of a whole.
 
-        None of them is ever left out: ``map`` waits until all are there.
+        None of them is ever left out: ``map`` waits until all are there. Who waits for this fleet
+        waits for that one too, unless it is ``aside``: then its results come to who looks for them.
         """
 
     def collective(self) -> Any:

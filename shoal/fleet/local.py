@@ -86,7 +86,7 @@ class LocalFleet:
             if self._weights is not None and index < self.size:
                 self._members[index].set_weights(*self._weights)
 
-    def spawn(self, make: Make, size: int, name: str) -> Fleet:
+    def spawn(self, make: Make, size: int, name: str, *, aside: bool = False) -> Fleet:
         fleet = LocalFleet(make, size, name)
         self._spawned.append(fleet)
         return fleet

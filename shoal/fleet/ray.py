@@ -53,6 +53,7 @@ class RayFleet(Members):
     ) -> None:
         super().__init__(make, size, cluster, cpus, name, whole)
         self._spawned: list[RayFleet] = []
+        self._waited: list[RayFleet] = []  # those of them that are not aside
         self._pickled()
         try:
             for index in range(size):
@@ -140,7 +141,7 @@ class RayFleet(Members):
 
     def _wait(self) -> None:
         """Wait until something has come, here or in a fleet spawned from this one; not for long."""
-        busy = [fleet for fleet in self._spawned if fleet._calls]
+        busy = [fleet for fleet in self._waited if fleet._calls]
         if not busy:
             self._poll()
             return
@@ -160,9 +161,11 @@ class RayFleet(Members):
             if self._published is not None and index in self._members:
                 self._members[index].fresh = True
 
-    def spawn(self, make: Make, size: int, name: str) -> Fleet:
+    def spawn(self, make: Make, size: int, name: str, *, aside: bool = False) -> Fleet:
         fleet = RayFleet(make, size, self._cluster, 0.0, name, whole=True)
         self._spawned.append(fleet)
+        if not aside:
+            self._waited.append(fleet)
         return fleet
 
     def collective(self) -> GlooGroup:

@@ -470,3 +470,17 @@ def test_whoever_cannot_be_sent_is_named(fleet: Made, caplog: Any) -> None:
 
     with pytest.raises(ConfigError, match="cannot be sent"):
         fleet(1, make)
+
+
+def test_what_is_aside_comes_to_who_looks_and_not_to_who_waits(fleet: Made) -> None:
+    """An error that is there already would come up in the wait of the others."""
+    members = fleet(1)
+    aside = members.spawn(Member, 1, "aside", aside=True)
+    failing = aside.stream("fail", lambda _: (0,))
+    assert next(failing.come) is None  # the call is made
+    ray.wait(list(aside._calls), num_returns=1, timeout=60.0)  # type: ignore[attr-defined]
+    stream = members.stream("nap", lambda _: (0.1,))
+    assert [next(stream), next(stream)] == [(0, 0), (0, 0)]
+    stream.close()
+    with pytest.raises(ValueError, match="member 0 cannot"):
+        failing.look()
