@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from time import monotonic, perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from shoal.algorithms.fixed import RANDOM
 from shoal.config.config import Config
 from shoal.envs.registry import register
 from shoal.errors import cut
@@ -32,6 +33,7 @@ from shoal.policy import Policy, Team, policy_for
 from shoal.process import interrupts
 from shoal.spaces.view import View
 from shoal.trajectory import ndarray
+from shoal.versus import returns_against
 
 log = logging.getLogger("shoal.evaluating")
 
@@ -112,20 +114,24 @@ class EvaluationWorker:
             return Result({}, error=Failure.of(error, f"in the evaluator (process {os.getpid()})"))
 
     def _played(self, job: Job) -> Result:
-        assert self._policy is not None, "weights come before the first job"
+        config, policy, against = self._config, self._policy, opponent(self._config)
+        assert policy is not None, "weights come before the first job"
+        episodes = config.evaluation.episodes if job.evaluates else 1
+        same: dict[str, Any] = {
+            "seed": self.seed,
+            "env_kwargs": config.rollout.env_kwargs,
+            "progress": self._alive,
+        }
+        found: dict[str, Any] = {}
+        if job.evaluates and against is not None:
+            found = returns_against(cast("Policy", policy), against, self._env, episodes, **same)
+            episodes = 1
+        if found and not job.films:
+            return Result(found)
         with tempfile.TemporaryDirectory() as folder:
-            video = Path(folder, "episode.mp4")
-            found = evaluate(
-                self._policy,
-                self._env,
-                self._config.evaluation.episodes if job.evaluates else 1,
-                seed=self.seed,
-                env_kwargs=self._config.rollout.env_kwargs,
-                video=video if job.films else None,
-                video_episodes=1,
-                progress=self._alive,
-            )
-            return Result(found, video.read_bytes() if job.films else None)
+            video = Path(folder, "episode.mp4") if job.films else None
+            played = evaluate(policy, self._env, episodes, video=video, video_episodes=1, **same)
+            return Result(found or played, None if video is None else video.read_bytes())
 
     def _alive(self, ended: int, env_steps: int) -> None:
         interrupts.check()
@@ -141,6 +147,17 @@ def first_seed(seed: int) -> int:
     Evaluations begin with the same episodes, so that they differ by the weights alone.
     """
     return FIRST_SEED + int(np.random.default_rng([seed, 1_000_003]).integers(2**30))
+
+
+def opponent(config: Config) -> Any:
+    """Whom a policy that learns by playing against itself is evaluated against; None otherwise.
+
+    Against itself it earns nothing on average, however well it plays.
+    """
+    settings = config.self_play
+    if not settings.pool and not config.algorithm.plays:
+        return None
+    return RANDOM if settings.opponent is None else settings.opponent
 
 
 @dataclass(frozen=True)

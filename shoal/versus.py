@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from shoal.algorithms.fixed import Fixed
 from shoal.config.trust import absolute
 from shoal.envs import make_for_evaluation
 from shoal.errors import EnvError, ShoalError
-from shoal.evaluation import COPIES, check_group, play_agents
+from shoal.evaluation import COPIES, Progress, check_group, play_agents, summary
 from shoal.policy import Policy
 
 if TYPE_CHECKING:
@@ -40,11 +40,8 @@ def match(
     if games < 1:
         raise ShoalError(f"games is {games}", None, "play at least 1")
     sides: dict[str, dict[str, float]] = {}
-    for side, number in enumerate((games - games // 2, games // 2)):
-        if number:
-            place = absolute(env), env_kwargs, seed + side * games
-            agent, results = _half(policy, opponent, side, number, place, explore)
-            sides[agent] = _counted(results)
+    for me, you, played in _halves(policy, opponent, games, (env, env_kwargs, seed), explore):
+        sides[me] = _counted([earned[me] - earned[you] for _, _, earned in played])
     total = {name: sum(own[name] for own in sides.values()) for name in _NAMES}
     total["points"] = (total["wins"] + total["draws"] / 2) / games
     return {**total, "games": games, "sides": sides}
@@ -53,10 +50,47 @@ def match(
 _NAMES = "wins", "draws", "losses"
 
 
+def returns_against(
+    policy: Policy,
+    opponent: Any,
+    env: str | Callable[..., Any] | Mapping[str, Any],
+    games: int,
+    *,
+    seed: int = 0,
+    env_kwargs: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The same games as ``evaluate`` tells of episodes: what the policy earned, and the lengths."""
+    halves = _halves(policy, opponent, games, (env, env_kwargs, seed), False, progress)
+    return summary([(earned[me], n) for me, _, played in halves for _, n, earned in played])
+
+
+def _halves(
+    policy: Policy,
+    opponent: Any,
+    games: int,
+    place: Any,
+    explore: bool,
+    progress: Progress | None = None,
+) -> Iterator[tuple[str, str, list[Any]]]:
+    """With either side its agent, the opponent's, and the games: return, length, all returns."""
+    env, kwargs, seed = place
+    for side, number in enumerate((games - games // 2, games // 2)):
+        if number:
+            own = absolute(env), kwargs, seed + side * games
+            yield _half(policy, opponent, side, number, own, explore, progress)
+
+
 def _half(
-    policy: Policy, opponent: Any, side: int, number: int, place: Any, explore: bool
-) -> tuple[str, list[float]]:
-    """The games with one side: its agent, and what it earned more than the other in each."""
+    policy: Policy,
+    opponent: Any,
+    side: int,
+    number: int,
+    place: Any,
+    explore: bool,
+    progress: Progress | None,
+) -> tuple[str, str, list[Any]]:
+    """The games with one side."""
     env, kwargs, seed = place
 
     def assign(agents: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -81,12 +115,11 @@ def _half(
             "policy": policy,
             "opponent": Fixed("opponent", opponent, other.spaces, other.agents, world.id),
         }
-        played = play_agents(players, world, number, seed if explore else None)
+        stream = seed if explore else None
+        played = play_agents(players, world, number, stream, progress=progress)
     finally:
         world.close()
-    me, you = own.agents[0], other.agents[0]
-    earned = [cast(Any, each)[2] for each in played]
-    return me, [each[me] - each[you] for each in earned]
+    return own.agents[0], other.agents[0], played
 
 
 def _counted(ahead: list[float]) -> dict[str, float]:

@@ -314,6 +314,12 @@ def test_bare_names_go_to_the_one_group_that_has_them() -> None:
     assert (whole.rollout.workers, whole.stop.seconds, whole.plan.seed) == (3, 1.0, 2)
 
 
+def test_a_setting_with_a_short_name_leaves_its_end_to_others() -> None:
+    config = default_config("ppo", "CartPole-v1")
+    assert find(config, "every") == "self_play.every"
+    assert find(config, "evaluate_every") == find(config, "evaluation.every") == "evaluation.every"
+
+
 def test_a_bare_name_of_several_groups_lists_them() -> None:
     several = replace(CONFIG, algorithm=Algo(critic=Net()))
     with pytest.raises(

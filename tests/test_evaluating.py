@@ -174,6 +174,19 @@ def test_each_policy_is_told_by_the_mean_of_its_agents() -> None:
     assert report["evaluation/return_mean"] == 8
 
 
+def test_who_learns_against_itself_is_evaluated_against_another() -> None:
+    """Half of the games with each side; what it earns is what a match counts as won and lost."""
+    fields = {"envs_per_worker": 4, "simulations": 4, "batch_size": 8, "warmup": 8}
+    games = {"evaluate_every": 1, "evaluate_episodes": 7}
+    with Trainer("alphazero", "tic_tac_toe", report_every=1, **fields, **games) as trainer:
+        report = trainer.train()
+        oracle = shoal.match(trainer.policy, "random", "tic_tac_toe", 7, seed=first_seed(0))  # type: ignore[arg-type]
+    mean = (oracle["wins"] - oracle["losses"]) / 7
+    assert report["evaluation/return_mean"] == pytest.approx(mean)
+    assert oracle["wins"] != oracle["losses"], "or this tests nothing"
+    assert 5 <= report["evaluation/length_mean"] <= 9
+
+
 # ------------------------------------------------------------------------ faults
 
 

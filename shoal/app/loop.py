@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import Any
 
 from shoal import __version__
+from shoal.algorithms.fixed import RANDOM
 from shoal.app.console import Console, Silent, count, duration, value
 from shoal.app.folder import (
     CHECKPOINT,
@@ -29,11 +30,11 @@ from shoal.app.folder import (
     write_video,
 )
 from shoal.checkpoint.files import BEST, best_result
-from shoal.config.config import Config, Evaluation
+from shoal.config.config import Config
 from shoal.config.settings import named, to_dict
 from shoal.config.trust import asks, of_env
 from shoal.errors import cut
-from shoal.evaluating import Best
+from shoal.evaluating import Best, opponent
 from shoal.loggers.base import Begun
 from shoal.loggers.several import DEFAULT, Loggers
 from shoal.loggers.several import FILE as LOGGERS
@@ -420,7 +421,7 @@ def header(trainer: Trainer, folder: Path, default_stop: bool = False) -> str:
         memory = f"replay buffer of {rows}, {size(trainer.run.replay_bytes)}{kept}\n"
     shown = f"{trainer.view}\n" if trainer.view else ""
     seen = "".join(f"{line}\n" for line in _inputs(trainer))
-    shown += memory + _evaluates(config.evaluation)
+    shown += memory + _evaluates(config)
     return (
         f"{config.system} on {config.env}: {type(config.algorithm).__name__} under "
         f"{config.plan.name}, learner {_learner(trainer)}, "
@@ -429,11 +430,13 @@ def header(trainer: Trainer, folder: Path, default_stop: bool = False) -> str:
     )
 
 
-def _evaluates(settings: Evaluation) -> str:
+def _evaluates(config: Config) -> str:
     """What is evaluated and filmed, and when."""
-    parts = []
+    settings, against, parts = config.evaluation, opponent(config), []
     if settings.every is not None:
-        parts.append(f"evaluation of {settings.episodes} episodes every {settings.every:,}")
+        who = "a random player" if against == RANDOM else "self_play.opponent"
+        whom = "" if against is None else f" against {who}"
+        parts.append(f"evaluation of {settings.episodes} episodes{whom} every {settings.every:,}")
     if settings.video_every is not None:
         parts.append(f"film of an episode every {settings.video_every:,}")
     return f"{', '.join(parts)} env steps\n" if parts else ""

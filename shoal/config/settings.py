@@ -206,7 +206,8 @@ def find(config: Any, name: str, where: str | None = None) -> str | None:
     """The dotted path of the setting that a name means; None if there is none.
 
     A name is a whole path ("algorithm.lr"), a short name ("stop_steps"), or the end of one path
-    ("lr", "network.hidden").
+    ("lr", "network.hidden"); one that has a short name is not meant by an end that another has too
+    ("every" is self_play.every, evaluation.every is "evaluate_every").
 
     Raises ConfigError for an end that several paths have.
     """
@@ -216,6 +217,7 @@ def find(config: Any, name: str, where: str | None = None) -> str | None:
     if whole is not None:
         return whole
     ends = [path for known, path in paths.items() if known.endswith(f".{key}")]
+    ends = [path for path in ends if path not in SHORT.values()] or ends
     if len(ends) > 1:
         what = f"setting {name!r} could mean {' or '.join(ends)}"
         raise ConfigError(what, where, f"write the whole name, for example {ends[0]!r}")
