@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/installed
 ARGS =
 
-.PHONY: help install train test check bench clean
+.PHONY: help install train test check bench docs docs-serve dist clean
 
 help:
 	@echo "make install   .venv with everything that development needs"
@@ -16,6 +16,8 @@ help:
 	@echo "make test      all tests (make test ARGS='-k gae' for some)"
 	@echo "make check     format, lint, types, import arrows, and the size table"
 	@echo "make bench     against other libraries (ARGS='--only NAME --repeat 3')"
+	@echo "make docs      the documentation, into site/ (make docs-serve: to look at, on this machine)"
+	@echo "make dist      a wheel and a source archive, into dist/"
 	@echo "make clean     remove what make made, except runs/"
 
 install: $(STAMP)
@@ -53,7 +55,18 @@ check: install
 bench: install
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
+# Pages that are written from code and results are in docs/ already: python -m tools.pages.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-serve: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000
+
+dist: install
+	rm -rf dist
+	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/python -m build --outdir dist .
+
 clean:
-	rm -rf $(VENV) .bench-venv build dist shoal.egg-info
+	rm -rf $(VENV) .bench-venv build dist site shoal.egg-info
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -50,7 +50,8 @@ def evaluate(
     Args:
         policy: what acts; its spaces must be those of the environment, of which it sees what its
             view shows. With policies by agent, a `Team` of them.
-        env, env_kwargs: as for ``Trainer``; a constructor's ``worker_index`` is -1.
+        env: as for ``Trainer``; a constructor's ``worker_index`` is -1.
+        env_kwargs: arguments of the environment.
         video: a file (.mp4 or .gif) for the frames of the first ``video_episodes`` episodes, which
             one copy then plays alone, before the others begin.
         progress: called after every step with the number of episodes that have ended and the env

@@ -76,7 +76,8 @@ def check_env(
     rewards.
 
     Args:
-        env, env_kwargs: as for ``Trainer``.
+        env: as for ``Trainer``.
+        env_kwargs: arguments of the environment.
         steps: env steps that are taken, in two copies.
         seed: of them and of the actions.
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from shoal.app.cli import main
+from shoal.systems.table import SYSTEMS
+from tools.pages import pages
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -47,14 +51,37 @@ def test_a_figure_can_be_drawn(name: str, tmp_path: Path) -> None:
     [
         "README.md",
         "CONTRIBUTING.md",
-        *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md"))),
+        *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("[a-z]*.md"))),
     ],
 )
 def test_links_lead_to_files(page: str) -> None:
     text = (ROOT / page).read_text()
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
+    text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
         if "://" not in target:
             assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_pages_that_are_written_from_code_and_results_are_new() -> None:
+    old = [str(path) for path, text in pages().items() if (ROOT / path).read_text() != text]
+    assert not old, "python -m tools.pages"
+
+
+def test_every_page_is_in_the_site() -> None:
+    """And the site has every page."""
+    listed = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text().split("\nnav:\n")[1]))
+    found = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("[a-z]*.md")}
+    assert listed == found
+
+
+def test_metrics_to_watch_are_in_the_systems_reports() -> None:
+    """As far as a run of the system is kept."""
+    texts = yaml.safe_load((ROOT / "docs" / "systems" / "systems.yaml").read_text())
+    curves = json.loads((ROOT / "results" / "curves.json").read_text())
+    assert texts.keys() == SYSTEMS.keys()
+    for name, entry in curves.items():
+        told = set(re.findall(r"`(learn/\w+)`", texts[name]["watch"]))
+        assert told <= set(entry["keys"]), name
 
 
 def test_files_that_the_architecture_names_exist() -> None:

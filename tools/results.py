@@ -80,13 +80,18 @@ def names(config: dict[str, Any]) -> tuple[str, str]:
     )
 
 
-def row(result: dict[str, Any]) -> str:
+def rows() -> list[list[str]]:
+    """All lines of the table, in cells."""
+    return [row(json.loads(path.read_text())) for path in sorted(RESULTS.glob("*-*.json"))]
+
+
+def row(result: dict[str, Any]) -> list[str]:
     """One line of the table: the mean of the last 100 training episodes, over seeds."""
     runs = result["runs"]
     returns = [run["return_mean"] for run in runs]
     spread = f" +- {stdev(returns):.0f}" if len(returns) > 1 else ""
     final = [run["evaluated"]["return_mean"] for run in runs if "evaluated" in run]
-    cells = [
+    return [
         result["system"],
         result["env"],
         str(len(runs)),
@@ -97,12 +102,10 @@ def row(result: dict[str, Any]) -> str:
         f"{median(run['wall_s'] for run in runs):.1f}",
         REFERENCES.get((result["system"], result["env"]), ""),
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
     keep(map(Path, sys.argv[1:]))
-    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*-*.json"))]
     lines = [
         "# Learning results",
         "",
@@ -113,7 +116,7 @@ def main() -> None:
         "",
         f"|{HEADS}|",
         "|---|---|---:|---:|---:|---:|---:|---:|---|",
-        *map(row, results),
+        *(f"| {' | '.join(cells)} |" for cells in rows()),
         "",
     ]
     (RESULTS / "README.md").write_text("\n".join(lines))

@@ -96,8 +96,8 @@ def run(
         out: the run folder (default runs/SYSTEM-ENV-SEED-TIME); it must be new or empty.
         log: "tensorboard", "wandb", "mlflow", a ``shoal.Logger``, several of them, or None.
         quiet: print nothing.
-        system, env, config, plan, tuned, trust, stop_return, stop_steps, stop_seconds, fields:
-            see ``Trainer``.
+
+    Everything else is as for ``Trainer``.
 
     Raises what ``Trainer`` raises, ConfigError for a folder that is taken and for a logger that
     cannot begin, and the error that ended training. After Ctrl-C it saves a checkpoint, then raises

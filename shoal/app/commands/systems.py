@@ -13,7 +13,7 @@ def _options() -> Parser:
 
 
 def _run(parser: Parser, argv: list[str]) -> int:
-    from shoal.systems.table import SYSTEMS, matrix
+    from shoal.systems.table import SYSTEMS
 
     parser.read(argv, settings=False)
     rows = [
@@ -21,6 +21,14 @@ def _run(parser: Parser, argv: list[str]) -> int:
         for row in SYSTEMS.values()
     ]
     print(_table(("system", "algorithm", "plan", "source"), rows))
+    print("\n" + plans())
+    return 0
+
+
+def plans() -> str:
+    """The table of plans and algorithms, and the reasons of what is refused."""
+    from shoal.systems.table import matrix
+
     pairs = matrix()
     algorithms = list(dict.fromkeys(algorithm for algorithm, *_ in pairs))
     reasons = list(dict.fromkeys(reason for *_, reason in pairs if reason))
@@ -29,10 +37,8 @@ def _run(parser: Parser, argv: list[str]) -> int:
         cell = f"({reasons.index(reason) + 1})" if reason else name or "yes"
         cells.setdefault(plan, []).append(cell)
     table = [(plan, *row) for plan, row in cells.items()]
-    print("\n" + _table(("plan", *algorithms), table, gap=" "))  # so that it fits a terminal
-    for number, reason in enumerate(reasons, 1):
-        print(f"({number}) {reason}")
-    return 0
+    lines = [_table(("plan", *algorithms), table, gap=" ")]  # so that it fits a terminal
+    return "\n".join(lines + [f"({number}) {reason}" for number, reason in enumerate(reasons, 1)])
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], gap: str = "  ") -> str:
