@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -214,7 +215,7 @@ def test_a_misspelt_word_is_answered_with_the_nearest(
 def test_help_lists_every_setting_of_the_system(
     capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    assert main(["train", "--help", "--system", name]) == 0
+    assert main(["train", "--help-all", "--system", name]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line[:1]}
     listed = {line.strip().split()[0]: line for line in lines.values()}
     config = default_config(name, "")
@@ -229,11 +230,17 @@ def test_the_help_of_every_command_says_how_it_is_called(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["--help"]) == 0
-    commands = [line.split()[1] for line in capsys.readouterr().out.splitlines()[2:10]]
-    assert commands == ["train", "resume", "tune", "evaluate", "record", "play", "plot", "systems"]
+    lines = capsys.readouterr().out.splitlines()
+    commands = [line.split()[1] for line in lines if line.startswith("  shoal ")][:-1]
+    assert commands[:4] == ["train", "resume", "tune", "evaluate"] and "export" in commands
     for command in commands:
         assert main([command, "--help"]) == 0
-        assert capsys.readouterr().out.startswith(f"usage: shoal {command}")
+        short = capsys.readouterr().out
+        assert short.startswith(f"usage: shoal {command}")
+        assert len(short.splitlines()) <= 32 and max(map(len, short.splitlines())) <= 100
+        assert main([command, "--help-all"]) == 0
+        options = set(re.findall(r"^  (--[a-z-]+)", short, re.M))
+        assert options <= set(re.findall(r"^  (--[a-z-]+)", capsys.readouterr().out, re.M))
     assert main([]) == 2
 
 

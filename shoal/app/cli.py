@@ -106,9 +106,10 @@ def _dispatch(given: list[str]) -> int:
         raise unknown(f"there is no command {name!r}", name, list(_COMMANDS), "shoal --help")
     command = _COMMANDS[name]
     parser = command.options()
-    if "-h" in rest or "--help" in rest:
-        print(parser.format_help().rstrip())
-        if command.more_help is not None:
+    everything = "--help-all" in rest
+    if everything or "-h" in rest or "--help" in rest:
+        print(parser.help(everything, command.more_help is not None))
+        if everything and command.more_help is not None:
             print("\n" + command.more_help(rest))
         return 0
     return command.run(parser, rest)

@@ -19,15 +19,52 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, usage: str, about: str) -> None:
         self.takes: dict[str, bool] = {}
-        super().__init__(prog, f"{prog} {usage}", about, allow_abbrev=False)
+        self._shown: dict[str, list[tuple[str, str, bool]]] = {}  # by group: names, help, rare
+        super().__init__(prog, f"{prog} {usage}", about, allow_abbrev=False, add_help=False)
 
-    def option(self, *names: str, **kwargs: Any) -> None:
-        """Like ``add_argument``; also records whether the option takes a value."""
+    def option(self, *names: str, group: str = "", rare: bool = False, **kwargs: Any) -> None:
+        """Like ``add_argument``; also records whether the option takes a value.
+
+        Help shows it under the title ``group``; one that is ``rare`` only in `--help-all`.
+        """
         action = self.add_argument(*names, **kwargs)
         self.takes |= dict.fromkeys(action.option_strings, action.nargs != 0)
+        shown = " ".join([", ".join(action.option_strings), str(action.metavar or "")]).strip()
+        self._shown.setdefault(group, []).append((shown, str(action.help or ""), rare))
+
+    def help(self, everything: bool, more: bool) -> str:
+        """Options by group, without the rare ones unless ``everything`` is asked for.
+
+        ``more``: the command has more to show if everything is.
+        """
+        import shutil
+        import textwrap
+
+        width = min(shutil.get_terminal_size((100, 24)).columns, 100)
+        kept = {
+            group: [(a, b) for a, b, rare in rows if everything or not rare]
+            for group, rows in self._shown.items()
+        }
+        first = min(max((len(a) for rows in kept.values() for a, _ in rows), default=0), 26) + 4
+        lines = [f"usage: {self.usage}", *textwrap.wrap(str(self.description), width)]
+        for group, rows in kept.items():
+            lines += ["", *([f"{group}:"] if group else [])] if rows else []
+            for name, about in rows:
+                told = textwrap.wrap(about, width - first) or [""]
+                lines.append(
+                    f"  {name}".ljust(first) + told[0] if len(name) < first - 2 else f"  {name}"
+                )
+                lines += [" " * first + x for x in (told if len(name) >= first - 2 else told[1:])]
+        hidden = any(rare for rows in self._shown.values() for *_, rare in rows)
+        if not everything and (hidden or more):
+            lines += [
+                "",
+                f"`{self.prog} --help-all` has all options{' and settings' if more else ''}.",
+            ]
+        return "\n".join(lines)
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(message, None, f"`{self.prog} --help` shows what it takes")
+        raise ConfigError(message, None, f"`{self.prog} --help-all` shows what it takes")
 
     def read(self, argv: list[str], settings: bool = True) -> tuple[argparse.Namespace, Pairs]:
         """The fixed options, and all others as settings.
@@ -71,7 +108,7 @@ class Parser(argparse.ArgumentParser):
             meant = elsewhere(config, name)
             meant = None if meant is None else flag(short.get(meant, meant))
             known += [flag(argument.name) for argument in arguments(config)]
-        what, listing = f"there is no option --{name}", f"{self.prog} --help"
+        what, listing = f"there is no option --{name}", f"{self.prog} --help-all"
         return unknown(what, meant or name, known, listing, "--")
 
 

@@ -246,7 +246,7 @@ class _Scope(NamedTuple):
     def unknown(self, path: str) -> ConfigError:
         known = [known for known, _, _ in _walk(self.root, "")]
         close = elsewhere(self.root, path) or nearest(path, known)
-        fix = f"did you mean {close}?" if close else "`shoal train --help` lists all settings"
+        fix = f"did you mean {close}?" if close else "`shoal train --help-all` lists all settings"
         return ConfigError(f"there is no setting {path!r}", self.where, fix)
 
     def twice(self, path: str) -> ConfigError:

@@ -13,6 +13,10 @@ from typing import Any, NamedTuple
 from shoal.app.options import Pairs, Parser
 from shoal.errors import ConfigError
 
+# Titles of groups of options.
+WHAT, UNTIL, WHERE = "What is trained", "Until when", "Where it runs"
+WATCHED, CODE = "What is watched and kept", "Code of your own"
+
 
 @dataclass(frozen=True)
 class Command:
@@ -35,57 +39,54 @@ def code(parser: Parser, *options: str) -> None:
     for option in options:
         what = "environment" if option == "env" else option
         about = f"the {what} again, if it is code (module:Name)"
-        parser.option(f"--{option}", metavar="NAME", help=about)
+        parser.option(f"--{option}", metavar="NAME", help=about, group=CODE, rare=True)
     trust(parser, "the checkpoint")
 
 
 def trust(parser: Parser, what: str) -> None:
     """The option that allows importing the code named in a file."""
     about = f"import the code that {what} names (only if you trust whoever made it)"
-    parser.option("--trust", action="store_true", help=about)
+    parser.option("--trust", action="store_true", help=about, group=CODE, rare=True)
 
 
 def places(parser: Parser) -> None:
     """Options for where workers run."""
-    parser.option("--workers", metavar="N", help="worker processes; 0: sample in this process")
-    parser.option(
-        "--address", metavar="HOST:PORT", help="Ray cluster for the workers (or RAY_ADDRESS)"
-    )
+    about = "worker processes; 0: sample in this process"
+    parser.option("--workers", metavar="N", help=about, group=WHERE)
+    about = "Ray cluster for the workers (or RAY_ADDRESS)"
+    parser.option("--address", metavar="HOST:PORT", help=about, group=WHERE)
 
 
 def reports(parser: Parser) -> None:
     """The option for how often to report."""
-    parser.option("--report-every", metavar="N", help="env steps per report (default 2,000)")
+    about = "env steps per report (default 2,000)"
+    parser.option("--report-every", metavar="N", help=about, group=WATCHED, rare=True)
 
 
 def loggers(parser: Parser, default: str) -> None:
     """The option for where reports go besides the run folder."""
     about = f"tensorboard, wandb, mlflow (several: a,b), or none (default: {default})"
-    parser.option("--log", metavar="NAMES", help=about)
+    parser.option("--log", metavar="NAMES", help=about, group=WATCHED)
 
 
 def stops(parser: Parser) -> None:
     """Options for when to stop."""
-    about = "stop at this mean return: of an evaluation, or without any of 100 training episodes"
-    parser.option("--stop-return", metavar="X", help=about)
-    parser.option("--stop-steps", metavar="N", help="stop after N env steps")
-    parser.option("--stop-seconds", metavar="S", help="stop after S seconds")
+    about = "stop at this mean return of an evaluation, or else of 100 training episodes"
+    parser.option("--stop-return", metavar="X", help=about, group=UNTIL)
+    parser.option("--stop-steps", metavar="N", help="stop after N env steps", group=UNTIL)
+    parser.option("--stop-seconds", metavar="S", help="stop after S seconds", group=UNTIL)
 
 
 def evaluations(parser: Parser) -> None:
     """Options for evaluation while training."""
-    parser.option(
-        "--evaluate-every", metavar="N", help="evaluate every N env steps; keep the best policy"
-    )
-    parser.option(
-        "--evaluate-episodes", metavar="N", help="episodes of one evaluation (default 10)"
-    )
-    parser.option("--video-every", metavar="N", help="film an episode every N env steps")
-    parser.option(
-        "--on-evaluation-error",
-        metavar="stop|continue",
-        help="what the run does if an evaluation fails (default stop)",
-    )
+    about = "evaluate every N env steps; keep the best policy"
+    parser.option("--evaluate-every", metavar="N", help=about, group=WATCHED)
+    about = "episodes of one evaluation (default 10)"
+    parser.option("--evaluate-episodes", metavar="N", help=about, group=WATCHED, rare=True)
+    about = "film an episode every N env steps"
+    parser.option("--video-every", metavar="N", help=about, group=WATCHED)
+    about = "stop or continue, if an evaluation fails (default stop)"
+    parser.option("--on-evaluation-error", metavar="DO", help=about, group=WATCHED, rare=True)
 
 
 def best(parser: Parser) -> None:

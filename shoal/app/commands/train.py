@@ -22,35 +22,34 @@ def options() -> Parser:
         "ENV --system NAME [options] [--algorithm.lr 1e-3 ...]",
         "Train an agent. Its checkpoints, settings and reports go to a run folder.",
     )
-    parser.option(
-        "env", metavar="ENV", nargs="?", help="a Gymnasium id, module:Name or file.py:Name"
-    )
-    parser.option(
-        "--system", metavar="NAME", help="training system; `shoal systems` lists them; module:Name"
-    )
-    parser.option("--algorithm", metavar="NAME", help="your own algorithm: module:Name")
-    parser.option("--network", metavar="NAME", help="your own network: module:Name")
-    parser.option(
-        "--plan", metavar="NAME", help="execution plan (default: the system's own); or module:Name"
-    )
-    parser.option("--seed", metavar="N", help="seed of all random numbers (default 0)")
-    command.places(parser)
-    parser.option(
-        "--learner", metavar="jax|torch|auto", help="framework for the gradients (default auto)"
-    )
-    parser.option("--device", metavar="cpu|cuda[:N]|auto", help="of the learner (default auto)")
+    what: dict[str, Any] = {"group": command.WHAT}
+    own: dict[str, Any] = {"group": command.CODE, "rare": True}
+    about = "a Gymnasium id, module:Name or file.py:Name"
+    parser.option("env", metavar="ENV", nargs="?", help=about, **what)
+    about = "training system; `shoal systems` lists them; or module:Name"
+    parser.option("--system", metavar="NAME", help=about, **what)
+    about = "start from settings that do well on ENV"
+    parser.option("--tuned", action="store_true", help=about, **what)
+    about = "settings in YAML or JSON (or a run's config.json)"
+    parser.option("--config", metavar="FILE", help=about, **what)
+    about = "execution plan (default: the system's own); or module:Name"
+    parser.option("--plan", metavar="NAME", help=about, **what)
+    parser.option("--seed", metavar="N", help="seed of all random numbers (default 0)", **what)
+    about = "replay a population member's settings: its schedule.json"
+    parser.option("--schedule", metavar="FILE", help=about, rare=True, **what)
     command.stops(parser)
-    parser.option("--out", metavar="DIR", help="run folder (default runs/SYSTEM-ENV-SEED-TIME)")
+    about = "run folder (default runs/SYSTEM-ENV-SEED-TIME)"
+    parser.option("--out", metavar="DIR", help=about, group=command.WATCHED)
     command.evaluations(parser)
     command.reports(parser)
     command.loggers(parser, "tensorboard")
-    parser.option("--config", metavar="FILE", help="settings in YAML or JSON (or a config.json)")
-    parser.option(
-        "--schedule",
-        metavar="FILE",
-        help="replay a population member's settings: its schedule.json",
-    )
-    parser.option("--tuned", action="store_true", help="start from settings that do well on ENV")
+    command.places(parser)
+    about = "jax or torch, for the gradients (default: what suits the network)"
+    parser.option("--learner", metavar="NAME", help=about, group=command.WHERE)
+    about = "of the learner: cpu, cuda, cuda:N (default: a GPU if it gains from one)"
+    parser.option("--device", metavar="NAME", help=about, group=command.WHERE)
+    parser.option("--algorithm", metavar="NAME", help="your own algorithm: module:Name", **own)
+    parser.option("--network", metavar="NAME", help="your own network: module:Name", **own)
     command.trust(parser, "the --config file")
     return parser
 
