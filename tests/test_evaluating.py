@@ -154,6 +154,11 @@ def test_one_that_was_interrupted_is_made_up_for(
     assert first == expected[0] | {"at": 2 * UPDATE}
 
 
+def test_its_share_of_the_time_is_told() -> None:
+    shares = [make(evaluate_every=16).train()["time/evaluate"], make().train().get("time/evaluate")]
+    assert 0 < shares[0] < 1 and shares[1] is None
+
+
 def test_stop_return_is_the_evaluations() -> None:
     """Which is reached at once; training's mean return of 100 episodes is not there yet."""
     trainer = make(evaluate_every=64, stop_return=-100.0, stop_steps=500)
@@ -213,6 +218,24 @@ def test_or_the_run_goes_on_if_that_was_asked_for(caplog: pytest.LogCaptureFixtu
 def test_what_cannot_be_filmed_is_refused_before_training() -> None:
     with pytest.raises(EnvError, match="does not render in the mode 'rgb_array'"):
         make(video_every=100)
+
+
+class Dark(Told):
+    """Says that it renders, and cannot."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, worker_index: int = 0, render_mode: str | None = None) -> None:
+        super().__init__(worker_index)
+        self.render_mode = render_mode
+
+    def render(self) -> Any:
+        raise RuntimeError("no light")
+
+
+def test_so_is_what_fails_to_draw_its_first_frame() -> None:
+    with pytest.raises(RuntimeError, match="no light"):
+        make(Dark, video_every=100)
 
 
 def test_an_unknown_answer_to_errors_is_refused() -> None:
@@ -280,6 +303,7 @@ def test_a_best_that_was_killed_while_it_was_replaced_is_still_there(
 ) -> None:
     """Between the renaming of the old one and that of the new one; by another process."""
     put_best(tmp_path, 1)
+    checkpoint.save(tmp_path, 4, {}, {"n": 4})
     rename, done = os.rename, []
 
     def killed(source: Any, target: Any) -> None:
@@ -297,7 +321,8 @@ def test_a_best_that_was_killed_while_it_was_replaced_is_still_there(
     assert not (tmp_path / "best").exists()
     assert checkpoint.load(tmp_path / "best")[1]["n"] == 1
     assert checkpoint.best_of(tmp_path) == tmp_path / "best"
-    checkpoint.save(tmp_path, 5, {}, {})  # the next save puts it back
+    assert checkpoint.load(tmp_path)[1]["n"] == 4
+    checkpoint.save(tmp_path, 5, {}, {}, keep=1)  # the next save puts it back
     assert checkpoint.load(tmp_path / "best")[1]["n"] == 1
     assert sorted(os.listdir(tmp_path)) == ["000000005", "best"]
 

@@ -14,6 +14,7 @@ import shoal
 from shoal.app.cli import main
 from shoal.checkpoint import files as checkpoint
 from shoal.loggers.base import Begun
+from shoal.trainer import Trainer
 from tests.test_evaluating import Told
 from tests.worlds import difference
 
@@ -168,6 +169,19 @@ def test_a_run_that_goes_back_puts_a_newer_best_aside(
     capsys.readouterr()
     assert best(out)["return_mean"] < 1e9
     assert len(list((out / "checkpoint").glob("aside-best-*"))) == 1
+
+
+def test_the_best_is_never_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is killed after its first evaluation can go on."""
+    save, seen = Trainer.save_best, list[bool]()
+
+    def looked(trainer: Trainer, path: Path) -> Path:
+        seen.append((path / "000000032").is_dir())
+        return save(trainer, path)
+
+    monkeypatch.setattr(Trainer, "save_best", looked)
+    train(tmp_path / "run", "--evaluate-every", "32", "--stop-steps", "64")
+    assert seen[0]
 
 
 # -------------------------------------------------------------------------- films

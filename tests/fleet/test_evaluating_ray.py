@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import shoal
+from shoal.checkpoint import files as checkpoint
 from shoal.evaluating import first_seed
 from shoal.process.tracebacks import frames_of
 from shoal.trainer import Trainer
@@ -48,7 +49,8 @@ def test_one_that_is_killed_is_replaced_and_what_is_saved_is_what_it_played(
     ):
         report = next(r for r in trainer if "evaluation/return_mean" in r)
         assert 64 <= report["evaluation/env_steps"] < report["env_steps"]
-        trainer.save_best(tmp_path)
+        _, meta = checkpoint.load(trainer.save_best(tmp_path), parts=())
+        assert meta["counters"]["env_steps"] == report["evaluation/env_steps"]
     said = [record.getMessage() for record in caplog.records]
     assert mark.exists() and any(
         text.startswith("evaluator 0: its process was killed during 'evaluate'")
@@ -69,3 +71,12 @@ def test_what_its_environment_raises_arrives_as_itself() -> None:
     notes = " ".join(caught.value.__notes__)
     assert "evaluating the weights of" in notes and "in the evaluator (process" in notes
     assert Path(frames_of(caught.value)[-1][0]).name == "test_evaluating.py"
+
+
+def test_the_last_report_has_the_evaluation_of_the_last_weights() -> None:
+    """The run has ended by then, and waits for it."""
+    with impala(evaluate_every=512, stop_steps=512) as trainer:
+        *_, report = trainer
+        oracle = shoal.evaluate(trainer.policy, Mortal, 3, seed=first_seed(0))
+    assert report["evaluation/env_steps"] == report["env_steps"] >= 512
+    assert report["evaluation/return_mean"] == oracle["return_mean"]
