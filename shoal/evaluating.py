@@ -222,10 +222,12 @@ class Evaluations:
     def finish(
         self, counters: Counters, weights: Callable[[], Mapping[str, ndarray]]
     ) -> dict[str, Any]:
-        """Wait for what is played now, and for what is due with these weights."""
-        found = {} if self._job is None else self._take(wait=True)
+        """Wait for what is played now; or for what is due with these weights, in its place."""
+        every, now = self._settings.every, counters.env_steps
+        if self._job is not None and _due(every, self._job.env_steps, now):
+            self._forget()
         self._begin(counters, weights)
-        return found if self._job is None else self._take(wait=True)
+        return {} if self._job is None else self._take(wait=True)
 
     def take_seconds(self) -> float:
         """Seconds of this process that evaluation has taken since the last call."""

@@ -413,14 +413,23 @@ def test_an_evaluator_that_dies_is_asked_again(beside: tuple[Apart, Evaluations]
     assert [job.env_steps for job, _ in fleet.asked] == [10, 10]
 
 
-def test_the_end_of_a_run_waits_for_what_is_due(beside: tuple[Apart, Evaluations]) -> None:
-    """For the one that is played, and for the last weights after it."""
+def test_the_end_of_a_run_waits_for_what_is_played(beside: tuple[Apart, Evaluations]) -> None:
     fleet, kept = beside
     advance(beside, 10)
-    fleet.answers += [result(5.0), result(4.0)]
+    fleet.answers += [result(5.0)]
+    found = kept.finish(Counters(env_steps=19), lambda: {})
+    assert found["evaluation/env_steps"] == 10 and len(fleet.asked) == 1
+
+
+def test_or_for_the_last_weights_if_they_are_due(beside: tuple[Apart, Evaluations]) -> None:
+    """A report tells of one evaluation: the one before counts for nothing, not for the best."""
+    fleet, kept = beside
+    advance(beside, 10)
+    fleet.answers += [result(4.0)]
     found = kept.finish(Counters(env_steps=21), lambda: {"w": np.array(21)})
     assert found["evaluation/env_steps"] == 21 and found["evaluation/return_mean"] == 4.0
-    assert kept.best is not None and kept.best.env_steps == 10
+    assert kept.best is not None and kept.best.env_steps == 21
+    assert [(job.env_steps, int(w["w"])) for job, w in fleet.asked] == [(10, 10), (21, 21)]
 
 
 def test_it_is_said_once_that_evaluations_are_late(
