@@ -199,28 +199,30 @@ def _tuned(name: str) -> list[str]:
 
 
 def _settings(system: System) -> Iterator[str]:
-    """Tables of the settings that a system reads, by group."""
+    """Tables of the settings that a system reads, by group, beside the paper's values."""
+    papers = yaml.safe_load((DOCS / "systems" / "papers.yaml").read_text())[system.name]
+    theirs, column = papers.get("settings", {}), papers.get("column", "paper")
     config = default_config(system.name, "")
     found: dict[str, list[str]] = {}
     for name, annotation, default, about in arguments(config):
         group = name.partition(".")[0]
-        if name in LEFT_OUT or group not in GROUPS or not reads(config, name):
+        forms = (name, name.removeprefix("algorithm."), name.rpartition(".")[2])
+        own = next((theirs[form] for form in forms if form in theirs), None)
+        if group not in GROUPS or not reads(config, name):
             continue
-        if name.startswith("algorithm.network"):
+        if own is None and (name in LEFT_OUT or name.startswith("algorithm.network")):
             continue
-        value = text(to_dict(default)).replace("|", "\\|")
-        about = about.replace("|", "\\|")
-        kind = annotation.replace("|", "\\|")
-        found.setdefault(group, []).append(f"| `--{flag(name)}` | {value} | {about} | {kind} |")
+        own = own or ["", ""]
+        cells = [f"`--{flag(name)}`", text(to_dict(default)), *own, about, annotation]
+        row = " | ".join(str(cell).replace("|", "\\|") for cell in cells)
+        found.setdefault(group, []).append(f"| {row} |")
     yield "## Defaults"
-    yield ""
-    yield "Where they differ from the paper's, the third column says what the paper has."
     for group, lines in found.items():
         yield ""
         yield f"### {GROUPS[group]}"
         yield ""
-        yield "| setting | default | meaning | accepts |"
-        yield "|---|---|---|---|"
+        yield f"| setting | default | {column} | why another one | meaning | accepts |"
+        yield "|---|---|---|---|---|---|"
         yield from lines
 
 
