@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from shoal.algorithms.qt_opt import QTOpt
     from shoal.algorithms.sac import SAC
     from shoal.algorithms.vtrace import VTrace
+    from shoal.app.report import report
     from shoal.app.run import Result, resume, run
     from shoal.config.bounds import setting
     from shoal.config.config import Checkpointing, Cluster, Config, Evaluation, Rollout, Stop
@@ -76,6 +77,7 @@ _HOMES = {
     "VTrace": "algorithms.vtrace",
     "Logger": "loggers.base",
     "Result": "app.run",
+    "report": "app.report",
     "resume": "app.run",
     "run": "app.run",
     "Checkpointing": "config.config",
@@ -171,6 +173,7 @@ __all__ = [
     "load",
     "match",
     "record",
+    "report",
     "resume",
     "run",
     "setting",

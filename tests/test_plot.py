@@ -109,6 +109,58 @@ def test_figure_has_every_line_in_both_panels(tmp_path: Path) -> None:
     assert [text.get_text() for text in legend.get_texts()] == [c.label for c in curves]
 
 
+def test_runs_of_other_speeds_are_one_line_all_the_same(tmp_path: Path) -> None:
+    """One had ended before the other began to report."""
+    folders = [
+        run(tmp_path / "a", [(10, 1, 1.0), (20, 2, 2.0)], 0),
+        run(tmp_path / "b", [(10, 11, 3.0), (20, 12, 4.0)], 1),
+    ]
+    (curve,) = gather(folders)
+    assert curve.seconds.x[[0, -1]].tolist() == [6.0, 7.0]
+    assert curve.seconds.mean[[0, -1]].tolist() == [2.0, 3.0]
+
+
+def test_each_environment_has_a_row_of_its_own(tmp_path: Path) -> None:
+    low: Points = [(100, 1, 0.0), (200, 2, 1.0)]
+    high: Points = [(100, 1, -400.0), (200, 2, -80.0)]
+    folders = [
+        run(tmp_path / "a", low, env="FrozenLake-v1"),
+        run(tmp_path / "b", high, env="Acrobot-v1"),
+        run(tmp_path / "c", high, env="Acrobot-v1", system="dqn"),
+    ]
+    figure = _figure(gather(folders))
+    top, _, bottom, _ = figure.axes
+    assert (top.get_title(loc="left"), bottom.get_title(loc="left")) == (
+        "FrozenLake-v1",
+        "Acrobot-v1",
+    )
+    assert (len(top.lines), len(bottom.lines)) == (1, 2)
+    assert top.get_ylim()[0] > -1 and bottom.get_ylim()[1] < 0
+    labels = [text.get_text() for text in bottom.get_legend().get_texts()]
+    assert labels == ["ppo, seed 0", "dqn, seed 0"]
+
+
+def test_evaluations_are_drawn_beside_the_training(tmp_path: Path) -> None:
+    """At the env steps of the policies that were evaluated, each once."""
+    folder = run(tmp_path / "a", [(100, 1, 1.0), (200, 2, 2.0), (300, 3, 3.0)])
+    lines = (folder / "progress.jsonl").read_text().splitlines()
+    found = [{}, {"at": 90, "y": 7.0}, {"at": 90, "y": 7.0}]
+    reports = [
+        json.loads(line)
+        | ({"evaluation/env_steps": x["at"], "evaluation/return_mean": x["y"]} if x else {})
+        for line, x in zip(lines, found, strict=True)
+    ]
+    reports.append({"env_steps": 400, "wall_s": 4, "return_mean": 4.0})
+    reports[-1] |= {"evaluation/env_steps": 390, "evaluation/return_mean": 9.0}
+    (folder / "progress.jsonl").write_text("".join(json.dumps(r) + "\n" for r in reports))
+    (curve,) = gather([folder])
+    assert curve.evaluation is not None and curve.evaluation_s is not None
+    assert curve.evaluation.x.tolist() == [90, 390]
+    assert curve.evaluation.mean.tolist() == [7.0, 9.0]
+    assert curve.evaluation_s.x.tolist() == [2, 4]  # when they were known
+    assert len(_figure([curve]).axes[0].lines) == 2
+
+
 def test_picture_is_written_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run(tmp_path / "a", [(1000, 1, 1.0), (2000, 2, 5.0)])
     out = tmp_path / "pictures" / "returns.png"

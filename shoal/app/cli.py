@@ -22,6 +22,7 @@ from shoal.app.commands import (
     play,
     plot,
     record,
+    report,
     resume,
     systems,
     train,
@@ -34,7 +35,7 @@ from shoal.process import interrupts
 from shoal.process.tracebacks import describe
 
 _MODULES = (
-    *(train, resume, tune, evaluate, record, play, export, card, plot),
+    *(train, resume, tune, evaluate, record, play, export, card, plot, report),
     *(systems, check_env, doctor),
 )
 _COMMANDS: dict[str, Command] = {module.COMMAND.name: module.COMMAND for module in _MODULES}
