@@ -1,6 +1,6 @@
 """What each logger costs: env steps per second of PPO on CartPole-v1 with it, and with none.
 
-    python benchmarks/loggers.py [--repeat 5] [--steps 400000] [--out benchmarks/results/loggers.json]
+    python benchmarks/loggers.py [--repeat 5] [--steps 400000] [--out FILE]
 
 Each run is a process of its own; all kinds in turn, ``--repeat`` times. The first seconds, in which
 JAX compiles, do not count: speed is that of the run's second half.
