@@ -24,6 +24,7 @@ from shoal.fleet.base import results
 from shoal.fleet.create import beside, create_fleet
 from shoal.games.find import find_game
 from shoal.learners.choose import learner_of
+from shoal.learners.device import CPU
 from shoal.metrics import Oddities, Recorder, Report
 from shoal.nets.factory import build
 from shoal.plans.create import create_run
@@ -109,6 +110,8 @@ class Trainer:
         self.framework: str = config.learner  # that differentiates, once chosen
         if self.learner is None:
             members = self.fleet.size, beside(config)
+            if config.plan.collective:  # a copy of what the ranks hold, which learns nothing itself
+                config = replace(config, device=CPU)
             self.framework, self.learner = learner_of(config, self.model, params, *members)
         measures = config.rollout.normalise_obs or config.rollout.scale_reward
         self.updates = Updates(config.plan, self.fleet, self.learner, self.run, measures=measures)

@@ -181,6 +181,20 @@ def cpus_per_worker(cluster: Cluster, workers: int) -> float:
     return 1.0 if reserved >= workers + 1 else 0.0
 
 
+def check_gpus(need: float) -> None:
+    """Raise ConfigError if the cluster that was joined, or this machine, has fewer GPUs."""
+    if need:
+        import ray
+
+        have = ray.cluster_resources().get("GPU", 0.0)
+        if have < need:
+            raise ConfigError(
+                f"{need:g} workers with a GPU each need {need:g}, but there are {have:g}",
+                None,
+                f"rollout.workers={have:g}" if have else "leave device out, to learn on CPUs",
+            )
+
+
 def _check_machine(cluster: Cluster, workers: int, learns: bool) -> None:
     each = 1.0 if cluster.cpus_per_worker is None else cluster.cpus_per_worker
     have = cpus()

@@ -1,4 +1,7 @@
-"""How members of a fleet average arrays among themselves, in one process and across several."""
+"""How members of a fleet average arrays among themselves, in one process and across several.
+
+Gloo sums vectors in the hosts' memory, NCCL tensors on GPUs, without a way through that.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ import numpy as np
 from shoal.errors import ShoalError
 from shoal.trajectory import ndarray
 
-Reduce = Callable[[ndarray], ndarray]  # a float32 vector -> its sum over all ranks
+Reduce = Callable[[Any], Any]  # a float32 vector -> its sum over all ranks
 TIMEOUT = 15.0  # seconds that a rank waits for others, which have their samples when it begins
 DEBUGGED = 3600.0  # seconds that a thread waits: none dies unseen, but one may be stepped through
 
@@ -32,8 +35,8 @@ class ThreadGroup:
         self._slots: list[Any] = [None] * size
         self._barrier = threading.Barrier(size)
 
-    def join(self, rank: int) -> Reduce:
-        """Take part as this rank."""
+    def join(self, rank: int, on_device: bool = False) -> Reduce:
+        """Take part as this rank. In one process, vectors go by way of the host's memory."""
 
         def reduce(vector: ndarray) -> ndarray:
             self._slots[rank] = vector
@@ -56,8 +59,8 @@ class ThreadGroup:
 
 
 @dataclass
-class GlooGroup:
-    """Ranks that are processes: torch.distributed's Gloo, with rank 0's store as the meeting point.
+class ProcessGroup:
+    """Ranks that are processes: torch.distributed's, with rank 0's store as the meeting point.
 
     The process group is an object of its own, not torch's global one, so that after a rank has
     died the others can meet again in a new one.
@@ -69,7 +72,11 @@ class GlooGroup:
     name: str  # no two meetings may share their keys
     _group: Any = field(default=None, repr=False)
 
-    def join(self, rank: int) -> Reduce:
+    def join(self, rank: int, on_device: bool = False) -> Reduce:
+        """Take part as this rank; ``on_device``: with tensors on a GPU, as all others do.
+
+        Raises Broken if the ranks do not find each other.
+        """
         if self.host.startswith("127."):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", _interface(self.host))
         import torch
@@ -79,23 +86,44 @@ class GlooGroup:
         try:
             store = dist.TCPStore(self.host, self.port, is_master=False, timeout=wait)
             prefixed = dist.PrefixStore(self.name, store)
-            self._group = dist.ProcessGroupGloo(prefixed, rank, self.size, wait)
+            if on_device:
+                self._group = _nccl(dist, prefixed, rank, self.size, wait)
+            else:
+                self._group = dist.ProcessGroupGloo(prefixed, rank, self.size, wait)
         except RuntimeError as error:
             raise Broken(f"the ranks did not find each other: {error}") from error
 
-        def reduce(vector: ndarray) -> ndarray:
-            tensor = torch.from_numpy(np.array(vector, np.float32))
+        def summed(tensor: Any) -> Any:
             try:
                 self._group.allreduce([tensor]).wait()
             except RuntimeError as error:
                 raise Broken(f"another rank left the collective: {error}") from error
-            return tensor.numpy()
+            return tensor
 
+        def reduce(vector: Any) -> Any:
+            if on_device:
+                return summed(vector)
+            return summed(torch.from_numpy(np.array(vector, np.float32))).numpy()
+
+        reduce.on_device = on_device  # type: ignore[attr-defined]
         return reduce
 
     def leave(self, rank: int) -> None:
         """Close this rank's connections, which the others notice."""
+        if hasattr(self._group, "abort"):  # NCCL's calls that wait for others
+            self._group.abort()
         self._group = None
+
+
+def _nccl(dist: Any, store: Any, rank: int, size: int, wait: timedelta) -> Any:
+    """NCCL's group, whose waits end with an error after ``wait``, and not with the process."""
+    os.environ["TORCH_NCCL_BLOCKING_WAIT"] = "1"
+    os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "0"
+    if not hasattr(dist, "ProcessGroupNCCL"):
+        raise Broken("this build of PyTorch has no NCCL: install one with CUDA")
+    options = dist.ProcessGroupNCCL.Options()
+    options._timeout = wait
+    return dist.ProcessGroupNCCL(store, rank, size, options)
 
 
 def _distributed() -> Any:

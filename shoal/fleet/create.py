@@ -38,13 +38,18 @@ def create_fleet(config: Config, env: Any) -> tuple[Fleet, Callable[[], None]]:
     Raises ConfigError where the machine or cluster cannot hold them, and for a GPU if they learn.
     """
     workers, cluster = config.rollout.workers, config.cluster
-    if config.device.startswith("cuda") and learns(config.plan):
+    on_gpus = config.device.startswith("cuda") and learns(config.plan)
+    if on_gpus and not config.plan.collective:
         raise ConfigError(
             f"device={config.device!r}: under {config.plan.name} every worker computes gradients, "
             "on its own CPU",
             None,
-            "leave device out, or take a plan whose learner is in this process, as sync_samples",
+            "leave device out, or take allreduce, whose workers have a GPU each, or a plan whose "
+            "learner is in this process, as sync_samples",
         )
+    if on_gpus and config.device != "cuda":
+        what = f"device={config.device!r}: under {config.plan.name} every worker has its own GPU"
+        raise ConfigError(what, None, "device='cuda'")
     if workers == 0 or cluster.in_process:
         make: Make = partial(worker, (), config, env)
         return create(make, max(workers, 1), cluster, fanout=config.plan.fanout, local=True)
@@ -57,6 +62,7 @@ def create_fleet(config: Config, env: Any) -> tuple[Fleet, Callable[[], None]]:
         cluster,
         fanout=config.plan.fanout,
         learns=learns(config.plan),
+        gpus=1.0 if on_gpus else 0.0,
         own_code=_own_code(env) or any(_own_code(entry.entry_point) for entry in known),
     )
 
@@ -69,23 +75,25 @@ def create(
     fanout: int | None = None,
     local: bool = False,
     learns: bool = False,
+    gpus: float = 0.0,
     own_code: bool = False,
 ) -> tuple[Fleet, Callable[[], None]]:
     """A fleet of that many members, and what to call when it is no longer needed.
 
     ``fanout``: members that one process calls at most; None is no limit. ``local``: all of them in
-    this process, in turn. The rest as for ``fleet.cluster.connect``, which also says what it
-    raises.
+    this process, in turn. ``gpus``: that each reserves. The rest as for ``fleet.cluster.connect``,
+    which also says what it raises; ConfigError too if there are not as many GPUs.
     """
     fanout = workers if fanout is None else fanout
     if local:
         fleet = tree(Place(cluster), make, workers, fanout)
         return fleet, fleet.close
-    from shoal.fleet.cluster import connect, cpus_per_worker
+    from shoal.fleet.cluster import check_gpus, connect, cpus_per_worker
 
     connection = connect(cluster, workers, learns, own_code)
     try:
-        place = Place(cluster, cpus_per_worker(cluster, workers))
+        check_gpus(workers * gpus)
+        place = Place(cluster, cpus_per_worker(cluster, workers), gpus)
         remote = tree(place, make, workers, fanout)
     except BaseException:
         connection.close()

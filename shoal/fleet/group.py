@@ -29,6 +29,7 @@ class Place:
 
     cluster: Cluster
     cpus: float | None = None  # that each member with no others below it reserves
+    gpus: float = 0.0  # likewise
 
     def fleet(self, make: Make, size: int, heads: bool = False) -> Fleet:
         """A fleet of that many members; ``heads`` have others below them, and reserve nothing."""
@@ -36,7 +37,8 @@ class Place:
             return LocalFleet(make, size)
         from shoal.fleet.ray import RayFleet
 
-        return RayFleet(make, size, self.cluster, 0.0 if heads else self.cpus)
+        cpus, gpus = (0.0, 0.0) if heads else (self.cpus, self.gpus)
+        return RayFleet(make, size, self.cluster, cpus, gpus=gpus)
 
 
 def heads(workers: int, fanout: int) -> int:

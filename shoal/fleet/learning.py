@@ -20,12 +20,28 @@ from shoal.fleet.sample import Sample
 from shoal.fleet.weight_shard import WeightSlice, slices, whole
 from shoal.fleet.worker import Worker
 from shoal.learners.choose import choose_framework, create_learner
+from shoal.learners.device import CPU
 from shoal.ops.optimisers import global_norm
 from shoal.ops.packing import Packing
 from shoal.trajectory import Batch, ndarray
 
 if TYPE_CHECKING:
     from shoal.replay.local import LocalReplay
+
+
+def own_device(config: Config, index: int) -> str:
+    """Where the learner of a worker computes: on its CPU, or under a collective on its own GPU.
+
+    A process of its own sees no other GPU than that; workers in one process share them out.
+    """
+    if not (config.plan.collective and config.device.startswith("cuda")):
+        return CPU
+    return f"cuda:{index}" if config.cluster.in_process or not config.rollout.workers else "cuda:0"
+
+
+def takes_tensors(learner: Any) -> bool:
+    """Whether gradients can go from GPU to GPU: PyTorch's, which are on one."""
+    return type(learner).__module__.endswith(".torch") and learner.device != CPU
 
 
 @dataclass
@@ -56,7 +72,8 @@ class LearningWorker(Worker):
         algorithm = config.algorithm
         params = algorithm.init(self.model, np.random.default_rng([config.seed, 0]))
         kind = choose_framework(config.learner, self.model, algorithm.network)
-        self.learner = create_learner(kind, algorithm, self.model, params, 1, config.precision)
+        how = 1, config.precision, own_device(config, index)
+        self.learner = create_learner(kind, algorithm, self.model, params, *how)
         self._rank = 0
         self._group: Any = None
         self._store: Any = None  # the meeting point of all ranks, if it is here
@@ -147,7 +164,7 @@ class LearningWorker(Worker):
         super().set_weights(self.learner.weights(), self.learner.version)
         self._rank, self._group = rank, group
         try:
-            self._reduce = group.join(rank)
+            self._reduce = group.join(rank, on_device=takes_tensors(self.learner))
         except Broken as error:
             return str(error)
         return ""

@@ -62,9 +62,10 @@ class Members:
         cpus: float,
         name: str = "worker",
         whole: bool = False,
+        gpus: float = 0.0,
     ) -> None:
         self._make, self._cluster, self._cpus, self._name = make, cluster, cpus, name
-        self._whole = whole
+        self._whole, self._gpus = whole, gpus
         self._members: dict[int, Member] = {}
         self._calls: dict[Any, Member] = {}  # by every reference waited for, starts included
         self._deaths: deque[float] = deque()
@@ -97,7 +98,8 @@ class Members:
         self._check()
         restart = self._lives.get(index, 0)
         self._lives[index] = restart + 1
-        options = {"num_cpus": self._cpus, "max_restarts": 0, "max_task_retries": 0}
+        options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0}
+        options |= {"num_cpus": self._cpus, "num_gpus": self._gpus}
         name = f"{self._name} {index}"
         actor = HOST.options(**options).remote(name, list(sys.path))
         now = monotonic()

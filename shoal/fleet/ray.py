@@ -19,7 +19,7 @@ from shoal.config.config import Cluster
 from shoal.errors import ConfigError
 from shoal.fleet.base import Fleet, Make, Stats, Stream, no_args
 from shoal.fleet.cluster import lost
-from shoal.fleet.collective import GlooGroup
+from shoal.fleet.collective import ProcessGroup
 from shoal.fleet.member import SLICE
 from shoal.fleet.members import GONE, Members
 from shoal.fleet.parcel import INLINE, nbytes
@@ -38,6 +38,7 @@ class RayFleet(Members):
         cpus: that each member reserves.
         name: what members are called in messages.
         whole: none of them can be done without, as they are the parts of one thing.
+        gpus: that each member reserves, and is the only one to see.
 
     Raises ConfigError when ``make`` cannot be sent to other processes, and what it raises there.
     """
@@ -50,8 +51,9 @@ class RayFleet(Members):
         cpus: float,
         name: str = "worker",
         whole: bool = False,
+        gpus: float = 0.0,
     ) -> None:
-        super().__init__(make, size, cluster, cpus, name, whole)
+        super().__init__(make, size, cluster, cpus, name, whole, gpus)
         self._spawned: list[RayFleet] = []
         self._waited: list[RayFleet] = []  # those of them that are not aside
         self._pickled()
@@ -168,7 +170,7 @@ class RayFleet(Members):
             self._waited.append(fleet)
         return fleet
 
-    def collective(self) -> GlooGroup:
+    def collective(self) -> ProcessGroup:
         while True:  # the first member opens a meeting point; if it dies, the next one does
             self._until(lambda: self.size > 0)
             ((_, met),) = self.map(
@@ -176,7 +178,7 @@ class RayFleet(Members):
             )
             if met is not None:
                 host, port = met
-                return GlooGroup(self.size, host, port, str(monotonic()))
+                return ProcessGroup(self.size, host, port, str(monotonic()))
 
     def settle(self) -> None:
         deadline = monotonic() + GRACE

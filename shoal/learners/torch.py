@@ -159,8 +159,11 @@ class TorchLearner(LearnerBase):
     ) -> tuple[Any, Params]:
         """Gradient and metrics of a step that several learners take together."""
         reduction = self.algorithm.reduction
-        own = to_share(gradient, metrics, mask, reduction)
-        total = torch.from_numpy(reduce(own.cpu().numpy())).to(self.device)
+        own: Any = to_share(gradient, metrics, mask, reduction)
+        if getattr(reduce, "on_device", False):
+            total: Any = reduce(own)
+        else:
+            total = torch.from_numpy(reduce(own.cpu().numpy())).to(self.device)
         return shared(total, sorted(metrics), reduction)
 
     def _follow(self, params: Params, targets: Params, step: Any) -> Params:

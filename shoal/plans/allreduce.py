@@ -29,6 +29,9 @@ ATTEMPTS = 3  # at an update, or a meeting, that fail in a row though no rank di
 class Allreduce(Plan):
     """The plan has no options.
 
+    With ``device="cuda"`` each rank has a GPU of its own, and gradients are averaged from one to
+    the other by NCCL (PyTorch), or by way of the hosts' memory (JAX).
+
     The learner is a copy of what all ranks hold. When one of them dies, the others give the update
     up; all who are there begin again from the copy, and what was sampled for it is dropped.
 
@@ -37,7 +40,7 @@ class Allreduce(Plan):
 
     name: Literal["allreduce"] = "allreduce"  # name of the plan
 
-    exact = True
+    exact = collective = True
 
     def member(self) -> type[Worker]:
         from shoal.fleet.learning import LearningWorker

@@ -40,6 +40,7 @@ class Plan(ABC):
     """Which of the ``needs`` of an algorithm it meets; "trajectories": of one with no other source;
     "demonstrations" are no need: it draws from those of ``replay.demos`` too.
     """
+    collective: ClassVar[bool] = False  # its workers, which learn, average among themselves
     replays: ClassVar[bool] = False  # the run itself holds the replay buffer, and saves it
     fanout: int | None = None  # members that one process calls; beyond it they form a tree
     probes: ClassVar[bool] = True  # normalisation has first moments, from random env steps

@@ -10,20 +10,27 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from shoal.algorithms.ppo import PPO
 from shoal.errors import ConfigError
+from shoal.fleet.collective import TIMEOUT, ProcessGroup, open_store
+from shoal.fleet.learning import own_device
 from shoal.learners import torch as learner_of_torch
 from shoal.learners.choose import create_learner
 from shoal.learners.device import choose_device
+from shoal.systems.configure import configure
 from shoal.trainer import Trainer
 from tests.algorithms.test_array_functions import CASES, case
-from tests.worlds import TINY, Script
+from tests.worlds import TINY, Script, settings, worker
 
 ROOT = Path(__file__).parents[2]
 FAKE = "meta"  # the one kind of device, besides "cpu", that every build of PyTorch has
@@ -117,7 +124,10 @@ def test_a_gpu_is_taken_by_itself_only_for_heavy_steps(
 REFUSED: list[tuple[Mapping[str, Any], str]] = [
     ({"device": "gpu"}, "device is 'gpu'"),
     ({"precision": "tf32"}, "tf32.*the learner is on the CPU"),
-    ({"device": "cuda", "plan": "allreduce"}, "every worker computes gradients"),
+    ({"device": "cuda", "plan": "async_gradients"}, "every worker computes gradients"),
+    ({"device": "cuda:1", "plan": "allreduce"}, "every worker has its own GPU"),
+    ({"device": "cuda", "plan": "allreduce"}, "'cuda:0': (jax|torch) does not see it"),
+    ({"device": "cuda", "plan": "allreduce", "workers": 2}, "2 workers with a GPU each need 2"),
     ({"device": "cuda", "learner": "torch"}, "torch does not see it"),
 ]
 
@@ -131,3 +141,71 @@ def test_what_cannot_be_had_is_refused(settings: Mapping[str, Any], why: str) ->
 def test_tf32_is_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert choose_device("cuda", "torch", False, "tf32") == "cuda:0"
+
+
+# ------------------------------------------------------------------ ranks with a GPU each
+
+
+def test_each_rank_has_a_gpu_of_its_own() -> None:
+    """In a process of its own it is the only one; in one process ranks share them out."""
+    config = configure("dd-ppo", "CartPole-v1", fields={"device": "cuda", "workers": 2})
+    assert [own_device(config, i) for i in range(2)] == ["cuda:0", "cuda:0"]
+    together = replace(config, cluster=replace(config.cluster, in_process=True))
+    assert [own_device(together, i) for i in range(2)] == ["cuda:0", "cuda:1"]
+    on_cpus = configure("dd-ppo", "CartPole-v1")
+    for other in (on_cpus, configure("a3c", "CartPole-v1", fields={"device": "cuda"})):
+        assert own_device(other, 1) == "cpu"
+
+
+def test_gradients_on_gpus_are_summed_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By NCCL's group, which Gloo's stands for here: tensors go in and come out."""
+    import torch.distributed as dist
+
+    made: list[Any] = []
+
+    class Stand:
+        """NCCL's constructor, over Gloo."""
+
+        class Options:
+            pass
+
+        def __new__(cls, store: Any, rank: int, size: int, options: Any) -> Any:
+            made.append(options._timeout.total_seconds())
+            return dist.ProcessGroupGloo(store, rank, size, options._timeout)
+
+    monkeypatch.setattr(dist, "ProcessGroupNCCL", Stand, raising=False)
+    monkeypatch.setenv("TORCH_NCCL_BLOCKING_WAIT", "0")
+    monkeypatch.setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+    store, port = open_store("127.0.0.1")
+    group = ProcessGroup(2, "127.0.0.1", port, "here")
+
+    def rank(i: int) -> Any:
+        reduce = replace(group).join(i, on_device=True)
+        assert reduce.on_device  # type: ignore[attr-defined]
+        return reduce(torch.full((3,), 1.0 + i))
+
+    with ThreadPoolExecutor(2) as pool:
+        sums = list(pool.map(rank, range(2)))
+    assert all(isinstance(x, torch.Tensor) and x.tolist() == [3.0] * 3 for x in sums)
+    assert made == [TIMEOUT, TIMEOUT] and os.environ["TORCH_NCCL_BLOCKING_WAIT"] == "1"
+    del store
+
+
+def test_a_learner_on_a_gpu_hands_tensors_to_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one on the CPU vectors of NumPy."""
+    algorithm = PPO(network=TINY)
+    config = settings("ppo", Script)
+    made = worker(config)
+    batch = made.sample().batch
+    learner = create_learner("torch", algorithm, made.model, made.weights, 1)
+    seen: list[type] = []
+
+    def reduce(vector: Any) -> Any:
+        seen.append(type(vector))
+        return vector
+
+    indices = algorithm.indices(made.model, np.random.default_rng(0), batch["mask"].shape)
+    learner.update(batch, indices[:1], {"lr": 1e-3, "clip": 0.2, "entropy_coef": 0.0}, reduce)
+    reduce.on_device = True  # type: ignore[attr-defined]
+    learner.update(batch, indices[:1], {"lr": 1e-3, "clip": 0.2, "entropy_coef": 0.0}, reduce)
+    assert seen == [np.ndarray, torch.Tensor]
