@@ -8,6 +8,7 @@ result is taken when it has come. Otherwise this process plays them, between two
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -300,7 +301,7 @@ class Evaluations:
     def _evaluated(self, job: Job, found: Mapping[str, Any]) -> dict[str, Any]:
         """Entries of a report."""
         self.return_mean = mean = float(found["return_mean"])
-        if self.best is None or mean > self.best.return_mean:
+        if not math.isnan(mean) and (self.best is None or mean > self.best.return_mean):
             taken = self._taken
             self.best = Best(mean, job.env_steps, taken.weights, taken.counters)
         report = {name: found[name] for name in ("return_mean", "return_std", "length_mean")}

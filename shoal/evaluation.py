@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,7 +16,7 @@ from shoal.envs.agents import ALL
 from shoal.envs.base import ENDLESS
 from shoal.errors import EnvError, ShoalError, SpaceError
 from shoal.policy import Policy, Team
-from shoal.process.machine import cpus
+from shoal.process.machine import before_ffmpeg, cpus
 
 if TYPE_CHECKING:
     from shoal.envs.agents import AgentsEnv
@@ -386,8 +385,7 @@ class Film:
     def _open(self) -> Any:
         import imageio.v2 as imageio
 
-        if "jax" in sys.modules:  # whose threads a fork that runs Python first could wait for
-            os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
+        before_ffmpeg()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.suffix == ".gif":
             return imageio.get_writer(self.path, mode="I", duration=1000 / self.fps, loop=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -401,6 +402,16 @@ def test_training_goes_on_meanwhile_and_the_result_is_of_the_weights_of_then(
     assert (best.env_steps, int(best.weights["w"]), best.counters["env_steps"]) == (12, 12, 12)
     assert advance(beside, 20) == {}
     assert [(job.env_steps, int(w["w"])) for job, w in fleet.asked] == [(12, 12), (20, 20)]
+
+
+def test_a_return_that_is_no_number_is_never_the_best(beside: tuple[Apart, Evaluations]) -> None:
+    """Nothing is greater than it."""
+    fleet, kept = beside
+    for n, mean in ((10, math.nan), (20, 1.0), (30, math.nan)):
+        fleet.answers.append(result(mean))
+        advance(beside, n)
+        advance(beside, n + 1)
+    assert kept.best is not None and kept.best.env_steps == 20
 
 
 def test_an_evaluator_that_dies_is_asked_again(beside: tuple[Apart, Evaluations]) -> None:

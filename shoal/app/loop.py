@@ -436,7 +436,8 @@ def _evaluates(config: Config) -> str:
     if settings.every is not None:
         who = "a random player" if against == RANDOM else "self_play.opponent"
         whom = "" if against is None else f" against {who}"
-        parts.append(f"evaluation of {settings.episodes} episodes{whom} every {settings.every:,}")
+        number = f"{settings.episodes} episode{'s' * (settings.episodes > 1)}"
+        parts.append(f"evaluation of {number}{whom} every {settings.every:,}")
     if settings.video_every is not None:
         parts.append(f"film of an episode every {settings.video_every:,}")
     return f"{', '.join(parts)} env steps\n" if parts else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 
 _most: int | None = None
 
@@ -25,3 +26,12 @@ def system() -> str:
     """Its kernel, release and architecture: ``Linux 6.1.0 x86_64``."""
     about = platform.uname()
     return " ".join((about.system, about.release, about.machine))
+
+
+def before_ffmpeg() -> None:
+    """Let imageio start ffmpeg without a line of Python in the forked process.
+
+    Such a line, which keeps Ctrl-C from ffmpeg, could wait there for a lock of JAX's threads.
+    """
+    if "jax" in sys.modules:
+        os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
