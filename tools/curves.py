@@ -48,9 +48,9 @@ def _command(config: Mapping[str, Any], env: str) -> str:
     name, _, hidden = env.partition(", hide ")
     hide = f" --hide {hidden}" if hidden else ""
     workers = config["rollout"]["workers"]
-    return f"shoal train {name} --system {config['system']}{tuned}{hide}" + (
-        f" --workers {workers}" if workers else ""
-    )
+    beside = f" --workers {workers}" if workers else ""
+    every = f" --evaluate-every {config['evaluation']['every']}"
+    return f"shoal train {name} --system {config['system']}{tuned}{hide}{beside}{every}"
 
 
 def _thinned(reports: list[dict[str, Any]], x: str, y: str) -> list[list[float]]:
