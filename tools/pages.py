@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import yaml
@@ -99,7 +100,7 @@ def _system(system: System, words: Mapping[str, str]) -> str:
         words["what"].strip(),
         "",
         "```text",
-        *words["equation"].strip().split(";   "),
+        *_wrapped(words["equation"]),
         "```",
         "",
         f"Source: {system.source}. Algorithm `{kind.__name__}` "
@@ -121,6 +122,12 @@ def _system(system: System, words: Mapping[str, str]) -> str:
         *_settings(system),
     ]
     return "\n".join(parts) + "\n"
+
+
+def _wrapped(equation: str) -> list[str]:
+    """An equation in lines that fit a page."""
+    parts = equation.strip().replace(",   ", ";   ").split(";   ")
+    return [line for part in parts for line in wrap(part, 76, subsequent_indent="    ")]
 
 
 def _command(name: str) -> str:
