@@ -20,11 +20,12 @@ class Net(torch.nn.Module):
         return self.pi(hidden), self.v(hidden)
 
 
-with shoal.Trainer(
-    shoal.PPO(network=Net(), lr=1e-3), env="CartPole-v1", stop_steps=50_000
-) as trainer:
-    for report in trainer:
-        print(report["env_steps"], report["return_mean"])
-    trainer.save("runs/own-network")
+if __name__ == "__main__":
+    with shoal.Trainer(
+        shoal.PPO(network=Net(), lr=1e-3), env="CartPole-v1", stop_steps=50_000
+    ) as trainer:
+        for report in trainer:
+            print(report["env_steps"], report["return_mean"])
+        trainer.save("runs/own-network")
 
-policy = shoal.load("runs/own-network", network=Net())
+    policy = shoal.load("runs/own-network", network=Net())

@@ -28,9 +28,10 @@ class Net(torch.nn.Module):
         return (self.pi(h), self.v(h)), {"h": h, "c": c}
 
 
-with shoal.Trainer(
-    shoal.PPO(network=Net(), lr=1e-3), env="CartPole-v1", hide="1,3", stop_steps=50_000
-) as trainer:
-    for report in trainer:
-        print(report["env_steps"], report["return_mean"])
-    print("evaluation:", trainer.evaluate()["return_mean"])
+if __name__ == "__main__":
+    with shoal.Trainer(
+        shoal.PPO(network=Net(), lr=1e-3), env="CartPole-v1", hide="1,3", stop_steps=50_000
+    ) as trainer:
+        for report in trainer:
+            print(report["env_steps"], report["return_mean"])
+        print("evaluation:", trainer.evaluate()["return_mean"])

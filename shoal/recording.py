@@ -55,7 +55,7 @@ def record(
     """
     if episodes < 1:
         raise ShoalError(f"episodes is {episodes}", None, "record at least 1")
-    library, out = minari(), Path(out)
+    library, out = minari(), Path(out).absolute()  # Minari joins relative paths twice
     _refuse_used(out)
     world = make_for_evaluation(
         absolute(env),

@@ -26,10 +26,11 @@ def group(nodeid: str) -> str:
 
     All files that share one Ray are one group, and those whose programs start their own another:
     its processes take more cores than one. Other files share what they have compiled; each test
-    that trains is on its own.
+    that trains is on its own, and each page of the documents.
     """
     path = nodeid.partition("::")[0]
-    return _ray(path) or (nodeid if path.startswith("tests/learning/") else path)
+    alone = path.startswith("tests/learning/") or path == "tests/test_docs_blocks.py"
+    return _ray(path) or (nodeid if alone else path)
 
 
 @cache

@@ -89,6 +89,15 @@ def rows(spaces: Any, observations: Any) -> dict[str, Any]:
     return {path: np.stack([x[path] for x in flat]) for path in flat[0]}
 
 
+def test_a_relative_folder_is_written_and_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = record(policy(Script), Script, 2, "demos")
+    assert minari.MinariDataset(Path("demos", "data").absolute()).total_episodes == 2
+    assert Path(result["path"]).is_relative_to(tmp_path)
+
+
 @pytest.mark.parametrize("kind", [Script, Arm, Rich])
 @pytest.mark.parametrize("explore", [False, True])
 def test_what_is_recorded_is_what_happened(kind: Any, explore: bool, tmp_path: Path) -> None:

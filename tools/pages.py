@@ -4,7 +4,8 @@
   system, ``tuned.yaml``, and what is in ``results/``;
 * ``docs/results.md`` and ``docs/benchmarks.md``: the tables of ``results/`` and of
   ``benchmarks/results/``;
-* ``docs/plans.md``: which algorithm runs under which plan.
+* ``docs/plans.md``: which algorithm runs under which plan;
+* ``docs/own.md``: the examples, whole.
 
 Pictures are drawn by ``python -m tools.curves``. A test compares the pages with what this writes.
 """
@@ -12,6 +13,7 @@ Pictures are drawn by ``python -m tools.curves``. A test compares the pages with
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from textwrap import wrap
@@ -68,6 +70,7 @@ def pages() -> dict[Path, str]:
     for name, system in SYSTEMS.items():
         found[Path(f"docs/systems/{name}.md")] = _system(system, texts[name])
     found[Path("docs/plans.md")] = _plans()
+    found[Path("docs/own.md")] = _own()
     found[Path("docs/results.md")] = _results()
     found[Path("docs/benchmarks.md")] = _benchmarks()
     return found
@@ -109,7 +112,7 @@ def _system(system: System, words: Mapping[str, str]) -> str:
         "## Command",
         "",
         "```console",
-        f"$ {_command(name)}",
+        *(f"$ {line}" for line in _commands(name)),
         "```",
         "",
         "## What to watch for",
@@ -130,24 +133,22 @@ def _wrapped(equation: str) -> list[str]:
     return [line for part in parts for line in wrap(part, 76, subsequent_indent="    ")]
 
 
-def _command(name: str) -> str:
-    """A command that trains the system on a task that its tuned settings are for."""
+def _commands(name: str) -> list[str]:
+    """Commands that train the system on a task that its tuned settings are for."""
+    if name == "r2d3":
+        return [
+            "shoal train CartPole-v1 --system dqn --tuned --out runs/teacher",
+            "shoal record runs/teacher --episodes 20 --out demos",
+            "shoal train CartPole-v1 --system r2d3 --demos demos --stop-steps 100000 --workers 2",
+        ]
     known = yaml.safe_load(TUNED.read_text()).get(name, {})
     plain = [env for env in known if "," not in env and "*" not in env]
-    hidden = [env for env in known if ", hide" in env]
     workers = "" if SYSTEMS[name].plan.name.startswith("sync_") else " --workers 2"
-    if name == "r2d3":
-        return f"shoal train CartPole-v1 --system r2d3 --demos demos --stop-steps 100000{workers}"
-    if "CartPole-v1" in plain or not (plain or hidden):
-        env, tuned = "CartPole-v1", " --tuned" if plain else " --stop-return 475"
-    elif hidden and not plain:
-        env, _, entries = hidden[0].partition(", hide ")
-        return f"shoal train {env} --system {name} --tuned --hide {entries}{workers}"
-    else:
-        env, tuned = plain[0], " --tuned"
-    if name == "ppo":
-        env, tuned = "CartPole-v1", " --stop-return 475"
-    return f"shoal train {env} --system {name}{tuned}{workers}"
+    env = "CartPole-v1" if "CartPole-v1" in plain else plain[0]
+    tuned = " --stop-return 475" if name == "ppo" else " --tuned"
+    env = "CartPole-v1" if name == "ppo" else env
+    hide = " --hide 1,3" if name == "r2d2" else ""  # what its settings were found with
+    return [f"shoal train {env} --system {name}{tuned}{hide}{workers}"]
 
 
 def _curve(name: str) -> list[str]:
@@ -269,6 +270,15 @@ PLAN_WORDS = {
     "bellman_updaters": ("as `async_replay`, by way of updaters that label", "as `async_replay`"),
     "evolution": ("seeds and returns", "the generation for its last episode"),
 }
+
+
+def _own() -> str:
+    """The page of own networks, algorithms and plans, with the files of examples/."""
+
+    def whole(match: re.Match[str]) -> str:
+        return f'```python title="{match[1]}"\n{(ROOT / match[1]).read_text()}```'
+
+    return re.sub(r"<!-- file (\S+) -->", whole, (DOCS / "_own.md").read_text())
 
 
 # ------------------------------------------------------------------ results and benchmarks
