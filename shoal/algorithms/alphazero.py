@@ -121,7 +121,8 @@ class AlphaZero(Differentiable):
         """
 
         def evaluate(at: State) -> tuple[ndarray, ndarray]:
-            logits, value = model.net(params, game.seen(at), ("pi", "v"))
+            seen = {LEAF: game.observe(at), ACTION_MASK: game.legal(at)}
+            logits, value = model.net(params, seen, ("pi", "v"))
             return logits, np.tanh(value[..., 0])
 
         if not self.simulations:

@@ -14,13 +14,14 @@ from shoal.games.base import LEAF, Game, put, take
 from shoal.spaces.base import ACTION_MASK
 
 PLAYERS = "first", "second"
+STILL = -1  # in the place of a move
 
 
 class GameVector(VectorEnv[Any, Any, Any]):
     """B games side by side, each an episode in which the player to move acts and sees.
 
     So one policy plays both sides. The last move earns its player what the game returns; all others
-    earn 0.
+    earn 0. A game whose move is ``STILL`` stays as it is.
     """
 
     def __init__(self, game: Game, num_envs: int) -> None:
@@ -42,9 +43,14 @@ class GameVector(VectorEnv[Any, Any, Any]):
         return self.game.seen(self.state), {}
 
     def step(self, actions: NDArray) -> tuple[Any, NDArray, NDArray, NDArray, dict[str, Any]]:
-        """One move of every game."""
-        acted = self.game.mover(self.state)
-        self.state = self.game.play(self.state, np.asarray(actions))
+        """One move of every game that does not stand still."""
+        actions, acted = np.asarray(actions), self.game.mover(self.state)
+        moves = actions != STILL
+        if moves.all():
+            self.state = self.game.play(self.state, actions)
+        else:
+            after = self.game.play(take(self.state, moves), actions[moves])
+            self.state = put(self.state, moves, after)
         over = self.game.over(self.state)
         reward = np.zeros(self.num_envs, np.float32)
         if over.any():

@@ -20,6 +20,7 @@ from shoal.config.self_play import POOL
 from shoal.envs import Step, VectorEnv
 from shoal.envs.base import ENDLESS
 from shoal.envs.checks import Bounds
+from shoal.envs.game import STILL
 from shoal.errors import EnvError
 from shoal.fleet.opponents import SelfPlayEnv, games_of_two
 from shoal.fleet.parcel import Parcel
@@ -338,10 +339,10 @@ class Worker:
 
         Returns the trajectory, which slots wait for others, the env steps that happened and the
         seconds they took. A slot that is done while others go on is stepped along: that is counted,
-        though not valid.
+        though not valid. Of games, which a search plays, it stands still.
         """
         model, act, env = self.model, self.config.algorithm.act, self.env
-        slots, t, beyond = env.slots, 0, 0
+        slots, t, beyond, still = env.slots, 0, 0, self.config.algorithm.plays
         record = Recording(self.obs)
         running = np.ones(slots, bool)  # slots whose episodes are still wanted
         env_time = act_time = 0.0
@@ -351,7 +352,9 @@ class Worker:
             if t % length == 0:
                 noise = model.dist.noise(self.rng, (length, slots))
             obs, records = record.latest, {}
-            if policy:
+            if policy and still and not running.all():
+                action, records = self._playing(running, obs, noise[t % length])
+            elif policy:
                 action, records = act(model, self.weights, obs, noise[t % length])
             else:
                 flat = np.zeros((slots, model.dist.n_out), np.float32)
@@ -376,7 +379,7 @@ class Worker:
                 )
             if whole_episodes and t >= length:
                 happened = slots if step.valid is None else np.count_nonzero(step.valid)
-                beyond += int(happened - np.count_nonzero(valid))
+                beyond += 0 if still else int(happened - np.count_nonzero(valid))
                 running &= ~step.over
         self.obs = record.latest
         trajectory = record.trajectory(self.version)
@@ -385,6 +388,17 @@ class Worker:
         if env.agents:
             happened = t * slots // len(env.agents)
         return trajectory, record.waits, happened, {"env": env_time, "act": act_time}
+
+    def _playing(self, running: ndarray, obs: Obs, noise: ndarray) -> tuple[ndarray, Obs]:
+        """Moves and records of the games that are ``running``; the others stand still."""
+        own = {path: x[running] for path, x in obs.items()}
+        moves, found = self.config.algorithm.act(self.model, self.weights, own, noise[running])
+        action, records = np.full(len(running), STILL), dict[str, ndarray]()
+        action[running] = moves
+        for name, x in found.items():
+            records[name] = np.zeros((len(running), *x.shape[1:]), x.dtype)
+            records[name][running] = x
+        return action, records
 
     def _remember(self, step: Step, memory: Obs, before: Obs) -> Step:
         """The step with what the policy remembers after it, until an episode begins."""

@@ -20,17 +20,15 @@ _FULL = np.bitwise_or.reduce(_COLUMN)
 _CELL = np.array(  # the bit of each cell, row after row from the top: as a board is seen
     [7 * c + r for r in reversed(range(ROWS)) for c in range(COLUMNS)], np.uint64
 )
-_WAYS = [np.uint64(shift) for shift in (1, 6, 7, 8)]  # up, down-right, right, up-right
-_TWICE = [shift + shift for shift in _WAYS]
+_SEEN = np.concatenate([_CELL, 64 + _CELL]).astype(np.int64)  # the same in two sets of 64 bits
+_WAYS = np.array([[1], [6], [7], [8]], np.uint64)  # up, down-right, right, up-right
+_TWICE = _WAYS + _WAYS
 
 
 def wins(cells: ndarray) -> ndarray:
     """Whether sets of cells, uint64 [B], hold four in a row: bool [B]."""
-    found = np.zeros(len(cells), np.uint64)
-    for shift, twice in zip(_WAYS, _TWICE, strict=True):
-        pairs = cells & (cells >> shift)
-        found |= pairs & (pairs >> twice)
-    won: ndarray = found != 0
+    pairs = cells & (cells >> _WAYS)
+    won: ndarray = (pairs & (pairs >> _TWICE)).any(0)
     return won
 
 
@@ -56,9 +54,10 @@ class ConnectFour(Game):
         }
 
     def observe(self, state: State) -> ndarray:
-        sides = np.stack([state["mine"], state["theirs"]], 1)
-        planes = (sides[..., None] >> _CELL).astype(np.uint8) & np.uint8(1)
-        return planes.reshape(-1, *self.shape)
+        sides = np.empty((len(state["mine"]), 2), "<u8")
+        sides[:, 0], sides[:, 1] = state["mine"], state["theirs"]
+        bits = np.unpackbits(sides.view(np.uint8), axis=1, bitorder="little")
+        return bits.take(_SEEN, 1).reshape(-1, *self.shape)
 
     def legal(self, state: State) -> ndarray:
         taken: ndarray = state["mine"] | state["theirs"]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from shoal.games.base import Game, State, ndarray, take
-from shoal.ops.search import Puct, Tree, legal_softmax
+from shoal.ops.search import Puct, Tree
 
 Evaluate = Callable[[State], tuple[ndarray, ndarray]]
 """Of positions that are not over: logits of moves [N, actions], and the mover's values [N]."""
@@ -90,8 +90,7 @@ class Search:
                 return
             state, at, nodes, mover = take(state, ~over), at[~over], nodes[~over], mover[~over]
         logits, value = evaluate(state)
-        legal = game.legal(state)
-        tree.expand(at, nodes, legal_softmax(logits, legal), legal, value, mover)
+        tree.expand(at, nodes, logits, game.legal(state), value, mover)
 
 
 def uniform(game: Game) -> Evaluate:

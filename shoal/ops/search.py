@@ -138,21 +138,33 @@ class Tree:
         self.expanded = np.zeros((trees, nodes), bool)
         self.size = np.ones(trees, np.int32)
         self._loss = 0.0
+        self._depth = np.empty((trees, 0), np.int32)  # of the newest paths
 
     def expand(
         self,
         trees: ndarray,
         nodes: ndarray,
-        prior: ndarray,
+        logits: ndarray,
         legal: ndarray,
         value: ndarray,
         mover: ndarray,
     ) -> None:
-        """Nodes [N] of trees [N] have these priors, legal moves [N, actions], and values [N]."""
-        self.prior[trees, nodes] = np.where(legal, prior, np.float32(-1.0))
-        self.value[trees, nodes] = value
-        self.mover[trees, nodes] = mover
-        self.expanded[trees, nodes] = True
+        """Nodes [N] of trees [N] have these values [N], and P = softmax over the legal moves.
+
+        ``logits`` and ``legal`` are [N, actions].
+        """
+        _expand(
+            self.prior,
+            self.value,
+            self.mover,
+            self.expanded,
+            trees,
+            nodes,
+            np.ascontiguousarray(logits, np.float32),
+            legal,
+            np.ascontiguousarray(value, np.float32),
+            mover,
+        )
 
     def end(self, trees: ndarray, nodes: ndarray, value: ndarray, mover: ndarray) -> None:
         """The games are over at these nodes [N], with these results for ``mover``."""
@@ -173,9 +185,10 @@ class Tree:
         """
         trees, nodes = self.count.shape
         self._loss = self.puct.virtual_loss if leaves > 1 else 0.0
-        self._nodes = np.empty((trees, leaves, nodes), np.int32)
-        self._moves = np.empty((trees, leaves, nodes), np.int32)
-        self._depth = np.empty((trees, leaves), np.int32)
+        if self._depth.shape[1] != leaves:
+            self._nodes = np.empty((trees, leaves, nodes), np.int32)
+            self._moves = np.empty((trees, leaves, nodes), np.int32)
+            self._depth = np.empty((trees, leaves), np.int32)
         new = np.empty((trees * leaves, 4), np.int64)
         found = _descend(
             self.children,
@@ -193,7 +206,7 @@ class Tree:
             self._depth,
             new,
         )
-        tree, parent, action, leaf = new[:found].T
+        tree, parent, action, leaf = np.ascontiguousarray(new[:found].T)
         return tree, parent, action, leaf
 
     def backup(self) -> None:
@@ -209,6 +222,37 @@ class Tree:
             self._moves,
             self._depth,
         )
+
+
+@njit(cache=True, nogil=True)
+def _expand(
+    prior: ndarray,
+    values: ndarray,
+    movers: ndarray,
+    expanded: ndarray,
+    trees: ndarray,
+    nodes: ndarray,
+    logits: ndarray,
+    legal: ndarray,
+    value: ndarray,
+    mover: ndarray,
+) -> None:
+    """``legal_softmax``, written to its place; below 0 where a move is illegal."""
+    for i in range(len(trees)):
+        b, node = trees[i], nodes[i]
+        most, total = -np.inf, 0.0
+        for a in range(logits.shape[1]):
+            if legal[i, a]:
+                most = max(most, logits[i, a])
+        for a in range(logits.shape[1]):
+            p = np.exp(logits[i, a] - most) if legal[i, a] else -1.0
+            total += max(p, 0.0)
+            prior[b, node, a] = p
+        for a in range(logits.shape[1]):
+            if prior[b, node, a] >= 0.0:
+                prior[b, node, a] /= total
+        values[b, node], movers[b, node] = value[i], mover[i]
+        expanded[b, node] = True
 
 
 @njit(cache=True, nogil=True)

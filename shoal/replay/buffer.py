@@ -169,7 +169,7 @@ class Buffer:
             if not (due and self._continues(slot, own)):
                 self._begin(slot, own)
             over = (terminated[:, b] | truncated[:, b]) & valid[:, b]
-            t, steps = 0, len(reward)
+            t, steps = 0, _wanted(terminated[:, b], over, valid[:, b])
             while t < steps:
                 stops = np.flatnonzero(over[t:] | ~valid[t:, b])
                 end = min(t + int(stops[0]) + 1 if len(stops) else steps, t + most)
@@ -189,6 +189,8 @@ class Buffer:
                 if not valid[end - 1, b] or (over[end - 1] and last is not None):
                     self._begin(slot, {path: x[end:] for path, x in own.items()})
                 t = end
+            if steps < len(reward):
+                self._begin(slot, {path: x[-1:] for path, x in own.items()})
             self._await(slot, {path: x[-1] for path, x in own.items()})
             if fragment is not None:
                 self._due[slot] = fragment[0], fragment[1] + 1
@@ -547,6 +549,16 @@ def _transitions(
     now = gather(rows, where[0], begin, words, stack)
     then = gather(rows, where[1], begin, words, stack)
     return where, numbers, action, now, then, ages / max(count, 1)
+
+
+def _wanted(terminated: ndarray, over: ndarray, valid: ndarray) -> int:
+    """How many of a slot's rows to store, [T] each.
+
+    Those behind its last end that are not valid would only take room; but the first of them is what
+    followed, if a time limit cut the episode.
+    """
+    last = int(np.flatnonzero(over)[-1]) if over.any() else len(valid) - 1
+    return last + 1 if terminated[last] and not valid[last + 1 :].any() else len(valid)
 
 
 @njit(cache=True, nogil=True)

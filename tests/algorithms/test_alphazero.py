@@ -193,7 +193,9 @@ def test_what_the_buffer_holds_are_positions_with_how_their_own_games_ended() ->
     wanted: dict[bytes, set[tuple[Any, ...]]] = {}
     count = 0
     for _ in range(3):
-        batch = worker.sample().batch
+        sample = worker.sample()
+        batch = sample.batch
+        assert sample.env_steps == sample.trained_steps == batch["mask"].sum()  # none is wasted
         for b in range(5):
             game: list[Any] = []
             for t in range(len(batch["reward"])):

@@ -112,7 +112,9 @@ def grow(tree: Tree, world: World, roots: ndarray, simulations: int, leaves: int
         over, p = world.over[positions], positions
         tree.end(at[over], nodes[over], world.value[p[over]], world.mover[p[over]])
         at, nodes, p = at[~over], nodes[~over], p[~over]
-        known = world.prior[p], world.legal[p], world.value[p], world.mover[p]
+        with np.errstate(divide="ignore"):  # of illegal moves
+            logits = np.log(world.prior[p])
+        known = logits, world.legal[p], world.value[p], world.mover[p]
         tree.expand(at, nodes, *known)
 
     put(np.arange(len(roots)), np.zeros(len(roots), np.int64), roots)

@@ -300,6 +300,15 @@ def test_an_end_that_is_not_valid_is_no_step(end: str) -> None:
     assert (after[0], after[2]) == (1, 5) and (after[1] == 91 or not truncated)
 
 
+def test_rows_behind_an_end_that_are_not_valid_take_no_room() -> None:
+    buffer, over = buffer_of(1, 1, 8), np.zeros((20, 1), bool)
+    over[2] = True
+    for first in (0, 100):
+        valid = np.arange(20)[:, None] < 3
+        steps(buffer, first, 20, terminated=over, valid=valid)
+    assert [seen for seen, _, _, _ in drawn(buffer)] == [0, 1, 2, 100, 101, 102]
+
+
 @pytest.mark.parametrize("stack", [1, 3])
 def test_a_restored_buffer_goes_on_bit_for_bit(stack: int) -> None:
     world = [Slot(np.random.default_rng(0), 0, "zeros", stack)]
