@@ -31,6 +31,11 @@ RECURRENT: dict[str, Any] = {  # of the pair of recurrent PPO, where they differ
     "minibatch": 128,
     "cell": 128,  # units of the LSTM, one for the policy and one for the value function
 }
+SELF_PLAY: dict[str, Any] = {  # of the pairs of search in connect four
+    "simulations": 50,
+    "games": 128,  # played side by side, where they are
+    "hidden": [128, 128, 128],  # relu
+}
 DIRECTIONS, SIGMA = 32, 0.02  # of the pairs of random search
 BALANCING = (0.1, 0.5, 4.0, 1.0)  # a linear policy of CartPole-v1 whose episodes last 500 env steps
 DEADLINE = 300.0  # seconds within which something must have been sampled

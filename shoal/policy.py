@@ -142,9 +142,9 @@ class Policy:
             moves = np.zeros(axes, np.int64)
             drawn = None if noise is None else noise[acts]
             rows = {path: x[acts] for path, x in obs.items()}
-            moves[acts], _ = self.algorithm.act(self.model, self.weights, rows, drawn)
+            moves[acts], _ = self.algorithm.act(self.model, dict(self.weights), rows, drawn)
             return moves
-        action, records = self.algorithm.act(self.model, self.weights, obs, noise)
+        action, records = self.algorithm.act(self.model, dict(self.weights), obs, noise)
         memory, _ = self._memory.split(records)
         if acts is not None and memory:
             kept = {path: obs[path] for path in memory}

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -22,7 +24,7 @@ from shoal.config.schedule import Schedule
 from shoal.errors import NetworkError, SpaceError
 from shoal.games.base import LEAF, Game, State, take
 from shoal.games.find import game_of
-from shoal.games.search import Search
+from shoal.games.search import Evaluated, Search
 from shoal.nets.base import Build, Head
 from shoal.nets.network import Network
 from shoal.ops.kernels import Array, arange, constant, namespace, stop_gradient
@@ -128,10 +130,15 @@ class AlphaZero(Differentiable):
         if not self.simulations:
             found: ndarray = legal_softmax(evaluate(state)[0], game.legal(state))
             return found
+        known = kept(model.net, params, game)
         search = Search(game, self.simulations, puct=Puct(self.c_base, self.c_init))
         if noise is None or not self.noise:
-            return search(state, evaluate).visits
-        return search(state, evaluate, lambda p, legal: mixed(p, legal, noise, self.noise)).visits
+            return search(state, partial(known, evaluate=evaluate)).visits
+
+        def noisy(prior: ndarray, legal: ndarray) -> ndarray:
+            return mixed(prior, legal, noise, self.noise)
+
+        return search(state, partial(known, evaluate=evaluate), noisy).visits
 
     # -------------------------------------------------------------- learning
 
@@ -180,6 +187,17 @@ class AlphaZero(Differentiable):
     @property
     def optimiser(self) -> Optimiser:
         return Optimiser("adam")
+
+
+_KEPT: WeakKeyDictionary[Any, tuple[Params, Evaluated]] = WeakKeyDictionary()
+
+
+def kept(net: Any, params: Params, game: Game) -> Evaluated:
+    """What this network has said of positions with these parameters: while they are this object."""
+    found = _KEPT.get(net)
+    if found is None or found[0] is not params:
+        found = _KEPT[net] = params, Evaluated(game)
+    return found[1]
 
 
 def stated(game: Game, obs: Mapping[str, Array]) -> State:

@@ -345,17 +345,19 @@ class Worker:
         slots, t, beyond, still = env.slots, 0, 0, self.config.algorithm.plays
         record = Recording(self.obs)
         running = np.ones(slots, bool)  # slots whose episodes are still wanted
+        weights = dict(self.weights)  # what a search keeps for these ends with the fragment
         env_time = act_time = 0.0
         while t < length or (whole_episodes and running.any()):
             interrupts.check()
             now = perf_counter()
             if t % length == 0:
                 noise = model.dist.noise(self.rng, (length, slots))
-            obs, records = record.latest, {}
+            obs = record.latest
+            records: Obs = {}
             if policy and still and not running.all():
-                action, records = self._playing(running, obs, noise[t % length])
+                action, records = self._playing(weights, running, obs, noise[t % length])
             elif policy:
-                action, records = act(model, self.weights, obs, noise[t % length])
+                action, records = act(model, weights, obs, noise[t % length])
             else:
                 flat = np.zeros((slots, model.dist.n_out), np.float32)
                 action = model.dist.sample(flat, noise[t % length], obs.get("action_mask"))
@@ -389,11 +391,14 @@ class Worker:
             happened = t * slots // len(env.agents)
         return trajectory, record.waits, happened, {"env": env_time, "act": act_time}
 
-    def _playing(self, running: ndarray, obs: Obs, noise: ndarray) -> tuple[ndarray, Obs]:
+    def _playing(
+        self, weights: dict[str, ndarray], running: ndarray, obs: Obs, noise: ndarray
+    ) -> tuple[ndarray, Obs]:
         """Moves and records of the games that are ``running``; the others stand still."""
         own = {path: x[running] for path, x in obs.items()}
-        moves, found = self.config.algorithm.act(self.model, self.weights, own, noise[running])
-        action, records = np.full(len(running), STILL), dict[str, ndarray]()
+        moves, found = self.config.algorithm.act(self.model, weights, own, noise[running])
+        action = np.full(len(running), STILL)
+        records: Obs = {}
         action[running] = moves
         for name, x in found.items():
             records[name] = np.zeros((len(running), *x.shape[1:]), x.dtype)

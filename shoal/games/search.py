@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 
 from shoal.games.base import Game, State, ndarray, take
 from shoal.ops.search import Puct, Tree
@@ -91,6 +92,78 @@ class Search:
             state, at, nodes, mover = take(state, ~over), at[~over], nodes[~over], mover[~over]
         logits, value = evaluate(state)
         tree.expand(at, nodes, logits, game.legal(state), value, mover)
+
+
+class Evaluated:
+    """Evaluations of a game's positions that were made before, while the network stays the same.
+
+    Searches of successive moves, and of games that began alike, meet the same positions again: half
+    of all in connect four with a new network, four of five with a trained one. Of two that meet in
+    one call, one is evaluated. Positions are told apart by ``Game.pack``.
+    """
+
+    def __init__(self, game: Game, nbytes: int = 1 << 24) -> None:
+        self.game = game
+        words = -(-game.pack(game.start(1)).shape[1] // 8)
+        slots = 1 << max(nbytes // (8 + 8 * words + 4 * (game.actions + 1)), 1).bit_length() - 1
+        self._keys = np.zeros((slots, 1 + words), np.uint64)
+        self._known = np.empty((slots, game.actions + 1), np.float32)  # logits, value
+        self._free = slots // 2  # beyond that, it takes long to find a slot
+
+    def __call__(self, state: State, evaluate: Evaluate) -> tuple[ndarray, ndarray]:
+        """What ``evaluate`` says of these positions."""
+        packed = self.game.pack(state)
+        if len(packed) > self._free:
+            self._keys[:, 0] = 0
+            self._free = len(self._keys) // 2
+            if len(packed) > self._free:
+                return evaluate(state)
+        keys = np.zeros((len(packed), 8 * self._keys.shape[1] - 8), np.uint8)
+        keys[:, : packed.shape[1]] = packed
+        slots, new = places(keys.view(np.uint64), self._keys)
+        if len(new):
+            at = slots[new]
+            self._free -= len(new)
+            try:
+                logits, value = evaluate(state if len(new) == len(keys) else take(state, new))
+            except BaseException:
+                self._keys[:, 0] = 0
+                raise
+            self._known[at, :-1], self._known[at, -1] = logits, value
+        known = self._known.take(slots, 0)
+        return known[:, :-1], known[:, -1]
+
+
+@njit(cache=True, nogil=True)
+def places(keys: ndarray, table: ndarray) -> tuple[ndarray, ndarray]:
+    """The slots of keys, uint64 [N, n], and the rows of those that are new, which it enters.
+
+    ``table`` [slots, 1 + n], whose length is a power of two, holds a mark that is not 0 where a
+    slot is taken, and its key.
+    """
+    rows, words = keys.shape
+    slots, new, found = np.empty(rows, np.int64), np.empty(rows, np.int64), 0
+    last, one, half = np.uint64(len(table) - 1), np.uint64(1), np.uint64(32)
+    for i in range(rows):
+        mixed = np.uint64(0)
+        for j in range(words):  # as in MurmurHash3 (Appleby 2011): each word, and then all of it
+            mixed = (mixed ^ keys[i, j]) * np.uint64(0xFF51AFD7ED558CCD)
+            mixed ^= mixed >> half
+        slot = mixed & last
+        while table[slot, 0] != 0:
+            same = True
+            for j in range(words):
+                same &= table[slot, 1 + j] == keys[i, j]
+            if same:
+                break
+            slot = (slot + one) & last
+        if table[slot, 0] == 0:
+            table[slot, 0] = one
+            table[slot, 1:] = keys[i]
+            new[found] = i
+            found += 1
+        slots[i] = slot
+    return slots, new[:found]
 
 
 def uniform(game: Game) -> Evaluate:

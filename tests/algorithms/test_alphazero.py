@@ -131,7 +131,16 @@ def test_the_network_is_never_asked_for_a_position_that_is_over(game: Game) -> N
         moves, _ = algorithm.act(watched, params, game.seen(state), noise)
         state = game.play(state, moves)
         state = take(state, ~game.over(state))
-    assert asked > 4_000
+    assert asked > 1_500
+
+
+def test_what_was_said_with_other_parameters_is_forgotten() -> None:
+    algorithm, model, params = fresh(FOUR, simulations=20)
+    other = algorithm.init(model, np.random.default_rng(1))
+    seen, found = FOUR.seen(on_the_way(FOUR)), []
+    for each in (params, other, dict(params)):
+        found.append(algorithm.act(model, each, seen, None)[1]["visits"])
+    assert np.array_equal(found[0], found[2]) and not np.array_equal(found[0], found[1])
 
 
 def test_moves_are_drawn_by_visits_at_first_and_then_the_most_visited_are_made() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from shoal.games.base import Game, State
 from shoal.games.find import find_game
-from shoal.games.search import Search, random_moves, rollouts, uniform
+from shoal.games.search import Evaluated, Search, random_moves, rollouts, uniform
 from shoal.ops.kernels import ndarray
 
 TTT = find_game("tic_tac_toe", {})
@@ -195,3 +195,41 @@ def test_a_thousand_random_trees_are_those_of_mctx() -> None:
     summary = search().search_tree.summary()
     assert np.array_equal(ours.visits, np.asarray(summary.visit_counts))
     assert ours.value == pytest.approx(np.asarray(summary.value), abs=1e-4)
+
+
+@pytest.mark.parametrize("nbytes", [1 << 24, 1 << 13, 64])
+def test_each_position_is_evaluated_once_and_gets_its_own_evaluation(nbytes: int) -> None:
+    """A table of 8 kB is emptied again and again; one of 64 bytes holds nothing."""
+    rng, asked = np.random.default_rng(7), list[tuple[int, int]]()
+
+    def evaluate(state: State) -> tuple[ndarray, ndarray]:
+        mine, theirs = state["mine"].astype(np.int64), state["theirs"].astype(np.int64)
+        asked.extend(zip(mine.tolist(), theirs.tolist(), strict=True))
+        logits = np.stack([(mine % p + 3 * theirs % p) / p for p in range(11, 18)], 1)
+        return logits.astype(np.float32), (theirs % 101 / 101).astype(np.float32)
+
+    known, met = Evaluated(FOUR, nbytes), set[tuple[int, int]]()
+    state = FOUR.start(40)
+    for _ in range(30):
+        state = FOUR.play(state, random_moves(FOUR.legal(state), rng))
+        met |= set(zip(state["mine"].tolist(), state["theirs"].tolist(), strict=True))
+        found = known(state, evaluate)
+        before = len(asked)
+        for own, wanted in zip(found, evaluate(state), strict=True):
+            np.testing.assert_array_equal(own, wanted)
+        del asked[before:]
+        again = FOUR.over(state)
+        state = {k: np.where(again, x, state[k]) for k, x in FOUR.start(40).items()}
+    assert len(asked) == len(met) if nbytes == 1 << 24 else len(asked) > len(met)
+
+
+def test_an_evaluation_that_failed_is_not_remembered() -> None:
+    known, state = Evaluated(FOUR), FOUR.start(2)
+
+    def interrupted(state: State) -> tuple[ndarray, ndarray]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        known(state, interrupted)
+    ones = np.ones((1, 7), np.float32), np.ones(1, np.float32)  # of both, which are the same
+    np.testing.assert_array_equal(known(state, lambda new: ones)[0], np.ones((2, 7)))
