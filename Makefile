@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/installed
 ARGS =
 
-.PHONY: help install train test check bench docs docs-serve dist clean
+.PHONY: help install train test check bench docs docs-serve dist newcomer clean
 
 help:
 	@echo "make install   .venv with everything that development needs"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench     against other libraries (ARGS='--only NAME --repeat 3')"
 	@echo "make docs      the documentation, into site/ (make docs-serve: to look at, on this machine)"
 	@echo "make dist      a wheel and a source archive, into dist/"
+	@echo "make newcomer  install that wheel into a fresh environment, and follow Getting started there"
 	@echo "make clean     remove what make made, except runs/"
 
 install: $(STAMP)
@@ -65,6 +66,9 @@ docs-serve: install
 dist: install
 	rm -rf dist
 	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/python -m build --outdir dist .
+
+newcomer: dist
+	$(BIN)/python -m tools.newcomer
 
 clean:
 	rm -rf $(VENV) .bench-venv build dist site shoal.egg-info

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 import yaml
 
 from shoal.systems.table import SYSTEMS
+from tools import newcomer
+from tools.blocks import blocks
 from tools.pages import pages
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,6 +74,24 @@ def test_every_page_is_in_the_site() -> None:
     listed = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text().split("\nnav:\n")[1]))
     found = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("[a-z]*.md")}
     assert listed == found
+
+
+def test_a_newcomer_does_what_getting_started_says(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Files are written, commands run in their order, and the first that fails ends it."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        '```python title="a.py"\nx = "seen"\n```\n'
+        "```python\nimport a\n\nprint(a.x)\n```\n"
+        "<!-- test: skip, it must not run -->\n```console\n$ echo skipped\n```\n"
+        "```console\n$ false  # fails\n$ echo later\n```\n"
+    )
+    with pytest.raises(SystemExit, match="exit status 1: false"):
+        newcomer.follow(blocks(page), tmp_path, os.environ["PATH"])
+    said = capfd.readouterr().out
+    assert "seen" in said and "skipped" not in said and "later" not in said
+    assert newcomer.extras(blocks(newcomer.PAGE)) == "[onnx]"
 
 
 def test_metrics_to_watch_are_in_the_systems_reports() -> None:
