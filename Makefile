@@ -57,8 +57,9 @@ bench: install
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 # Pages that are written from code and results are in docs/ already: python -m tools.pages.
+# Not --quiet: it hides warnings from --strict, which then passes dead links.
 docs: install
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-serve: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000

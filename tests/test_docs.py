@@ -7,6 +7,8 @@ import importlib.util
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,20 @@ def test_links_lead_to_files(page: str) -> None:
 def test_pages_that_are_written_from_code_and_results_are_new() -> None:
     old = [str(path) for path, text in pages().items() if (ROOT / path).read_text() != text]
     assert not old, "python -m tools.pages"
+
+
+def test_the_site_is_built_and_fetches_nothing(tmp_path: Path) -> None:
+    """Strictly: a link that leads nowhere ends it. A page that is read needs no network."""
+    pytest.importorskip("mkdocstrings")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    fetched = re.compile(r"<(?:script|img|link)\b[^>]*\b(?:src|href)=\"?(?:https?:)?//")
+    found = [page.name for page in tmp_path.rglob("*.html") if fetched.search(page.read_text())]
+    styles = [
+        x.name for x in tmp_path.rglob("*.css") if re.search("url\\(.?https?:", x.read_text())
+    ]
+    assert not found + styles and (tmp_path / "systems" / "ppo.html").exists()
 
 
 def test_every_page_is_in_the_site() -> None:
