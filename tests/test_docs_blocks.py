@@ -145,6 +145,8 @@ def run(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
     shutil.copytree(ROOT / "examples", folder / "examples")
+    for path in (ROOT / "examples").glob("*.py"):  # another test may have imported them
+        monkeypatch.delitem(sys.modules, path.stem, raising=False)
     names: dict[str, Any] = {"__name__": "__main__"}
     try:
         for block in RUN[page]:
