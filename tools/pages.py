@@ -35,7 +35,7 @@ GROUPS = {"algorithm": "Algorithm", "replay": "Replay", "rollout": "Sampling", "
 PAIRS = {  # benchmarks/results/NAME.json: what is compared
     "cartpole-sb3": ("`ppo`, CartPole-v1", "Stable-Baselines3"),
     "cartpole-sbx": ("`ppo`, CartPole-v1", "sbx"),
-    "cartpole-rllib": ("`ppo`, CartPole-v1, 2 workers", "RLlib"),
+    "cartpole-rllib": ("`ppo`, CartPole-v1", "RLlib"),
     "halfcheetah-sb3": ("`ppo`, HalfCheetah-v5", "Stable-Baselines3"),
     "halfcheetah-sbx": ("`ppo`, HalfCheetah-v5", "sbx"),
     "recurrent-cartpole-sb3": ("`ppo` with an LSTM, CartPole-v1", "sb3-contrib's RecurrentPPO"),
