@@ -33,8 +33,10 @@ RECURRENT: dict[str, Any] = {  # of the pair of recurrent PPO, where they differ
 }
 SELF_PLAY: dict[str, Any] = {  # of the pairs of search in connect four
     "simulations": 50,
-    "games": 128,  # played side by side, where they are
-    "hidden": [128, 128, 128],  # relu
+    "games": 256,  # played side by side, where they are
+    "hidden": (128, 128, 128),  # relu; or
+    "channels": 64,  # of a residual network, ...
+    "blocks": 3,  # ... each of two convolutions of 3x3
 }
 DIRECTIONS, SIGMA = 32, 0.02  # of the pairs of random search
 BALANCING = (0.1, 0.5, 4.0, 1.0)  # a linear policy of CartPole-v1 whose episodes last 500 env steps

@@ -1,8 +1,8 @@
 """OpenSpiel's AlphaZero in Python playing connect four against itself, as one of its actors does.
 
 Its game loop, bots, and evaluator with a cache of positions; its "mlp" model with one layer of
-128 units, and one more below each of two heads. Called as it is, that model is not compiled, and
-the actor plays three positions a second; here its call is jitted.
+128 units, and one more below each of two heads, or its "resnet". Called as it is, a model is not
+compiled, and the actor plays three positions a second; here its call is jitted.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser()
     parser.add_argument("env", help="connect_four")
+    parser.add_argument("--network", choices=("mlp", "residual"), default="mlp")
     parser.add_argument("--seconds", type=float, default=15.0, help="to measure for at least")
     args = parser.parse_args()
     game = pyspiel.load_game(args.env)
@@ -66,8 +67,12 @@ def main() -> None:
     }
     config = alpha_zero.Config(**fields)
     shape, actions = game.observation_tensor_shape(), game.num_distinct_actions()
-    depth = len(others) - 1
-    model = model_nnx.Model.build_model("mlp", shape, actions, width, depth, 1e-4, 1e-3, None)
+    form = "mlp", shape, actions, width, len(others) - 1
+    if args.network == "residual":
+        planes, *board = shape  # which this model takes behind the others
+        sizes = SELF_PLAY["channels"], SELF_PLAY["blocks"]
+        form = "resnet", (*board, planes), actions, *sizes
+    model = model_nnx.Model.build_model(*form, 1e-4, 1e-3, None)
     model.inference = compiled(model._state)
     own = evaluator.AlphaZeroEvaluator(game, model)
     bots = [alpha_zero._init_bot(config, game, own, False) for _ in range(2)]

@@ -3,7 +3,8 @@
 Each pair is measured alternately in one run, every figure in a process of its own, so that what
 one reads is a ratio and not a machine. Shoal gets one thread where it is one process; a peer gets
 one thread or all of them, whichever is better for it. Env steps per second are sampled *and*
-learned from, after a first update that is not counted (see common.py for the settings).
+learned from, after a first update that is not counted (see common.py for the settings); those of
+self-play are positions of games, and nothing is learned.
 Figures of workers themselves, startup to memory, are in workers.py.
 
 The peers live in ``.bench-venv``, which is made at need from peers-constraints.txt (Sample Factory,
@@ -34,6 +35,7 @@ VENV = HERE.parent / ".bench-venv"
 PEERS = (
     *("stable-baselines3", "sb3-contrib", "sbx-rl", "ray[rllib]", "torch", "cpprb", "tianshou"),
     *("gymnasium[classic-control,mujoco]", "ale-py", "opencv-python-headless"),
+    *("open_spiel", "mctx", "pgx"),
 )
 ALONE = {"samplefactory": ("sample-factory", "gymnasium[classic-control]", "torch")}
 
@@ -43,7 +45,7 @@ class Pair(NamedTuple):
 
     name: str
     env: str
-    peer: str  # peer_NAME.py
+    peer: str  # peer_NAME.py, and its arguments
     target: float
     shoal: tuple[str, ...] = ("shoal_ppo.py",)  # script and its arguments
     shoal_threads: int | None = 1  # None: what Shoal takes by itself
@@ -55,6 +57,8 @@ PPO_PONG = ("shoal_distributed.py", "--system", "ppo")
 REPLAY = ("shoal_replay.py",)
 BUFFER = ("shoal_buffer.py",)
 ARS = ("shoal_ars.py",)
+SELF_PLAY = ("shoal_alphazero.py",)
+RESIDUAL = (*SELF_PLAY, "--network", "residual")
 BF16 = ("--precision", "bfloat16")
 PAIRS = (
     Pair("cartpole-sb3", "CartPole-v1", "sb3", 12.0),
@@ -78,6 +82,16 @@ PAIRS = (
     Pair("ars-halfcheetah-sb3", "HalfCheetah-v5", "sb3_ars", 1.5, ARS),
     Pair("buffer-32-cpprb", "32", "cpprb", 3.0, BUFFER),
     Pair("buffer-512-tianshou", "512", "tianshou", 2.0, BUFFER),
+    Pair("self-play-openspiel", "connect_four", "openspiel", 5.0, SELF_PLAY),
+    Pair(
+        "self-play-residual-openspiel",
+        "connect_four",
+        "openspiel --network residual",
+        5.0,
+        RESIDUAL,
+    ),
+    Pair("self-play-mctx", "connect_four", "mctx", 1.0, SELF_PLAY),
+    Pair("self-play-residual-mctx", "connect_four", "mctx --network residual", 1.0, RESIDUAL),
 )
 NAMES = ("startup", *(pair.name for pair in PAIRS), *MEASURES)
 
@@ -159,7 +173,8 @@ def measure_pair(pair: Pair, args: argparse.Namespace, peers: Path) -> dict[str,
         own = Path(sys.executable)
         shoal.append(run(own, pair.shoal, pair.env, args.seconds, pair.shoal_threads))
         for count in counts:
-            script = (f"peer_{pair.peer}.py",)
+            name, *options = pair.peer.split()
+            script = (f"peer_{name}.py", *options)
             peer[str(count)].append(run(peers, script, pair.env, args.seconds, count))
         medians = {count: steps_per_s(runs) for count, runs in peer.items()}
         best = max(medians, key=lambda count: medians[count])
