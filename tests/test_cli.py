@@ -227,8 +227,9 @@ def test_help_lists_every_setting_of_the_system(
 
 
 def test_the_help_of_every_command_says_how_it_is_called(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "100")  # a screen's
     assert main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     commands = [line.split()[1] for line in lines if line.startswith("  shoal ")][:-1]

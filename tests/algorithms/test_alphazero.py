@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from dataclasses import replace
 from functools import partial
@@ -412,8 +413,7 @@ def test_a_users_own_game_is_imported_only_if_named(
 
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "alphazero.md"
-_, _, AFTER = DOCS.read_text().partition("```python\nclass Nim")
-NIM = "import numpy as np\nimport shoal\n\n\nclass Nim" + AFTER.partition("```")[0]
+(NIM,) = re.findall(r"^```python[^\n]*\n([^`]*?class Nim.*?)^```", DOCS.read_text(), re.M | re.S)
 
 
 def test_it_runs_under_async_replay(tmp_path: Path) -> None:
