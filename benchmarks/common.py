@@ -38,6 +38,7 @@ SELF_PLAY: dict[str, Any] = {  # of the pairs of search in connect four
     "channels": 64,  # of a residual network, ...
     "blocks": 3,  # ... each of two convolutions of 3x3
 }
+AGENTS: dict[str, Any] = {"steps": 128}  # of the pair of several agents, where they differ
 DIRECTIONS, SIGMA = 32, 0.02  # of the pairs of random search
 BALANCING = (0.1, 0.5, 4.0, 1.0)  # a linear policy of CartPole-v1 whose episodes last 500 env steps
 DEADLINE = 300.0  # seconds within which something must have been sampled

@@ -7,27 +7,23 @@ from __future__ import annotations
 
 import gymnasium
 import ray
-from common import ROWS, SETTINGS, arguments, measure
+from common import SETTINGS, arguments, measure
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
 
-def main() -> None:
-    args = arguments()
-    native = gymnasium.spec(args.env).vector_entry_point is not None
-    ray.init(address="local", include_dashboard=False, log_to_driver=False)
-    config = (
+def settings(steps: int) -> PPOConfig:
+    """The pair's settings, with fragments of ``steps`` env steps of each copy."""
+    return (
         PPOConfig()
-        .environment(args.env)
         .env_runners(
             num_env_runners=0,
             num_envs_per_env_runner=SETTINGS["envs"],
-            gym_env_vectorize_mode="vector_entry_point" if native else "sync",
-            rollout_fragment_length=SETTINGS["steps"],
+            rollout_fragment_length=steps,
         )
         .learners(num_learners=0)
         .training(
-            train_batch_size_per_learner=ROWS,
+            train_batch_size_per_learner=SETTINGS["envs"] * steps,
             minibatch_size=SETTINGS["minibatch"],
             num_epochs=SETTINGS["epochs"],
             lr=SETTINGS["lr"],
@@ -48,6 +44,11 @@ def main() -> None:
         )
         .debugging(seed=0)
     )
+
+
+def measured(config: PPOConfig, seconds: float, packages: tuple[str, ...]) -> None:
+    """Measure whole iterations; Ray runs in between."""
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
     algorithm = config.build_algo()
     done = 0
 
@@ -57,9 +58,18 @@ def main() -> None:
         before, done = done, int(result["env_runners"]["num_env_steps_sampled_lifetime"])
         return done - before
 
-    measure(update, args.seconds, ("ray", "torch"))
+    measure(update, seconds, packages)
     algorithm.stop()
     ray.shutdown()
+
+
+def main() -> None:
+    args = arguments()
+    native = gymnasium.spec(args.env).vector_entry_point is not None
+    mode = "vector_entry_point" if native else "sync"
+    config = settings(SETTINGS["steps"]).environment(args.env)
+    config.env_runners(gym_env_vectorize_mode=mode)
+    measured(config, args.seconds, ("ray", "torch"))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ VENV = HERE.parent / ".bench-venv"
 PEERS = (
     *("stable-baselines3", "sb3-contrib", "sbx-rl", "ray[rllib]", "torch", "cpprb", "tianshou"),
     *("gymnasium[classic-control,mujoco]", "ale-py", "opencv-python-headless"),
-    *("open_spiel", "mctx", "pgx"),
+    *("open_spiel", "mctx", "pgx", "mpe2"),
 )
 ALONE = {"samplefactory": ("sample-factory", "gymnasium[classic-control]", "torch")}
 
@@ -57,6 +57,8 @@ PPO_PONG = ("shoal_distributed.py", "--system", "ppo")
 REPLAY = ("shoal_replay.py",)
 BUFFER = ("shoal_buffer.py",)
 ARS = ("shoal_ars.py",)
+AGENTS = ("shoal_agents.py",)
+SPREAD = "pettingzoo:mpe2/simple_spread_v3"
 SELF_PLAY = ("shoal_alphazero.py",)
 RESIDUAL = (*SELF_PLAY, "--network", "residual")
 BF16 = ("--precision", "bfloat16")
@@ -80,6 +82,7 @@ PAIRS = (
     Pair("sac-pendulum-sbx-bf16", "Pendulum-v1", "sbx_replay", 1.4, (*REPLAY, *BF16), None),
     Pair("ars-cartpole-sb3", "CartPole-v1", "sb3_ars", 5.0, ARS),
     Pair("ars-halfcheetah-sb3", "HalfCheetah-v5", "sb3_ars", 1.5, ARS),
+    Pair("agents-spread-rllib", SPREAD, "rllib_agents", 10.0, AGENTS),
     Pair("buffer-32-cpprb", "32", "cpprb", 3.0, BUFFER),
     Pair("buffer-512-tianshou", "512", "tianshou", 2.0, BUFFER),
     Pair("self-play-openspiel", "connect_four", "openspiel", 5.0, SELF_PLAY),
