@@ -58,8 +58,8 @@ PAIRS = {  # benchmarks/results/NAME.json: what is compared
     "agents-spread-rllib": ("`ppo`, simple_spread_v3, 8 copies", "RLlib's multi-agent PPO"),
     "buffer-32-cpprb": ("prioritised replay, rounds of 32", "cpprb"),
     "buffer-512-tianshou": ("prioritised replay, rounds of 512", "Tianshou"),
-    "alphazero-openspiel": ("`alphazero`, connect four, positions", "OpenSpiel's AlphaZero"),
-    "alphazero-mctx": ("`alphazero`, connect four, positions", "mctx and pgx"),
+    "self-play-openspiel": ("`alphazero`, connect four, positions", "OpenSpiel's AlphaZero"),
+    "self-play-mctx": ("`alphazero`, connect four, positions", "mctx and pgx"),
 }
 
 

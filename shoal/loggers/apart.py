@@ -11,7 +11,7 @@ from typing import Any
 from shoal.errors import ShoalError
 from shoal.loggers.base import Begun, Logger, Report
 
-EVERY = 2.0  # seconds between two reports that a service is sent
+EVERY = 5.0  # seconds between two reports that a service is sent
 BEHIND = 8  # calls that may wait for it before reports are left out
 DEADLINE = 30.0  # seconds that the end of a run waits for it
 
@@ -19,7 +19,7 @@ DEADLINE = 30.0  # seconds that the end of a run waits for it
 class Apart:
     """Calls the methods of ``logger`` in a thread; ``begin`` in the caller's own.
 
-    Of several reports within two seconds the newest is handed on, with the keys that only older
+    Of several reports within five seconds the newest is handed on, with the keys that only older
     ones have. What the logger raises is raised by the next call here.
     """
 

@@ -1,6 +1,6 @@
 """Loggers of other packages, which are imported only if they are asked for.
 
-They keep the newest report of every two seconds: what a person looks at later is as good, and a
+They keep the newest report of every five seconds: what a person looks at later is as good, and a
 fast run would otherwise wait for them. progress.jsonl has all reports.
 """
 
