@@ -23,8 +23,7 @@ from shoal.evaluation import evaluate
 from shoal.fleet.base import results
 from shoal.fleet.create import beside, create_fleet
 from shoal.games.find import find_game
-from shoal.learners.choose import learner_of
-from shoal.learners.device import CPU
+from shoal.learners.choose import copy_of_ranks, learner_of
 from shoal.metrics import Oddities, Recorder, Report
 from shoal.nets.factory import build
 from shoal.plans.create import create_run
@@ -110,9 +109,8 @@ class Trainer:
         self.framework: str = config.learner  # that differentiates, once chosen
         if self.learner is None:
             members = self.fleet.size, beside(config)
-            if config.plan.collective:  # a copy of what the ranks hold, which learns nothing itself
-                config = replace(config, device=CPU)
-            self.framework, self.learner = learner_of(config, self.model, params, *members)
+            own = copy_of_ranks(config) if config.plan.collective else config
+            self.framework, self.learner = learner_of(own, self.model, params, *members)
         measures = config.rollout.normalise_obs or config.rollout.scale_reward
         self.updates = Updates(config.plan, self.fleet, self.learner, self.run, measures=measures)
         self.evaluations = Evaluations(config, self._env, self.fleet, self._own_spaces)

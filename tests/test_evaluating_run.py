@@ -188,7 +188,7 @@ def test_the_best_is_never_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 class Listening:
-    """A logger that keeps what it is told of films."""
+    """A logger that records the films it is given."""
 
     def __init__(self) -> None:
         self.films: list[tuple[int, Path]] = []

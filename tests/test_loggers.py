@@ -29,7 +29,7 @@ SMALL: dict[str, Any] = {
 
 
 class Mine:
-    """Keeps what it is told; fails at the calls named."""
+    """Records the calls it receives, and raises in those named in ``fails``."""
 
     def __init__(self, *fails: str) -> None:
         self.calls: list[tuple[str, Any]] = []
@@ -122,9 +122,9 @@ def test_wandb_writes_a_run_that_can_be_synchronised(
     train(tmp_path / "run", log="wandb,tensorboard")
     (written,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
     deadline = time.monotonic() + 30  # its own process writes the file
-    while b"return_mean" not in written.read_bytes() and time.monotonic() < deadline:
+    while b"policy_lag_mean" not in written.read_bytes() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert b"return_mean" in written.read_bytes()
+    assert b"policy_lag_mean" in written.read_bytes()  # of reports alone, not of the settings
     known = json.loads((tmp_path / "run" / several.FILE).read_text())
     assert known["log"] == ["wandb", "tensorboard"] and known["ids"]["wandb"] in written.name
 
@@ -141,9 +141,13 @@ def test_a_run_goes_on_without_a_logger_that_fails(fails: str, tmp_path: Path) -
 
 
 def test_a_logger_that_cannot_begin_ends_the_run_before_it_begins(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="the logger Mine cannot begin: OSError: no begin today"):
-        train(tmp_path / "run", log=Mine("begin"))
-    assert not (tmp_path / "run" / "checkpoint").exists()
+    before, behind = Mine(), Mine()
+    with pytest.raises(
+        ConfigError, match="the logger Mine 2 cannot begin: OSError: no begin today"
+    ):
+        train(tmp_path / "run", log=[before, Mine("begin"), behind])
+    assert [name for name, _ in before.calls] == ["begin", "end"] and not behind.calls
+    train(tmp_path / "run", log=None)  # the same folder can be given again
 
 
 @pytest.mark.parametrize(

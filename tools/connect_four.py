@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=1000, help="of each of its moves (1000)")
     parser.add_argument("--simulations", type=int, default=64, help="of each of ours (64)")
     parser.add_argument("--positions", type=int, default=1000, help="solved ones (1000)")
-    parser.add_argument("--every", type=int, default=1, help="each so many-th checkpoint (1)")
+    parser.add_argument("--every", type=int, default=1, help="evaluate every N-th checkpoint (1)")
     parser.add_argument("--seed", type=int, default=0, help="of positions and of MCTS (0)")
     parser.add_argument("--out", type=Path, default=Path("docs/connect-four"), metavar="FILE")
     args = parser.parse_args()

@@ -127,7 +127,7 @@ def measure(env: str, players: Mapping[str, Any], episodes: int) -> dict[str, fl
 
 
 def train(algorithm: Any, env: str, seed: int, env_steps: int, **more: Any) -> tuple[Any, Any]:
-    """The policy after so many env steps, and the means of training episodes on the way.
+    """The policy after ``env_steps`` env steps, and its learning curve.
 
     The curve has [env_steps, {policy: return_mean}].
     """

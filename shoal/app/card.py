@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal import __version__
-from shoal.app.folder import CHECKPOINT, EVALUATION, SUMMARY, find, read_json
+from shoal.app.folder import CHECKPOINT, EVALUATION, SUMMARY, find, read_json, read_progress
 from shoal.checkpoint import files as checkpoint
 from shoal.config.settings import named
 from shoal.errors import ConfigError, ShoalError, cut
@@ -175,10 +175,10 @@ def _shown(run: Path, folder: Path) -> list[str]:
     from shoal.app.plot import plot
 
     parts = []
-    try:
+    if any(report["return_mean"] is not None for report in read_progress(run)):
         plot([run], folder / "returns.png")
         parts.append("![The return while it trained](returns.png)\n")
-    except ShoalError:  # no episode has ended yet
+    else:  # no episode has ended yet
         (folder / "returns.png").unlink(missing_ok=True)
     films = sorted([*run.glob("videos/*.mp4"), *run.glob("*.mp4")], key=lambda p: p.stat().st_mtime)
     if films:

@@ -43,6 +43,13 @@ def is_run(folder: Path) -> bool:
     return (folder / CONFIG).is_file() or (folder / CHECKPOINT).is_dir()
 
 
+def has_trained(folder: Path) -> bool:
+    """Whether a run there has come as far as anything that is worth keeping."""
+    log = folder / PROGRESS
+    reported = log.exists() and log.stat().st_size > 0
+    return reported or (folder / CHECKPOINT).exists() or (folder / SUMMARY).exists()
+
+
 def claim(folder: Path) -> Path:
     """Make the folder of a new run; its absolute path, as an environment may change the folder.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import EllipsisType
@@ -20,7 +20,7 @@ from shoal.app.console import Console, Silent, create_console
 from shoal.config.config import Config, Stop
 from shoal.config.settings import to_dict
 from shoal.errors import ConfigError
-from shoal.loggers.several import DEFAULT, Log, remembered, wanted
+from shoal.loggers.several import DEFAULT, Log, chosen, saved
 from shoal.process import interrupts
 from shoal.systems.configure import configure, refuse_impossible
 from shoal.trainer import Trainer
@@ -157,22 +157,21 @@ def start(
     changes: list[Any] | None = None,
 ) -> tuple[int, Path]:
     """A new run: its exit code and its folder. ``changes`` are those of a schedule."""
-    log = wanted(log)
+    log = chosen(log)
     with interrupts.listening(), interrupts.deferred(), loop.warnings_on(console):
         folder = folders.claim_new(default_out(config)) if out is None else folders.claim(out)
-        with ExitStack() as stack:
-            try:
-                trainer = stack.enter_context(Trainer(config, env if callable(env) else None))
-            except BaseException:
-                with suppress(OSError):
-                    folder.rmdir()
-                raise
-            if changes is not None:
-                replayed = {"config": to_dict(config), "schedule": changes}
-                folders.write_json(folder / SCHEDULE, replayed)
-            stack.enter_context(folders.locked(folder))
-            console.say(loop.header(trainer, folder, default_stop))
-            return loop.train(trainer, folder, console, None, log), folder
+        try:
+            with Trainer(config, env if callable(env) else None) as trainer:
+                if changes is not None:
+                    replayed = {"config": to_dict(config), "schedule": changes}
+                    folders.write_json(folder / SCHEDULE, replayed)
+                with folders.locked(folder):
+                    console.say(loop.header(trainer, folder, default_stop))
+                    return loop.train(trainer, folder, console, None, log), folder
+        except BaseException:
+            if not folders.has_trained(folder):  # so that the same command can be given again
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def go_on(
@@ -188,7 +187,7 @@ def go_on(
     if folder is None:
         fix = f'go on in Python: shoal.Trainer.restore("{path}")'
         raise ConfigError("this checkpoint is in no run folder", str(path), fix)
-    chosen = wanted(remembered(folder) if isinstance(log, EllipsisType) else log)
+    log = chosen(saved(folder) if isinstance(log, EllipsisType) else log)
     with (
         interrupts.listening(),
         interrupts.deferred(),
@@ -199,7 +198,7 @@ def go_on(
         _refuse_met(trainer, folder)
         console.say(loop.header(trainer, folder))
         kept = folders.take_up(folder, path, trainer.run.counters.env_steps)
-        return loop.train(trainer, folder, console, kept, chosen)
+        return loop.train(trainer, folder, console, kept, log)
 
 
 def _refuse_met(trainer: Trainer, folder: Path) -> None:

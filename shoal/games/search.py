@@ -98,8 +98,8 @@ class Evaluated:
     """Evaluations of a game's positions that were made before, while the network stays the same.
 
     Searches of successive moves, and of games that began alike, meet the same positions again: half
-    of all in connect four with a new network, four of five with a trained one. Of two that meet in
-    one call, one is evaluated. Positions are told apart by ``Game.pack``.
+    of all in connect four with a new network, four of five with a trained one. A position
+    that occurs twice in one call is evaluated once. The key of a position is ``Game.pack``.
     """
 
     def __init__(self, game: Game, nbytes: int = 1 << 24) -> None:

@@ -91,6 +91,15 @@ def create_learner(
     return JaxLearner(algorithm, model, params, threads, precision, device, heavy)
 
 
+def copy_of_ranks(config: Config) -> Config:
+    """The settings of a learner that only holds a copy of what the ranks of a collective hold.
+
+    It takes no gradient step, and so neither a GPU nor a number format that only GPUs have.
+    """
+    precision = "float32" if config.precision == "tf32" else config.precision
+    return replace(config, device=CPU, precision=precision)
+
+
 def learner_of(
     config: Config, model: Any, params: Mapping[str, ndarray], workers: int, beside: int
 ) -> tuple[str, Any]:

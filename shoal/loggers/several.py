@@ -21,7 +21,7 @@ _METHODS = ("begin", "report", "video", "end")
 Log = str | Logger | Sequence[str | Logger] | None
 
 
-def wanted(log: Log) -> list[str | Logger]:
+def chosen(log: Log) -> list[str | Logger]:
     """The loggers that were asked for: names, or objects; "none" and None are no logger.
 
     Raises ConfigError for a name that is unknown, for an object that is no logger, and for a
@@ -52,8 +52,8 @@ def _check_name(name: str) -> None:
         raise ConfigError(what, None, f'pip install "shoal[{name}]"')
 
 
-def remembered(folder: Path) -> list[str]:
-    """The loggers that a run began with, by name: those that it goes on with."""
+def saved(folder: Path) -> list[str]:
+    """The names of the loggers that a run began with."""
     names = _read(folder).get("log", DEFAULT)
     return [name for name in names if name in NAMES]
 
@@ -70,7 +70,7 @@ class Loggers:
     """All loggers of a run as one, which never raises once the run has begun.
 
     Args:
-        log: see ``wanted``.
+        log: see ``chosen``.
         folder: of the run.
         say: prints a line.
     """
@@ -81,27 +81,29 @@ class Loggers:
         self.failed: dict[str, str] = {}  # the first error of each that is left out now
         known = _read(folder).get("ids", {})
         self._all: dict[str, Logger] = {}
-        for each in wanted(log):
+        for each in chosen(log):
             name = each if isinstance(each, str) else type(each).__name__
             same = sum(other.partition(" ")[0] == name for other in self._all)
             self._all[f"{name} {same + 1}" if same else name] = _make(each, known)
 
     def begin(self, run: Begun) -> None:
         """Begin with all of them. Raises ConfigError if one cannot."""
-        for name, logger in self._all.items():
+        every, self._all = self._all, {}
+        for name, logger in every.items():
             try:
                 logger.begin(run)
             except Exception as error:
-                self.end({})
+                self.end({})  # of those that have begun
                 what = f"the logger {name} cannot begin: {_cause(error)}"
                 fix = "see to that, or leave it out (--log, log=...)"
                 raise ConfigError(what, None, fix) from error
+            self._all[name] = logger
             service = logger.logger if isinstance(logger, Apart) else None
             if (own := getattr(service, "run_id", None)) is not None:
                 self._ids[name] = own
 
-    def to_remember(self) -> dict[str, Any] | None:
-        """What FILE is to hold, for ``remembered`` and for services; None if it is the default."""
+    def to_save(self) -> dict[str, Any] | None:
+        """The content of FILE: names, and ids of the run; None for the default loggers."""
         named = [name for name in self._all if name in NAMES]
         return None if tuple(named) == DEFAULT else {"log": named, "ids": self._ids}
 

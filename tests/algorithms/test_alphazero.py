@@ -401,7 +401,7 @@ def test_a_users_own_game_is_imported_only_if_named(
         shoal.load(run)
     policy = shoal.load(run, env=name, simulations=100)
     game = policy.model.spaces.game
-    for heap in (1, 2, 3, 5, 6, 7):  # whoever leaves a multiple of four wins
+    for heap in (1, 2, 3, 5, 6, 7):  # the player who leaves a multiple of four wins
         state = {"heap": np.array([heap]), "moves": np.array([0], np.int16)}
         seen = {path: x[0] for path, x in game.seen(state).items()}
         assert policy.act(seen) + 1 == heap % 4

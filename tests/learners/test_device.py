@@ -25,12 +25,12 @@ from shoal.errors import ConfigError
 from shoal.fleet.collective import TIMEOUT, ProcessGroup, open_store
 from shoal.fleet.learning import own_device
 from shoal.learners import torch as learner_of_torch
-from shoal.learners.choose import create_learner
+from shoal.learners.choose import copy_of_ranks, create_learner, learner_of
 from shoal.learners.device import choose_device
 from shoal.systems.configure import configure
 from shoal.trainer import Trainer
 from tests.algorithms.test_array_functions import CASES, case
-from tests.worlds import TINY, Script, settings, worker
+from tests.worlds import TINY, Script, difference, settings, worker
 
 ROOT = Path(__file__).parents[2]
 FAKE = "meta"  # the one kind of device, besides "cpu", that every build of PyTorch has
@@ -157,6 +157,17 @@ def test_each_rank_has_a_gpu_of_its_own() -> None:
         assert own_device(other, 1) == "cpu"
 
 
+def test_the_copy_of_what_ranks_hold_needs_no_gpu() -> None:
+    """Not for its number format either."""
+    fields = {"device": "cuda", "precision": "tf32", "workers": 2, "learner": "torch"}
+    config = configure("dd-ppo", "CartPole-v1", fields=fields)
+    made = worker(settings("ppo", "CartPole-v1"))
+    with pytest.raises(ConfigError, match="torch does not see it"):
+        learner_of(config, made.model, made.weights, 2, 0)
+    kind, learner = learner_of(copy_of_ranks(config), made.model, made.weights, 2, 0)
+    assert (kind, learner.device) == ("torch", "cpu")
+
+
 def test_gradients_on_gpus_are_summed_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """By NCCL's group, which Gloo's stands for here: tensors go in and come out."""
     import torch.distributed as dist
@@ -205,7 +216,11 @@ def test_a_learner_on_a_gpu_hands_tensors_to_its_group(monkeypatch: pytest.Monke
         return vector
 
     indices = algorithm.indices(made.model, np.random.default_rng(0), batch["mask"].shape)
-    learner.update(batch, indices[:1], {"lr": 1e-3, "clip": 0.2, "entropy_coef": 0.0}, reduce)
+    hyper, begin = {"lr": 1e-3, "clip": 0.2, "entropy_coef": 0.0}, learner.get_state()
+    learner.update(batch, indices[:1], hyper, reduce)
+    through_numpy = learner.get_state()
+    learner.set_state(begin)
     reduce.on_device = True  # type: ignore[attr-defined]
-    learner.update(batch, indices[:1], {"lr": 1e-3, "clip": 0.2, "entropy_coef": 0.0}, reduce)
+    learner.update(batch, indices[:1], hyper, reduce)
     assert seen == [np.ndarray, torch.Tensor]
+    assert difference(learner.get_state(), through_numpy) == ""

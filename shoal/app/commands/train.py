@@ -57,14 +57,14 @@ def options() -> Parser:
 def _run(parser: Parser, argv: list[str]) -> int:
     from shoal.app.console import create_console
     from shoal.app.run import start
-    from shoal.loggers.several import wanted
+    from shoal.loggers.several import chosen
     from shoal.tuning.lineage import read_schedule, refuse_lasting
 
     args, pairs = parser.read(argv)
     config, default_stop = new_config(parser, args, pairs)
     changes = read_schedule(Path(args.schedule))[1] if args.schedule else None
     refuse_lasting(config, changes or [], args.schedule)
-    log = wanted("tensorboard" if args.log is None else args.log)
+    log = chosen("tensorboard" if args.log is None else args.log)
     command.silence_third_parties()
     console = create_console()
     out = Path(args.out) if args.out else None
