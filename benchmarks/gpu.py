@@ -103,6 +103,8 @@ def measured(made: Any, known: Any, seconds: float) -> tuple[dict[str, Any], flo
     if STEP in batch:
         whole[STEP] = {k: x[0] for k, x in batch[STEP].items()}
     gradients = made.gradients(whole, hyper)[0]
+    if not seconds:
+        return gradients, 0.0
     for _ in range(2):
         made.update(batch, indices, hyper)
     times, end = [], perf_counter() + seconds
@@ -124,6 +126,7 @@ def learner_figures(
         made = create_learner(framework, algorithm, model, params, cpus(), precision, device)
         made.set_aux(algorithm.exploration(0, 1))
         gradients, speed = measured(made, known, seconds)
+        print(framework, device, precision, name, round(speed), flush=True)
         found[name] = {"gradients": gradients, "rows_per_s": round(speed)}
     return found
 
@@ -135,7 +138,7 @@ def beside(cpu: dict[str, Any], gpu: dict[str, Any]) -> dict[str, Any]:
     apart = max(float(np.abs(x - found[k]).max()) for k, x in wanted.items())
     return {
         "rows_per_s": gpu["rows_per_s"],
-        "times_cpu": round(gpu["rows_per_s"] / cpu["rows_per_s"], 1),
+        "times_cpu": round(gpu["rows_per_s"] / cpu["rows_per_s"], 1) if cpu["rows_per_s"] else None,
         "difference": apart / largest,
     }
 
@@ -174,13 +177,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument("--device", default="cuda", help="beside the CPU")
     parser.add_argument("--steps", type=int, default=20_000, help="env steps of each run; 0: none")
+    parser.add_argument(
+        "--cpu-seconds", type=float, help="the same on the CPU (--seconds); 0: gradients only"
+    )
     parser.add_argument("--frameworks", nargs="+", default=["torch", "jax"])
     args = parser.parse_args()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # two frameworks share one GPU
     about = {"gpu": gpu_name(), "cpus": cpus(), "python": platform.python_version()}
     result: dict[str, Any] = {**about, "command": " ".join(["python", *sys.argv])}
     for framework in args.frameworks:
-        cpu = learner_figures(framework, "cpu", "float32", args.seconds)
+        on_cpu = args.seconds if args.cpu_seconds is None else args.cpu_seconds
+        cpu = learner_figures(framework, "cpu", "float32", on_cpu)
         own: dict[str, Any] = {name: {"cpu": x["rows_per_s"]} for name, x in cpu.items()}
         for precision in ("float32", "tf32", "bfloat16"):
             how = framework, args.device, precision, args.seconds

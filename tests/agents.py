@@ -9,6 +9,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from pettingzoo import AECEnv, ParallelEnv
+from pettingzoo.utils.conversions import aec_to_parallel
+from pettingzoo.utils.wrappers import AssertOutOfBoundsWrapper, OrderEnforcingWrapper
 
 NAMES = ("ann", "bob", "cleo", "dan")
 
@@ -123,6 +125,44 @@ class InTurn(_Random, AECEnv):
         alive = [a for a in self.agents if not (self.terminations[a] or self.truncations[a])]
         self.agent_selection = str(self.rng.choice(alive)) if alive else self.agents[0]
         self._deads_step_first()
+
+
+class Cycle(InTurn):
+    """All that are there act in turn; at the end of a cycle they are paid, and some may leave."""
+
+    metadata: ClassVar[dict[str, Any]] = {"name": "cycle", "is_parallelizable": True}
+
+    def reset(self, seed: int | None = None, options: Any = None) -> None:
+        super().reset(seed, options)
+        self.agent_selection = self.agents[0]
+
+    def step(self, action: Any) -> None:
+        agent = self.agent_selection
+        if self.terminations[agent] or self.truncations[agent]:
+            self._was_dead_step(action)
+            if not self.agents:
+                self._end()
+            return
+        self.t += 1
+        self.now[1][agent] += int(action) + 1  # so that observations depend on the actions
+        self._cumulative_rewards[agent] = 0
+        at = self.agents.index(agent) + 1
+        self.agent_selection = self.agents[at % len(self.agents)]
+        self.rewards = dict.fromkeys(self.agents, 0)
+        if at == len(self.agents):
+            for a in self.agents:
+                self.rewards[a] = int(self.rng.integers(-5, 6))
+                self.terminations[a] = bool(self.rng.random() < 0.15)
+                self.truncations[a] = bool(self.rng.random() < 0.1)
+            self._accumulate_rewards()
+            left = [a for a in self.agents if not (self.terminations[a] or self.truncations[a])]
+            self.agent_selection = (left or self.agents)[0]
+            self._deads_step_first()
+
+
+def parallel_env() -> Any:
+    """The cycle as PettingZoo makes it parallel."""
+    return aec_to_parallel(OrderEnforcingWrapper(AssertOutOfBoundsWrapper(Cycle())))
 
 
 class Alone(ParallelEnv):

@@ -7,7 +7,7 @@ environment brings it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from shoal.errors import EnvError, cut
@@ -67,6 +67,7 @@ class Together:
 
     def __init__(self, env: Any) -> None:
         self.env = env
+        self._step: Callable[[dict[str, Any]], Any] = _in_cycles(env) or env.step
 
     def reset(self, seed: int) -> Events:
         """See `Copy.reset`."""
@@ -80,7 +81,7 @@ class Together:
 
     def step(self, actions: Mapping[str, Any]) -> Events:
         """See `Copy.step`."""
-        result = self.env.step(dict(actions))
+        result = self._step(dict(actions))
         if not (isinstance(result, tuple) and len(result) == 5):
             raise EnvError(
                 f"step returned {cut(repr(result), 80)}, expected a tuple of 5 dicts by agent",
@@ -113,6 +114,49 @@ class Together:
                 )
             seen[agent] = obs[agent], infos.get(agent, {})
         return Events(acting, seen, rewards, ended)
+
+
+_PETTINGZOO = "pettingzoo.utils.", "aec_to_parallel_wrapper"
+_CHECKS = "OrderEnforcingWrapper", "AssertOutOfBoundsWrapper"  # they change nothing
+
+
+def _in_cycles(env: Any) -> Callable[[dict[str, Any]], Any] | None:
+    """The step of a parallel environment that PettingZoo made of an AEC one; None: it did not.
+
+    The wrapper makes two observations of each agent a step, one of them for nobody, and every
+    attribute is read through wrappers that only check what is checked here too. That can cost as
+    much as the environment itself, so its agents are stepped in their cycle directly.
+    """
+    module, name = _PETTINGZOO
+    if type(env).__name__ != name or not type(env).__module__.startswith(module):
+        return None
+    core = env.aec_env
+    while type(core).__name__ in _CHECKS and type(core).__module__.startswith(module):
+        core = core.env
+
+    def step(actions: dict[str, Any]) -> Any:
+        rewards: dict[str, Any] = dict.fromkeys(actions, 0)
+        for agent in core.agents:
+            if agent != core.agent_selection:
+                raise EnvError(
+                    f"{core.agent_selection!r} was to act, expected {agent!r}: the agents of an "
+                    "environment that was made parallel act in a cycle, and leave at its end",
+                    fix="give the AEC environment itself, not its parallel form",
+                )
+            core.step(actions[agent])
+            for other in core.agents:
+                rewards[other] = rewards.get(other, 0) + core.rewards[other]
+        obs = {agent: core.observe(agent) for agent in core.agents}
+        ends = {**core.terminations}, {**core.truncations}
+        infos = {**core.infos}
+        while core.agents and (agent := core.agent_selection) is not None:
+            if not (core.terminations[agent] or core.truncations[agent]):
+                break
+            core.step(None)
+        env.agents = core.agents
+        return obs, rewards, *ends, infos
+
+    return step
 
 
 class Turns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -11,14 +12,17 @@ import pytest
 from gymnasium import spaces
 from pettingzoo import AECEnv
 from pettingzoo.test import api_test, parallel_api_test, seed_test
+from pettingzoo.utils.conversions import aec_to_parallel
 
 import shoal
 from shoal.envs import make
+from shoal.envs.pettingzoo import copy_of
 from shoal.errors import EnvError, ShoalError, SpaceError
 from shoal.fleet.turns import Turns
 from shoal.fleet.worker import Worker
 from shoal.systems.table import default_config
-from tests.agents import NAMES, Alone, InTurn, Together
+from tests.agents import NAMES, Alone, Cycle, InTurn, Together
+from tests.worlds import difference
 
 FORMS = [Together, InTurn]
 
@@ -38,6 +42,43 @@ def test_the_worlds_of_these_tests_keep_to_pettingzoo() -> None:
     parallel_api_test(Together(), num_cycles=300)
     api_test(InTurn(), num_cycles=300, verbose_progress=False)
     seed_test(InTurn, num_cycles=50)
+
+
+@pytest.mark.parametrize(
+    "name", ["mpe2.simple_spread_v3", "mpe2.simple_speaker_listener_v4", "tests.agents"]
+)
+def test_stepping_a_cycle_directly_is_what_pettingzoos_parallel_form_does(name: str) -> None:
+    """Also where agents leave at the end of a cycle, over 40 episodes of random actions."""
+    made = importlib.import_module(name).parallel_env
+    direct, wrapped = copy_of(made()), copy_of(made())
+    wrapped._step = wrapped.env.step  # type: ignore[attr-defined]
+    assert direct._step != direct.env.step  # type: ignore[attr-defined]
+    rng, left = np.random.default_rng(0), 0
+    for seed in range(40):
+        one, other = direct.reset(seed), wrapped.reset(seed)
+        while True:
+            assert not difference(one._asdict(), other._asdict())
+            if not one.acting:
+                break
+            left += bool(one.ended)
+            sizes = {a: int(direct.env.action_space(a).n) for a in one.acting}
+            actions = {a: int(rng.integers(n)) for a, n in sizes.items()}
+            one, other = direct.step(actions), wrapped.step(actions)
+            assert direct.env.agents == wrapped.env.agents
+    assert name != "tests.agents" or left > 40
+
+
+def test_a_cycle_in_another_order_is_refused() -> None:
+    class Skips(Cycle):
+        def step(self, action: Any) -> None:
+            super().step(action)
+            if self.t == 1:
+                self.agent_selection = "dan"
+
+    made = copy_of(aec_to_parallel(Skips()))
+    acting = made.reset(0).acting
+    with pytest.raises(EnvError, match=r"'dan' was to act, expected 'bob'"):
+        made.step(dict.fromkeys(acting, 0))
 
 
 @pytest.mark.parametrize("form", FORMS)
