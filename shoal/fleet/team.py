@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from shoal.fleet.sample import Sample
 from shoal.fleet.worker import Worker
 from shoal.spaces.team import TeamSpaces
 from shoal.trajectory import Obs, ndarray
+
+T = TypeVar("T")
 
 
 class GroupEnv:
@@ -139,10 +141,32 @@ class Team:
 
     def sample(self, number: int | None = None) -> Sample:
         """Sample one fragment of every policy; see `Worker.sample`."""
-        sampling = {name: worker.sampling(number) for name, worker in self.workers.items()}
+        found, env_time, act_time = self._play(
+            {name: worker.sampling(number) for name, worker in self.workers.items()}
+        )
+        samples = {name: sample for name, (sample, _) in found.items()}
+        return self._joined(samples, env_time, act_time)
+
+    def probe(self, env_steps: int) -> Sample:
+        """Random actions of the policies that learn; see `Worker.probe`."""
+        found, env_time, act_time = self._play(
+            {name: worker.probing(env_steps) for name, worker in self.workers.items()}
+        )
+        self.env.reset_groups(int(self.rng.integers(2**31)))
+        for worker in self.workers.values():
+            worker.start_episodes()
+        return self._joined(found, env_time, act_time)
+
+    def _play(
+        self, sampling: Mapping[str, Generator[ndarray, Step, T]]
+    ) -> tuple[dict[str, T], float, float]:
+        """What all of these return, stepped together; and the seconds in environments and policies.
+
+        They end with the same env step.
+        """
         self._before = self._states()
         actions = {name: next(steps) for name, steps in sampling.items()}
-        found: dict[str, Sample] = {}
+        found: dict[str, T] = {}
         env_time = act_time = 0.0
         while not found:
             start = perf_counter()
@@ -162,16 +186,16 @@ class Team:
                 try:
                     actions[name] = worker_steps.send(steps[name])
                 except StopIteration as done:
-                    found[name] = done.value[0]
-        return self._joined(found, env_time, act_time)
+                    found[name] = done.value
+        return found, env_time, act_time
 
     def _joined(self, found: Mapping[str, Sample], env_time: float, act_time: float) -> Sample:
         first, every = next(iter(found.values())), list(found.values())
         times = {
             "env": env_time,
             "act": act_time + sum(sample.times["act"] for sample in every),
-            "postprocess": sum(sample.times["postprocess"] for sample in every),
-            "idle": first.times["idle"],
+            "postprocess": sum(sample.times.get("postprocess", 0.0) for sample in every),
+            "idle": first.times.get("idle", 0.0),
         }
         return Sample(
             {name: sample.batch for name, sample in found.items()},
@@ -179,7 +203,7 @@ class Team:
             sum(sample.trained_steps for sample in every),
             first.version,
             [episode for sample in every for episode in sample.episodes],
-            {},
+            join({name: sample.moments for name, sample in found.items()}),
             times,
             join({name: sample.outside for name, sample in found.items()}),
             sum(sample.agent_steps for sample in every),

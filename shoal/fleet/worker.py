@@ -144,7 +144,7 @@ class Worker:
         self._before: dict[str, Any] | None = None  # state before the newest fragment
         self._restore: dict[str, Any] | None = None  # state to go back to before the next one
         self._turns = Turns(self.env.slots) if self.env.takes_turns else None
-        self._start()
+        self.start_episodes()
 
     def get_spaces(self) -> Spaces:
         """Spaces of the environment, as it was made here; a view may show less of it."""
@@ -159,7 +159,7 @@ class Worker:
         stack = self.env.frame_stack
         return {self.env.spaces.leaves[0].path: stack} if stack > 1 else {}
 
-    def _start(self) -> None:
+    def start_episodes(self) -> None:
         """Fresh episodes in every slot."""
         slots = self.env.slots
         first = self.env.reset(seed=int(self.rng.integers(2**31)))
@@ -174,7 +174,7 @@ class Worker:
         """Fresh episodes, with randomness that depends on these two."""
         self.rng = np.random.default_rng([seed, 1 + self.index, self.restart, number])
         self.fragments, self._before, self._restore = 0, None, None
-        self._start()
+        self.start_episodes()
 
     def set_weights(self, weights: Mapping[str, ndarray], version: int) -> None:
         """Act with these from the next env step on."""
@@ -209,7 +209,7 @@ class Worker:
         self._begin(number)
         algorithm, rollout = self.config.algorithm, self.config.rollout
         if algorithm.whole_episodes:
-            self._start()
+            self.start_episodes()
         trajectory, waits, env_steps, times = yield from self._collect(
             rollout.fragment_length, algorithm.whole_episodes
         )
@@ -320,7 +320,7 @@ class Worker:
         trajectory, _, sampled, times = yield from self._collect(env_steps, False, policy=False)
         moments = self._moments(trajectory)
         acted = int(np.count_nonzero(trajectory.valid)) if self.env.agents else sampled
-        self._start()
+        self.start_episodes()
         return Sample({}, sampled, 0, self.version, [], moments, times, {}, acted)
 
     def _begin(self, number: int | None) -> None:

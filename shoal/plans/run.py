@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from shoal.algorithms.by_policy import join, split
 from shoal.config.replay import Replay
 from shoal.config.schedule import at
 from shoal.errors import ConfigError
@@ -111,13 +112,13 @@ class Run:
 
     def set_origins(self) -> None:
         """Fix what is subtracted from observations too far from 0 for the precision of float32."""
-        for leaf in self.model.spaces.leaves if self.model is not None else ():
-            if leaf.wide and leaf.path in self.moments:
-                moments = self.moments[leaf.path]
+        for name, leaf in self._leaves():
+            if leaf.wide and name in self.moments:
+                moments = self.moments[name]
                 far = np.abs(moments.mean) > FAR * moments.std()
                 if far.any():
                     origin = np.where(far, moments.mean, 0.0)
-                    self.origins[leaf.path] = np.asarray(origin, np.float32)
+                    self.origins[name] = np.asarray(origin, np.float32)
         if self.origins and self.demos:
             raise ConfigError(
                 f"the observations {sorted(self.origins)} lie too far from 0 to be normalised in "
@@ -126,19 +127,31 @@ class Run:
                 "leave rollout.normalise_obs out",
             )
 
+    def _leaves(self) -> Iterator[tuple[str, Any]]:
+        """All leaves of observations, by the names of their moments."""
+        if self.model is None:
+            return
+        if not self.algorithm.parts:
+            yield from ((leaf.path, leaf) for leaf in self.model.spaces.leaves)
+        for policy in self.algorithm.parts:
+            for leaf in self.model[policy].spaces.leaves:
+                yield f"{policy}/{leaf.path}", leaf
+
     def normalisation(self) -> dict[str, ndarray]:
         """What a network normalises by: "norm/<leaf>/mean", "/std" and, far from 0, "/origin".
 
-        Rewards are scaled by the deviation of returns, which stands under the path of no leaf.
+        Rewards are scaled by the deviation of returns, which stands under the path of no leaf. Of
+        several policies, each name begins with that of its policy.
         """
-        out: dict[str, ndarray] = {}
-        for name, moments in self.moments.items():
-            std = moments.std() if name == OWN else self.algorithm.deviation(moments)
-            out[f"norm/{name}/std"] = np.asarray(std, np.float32)
-            if name != OWN:
-                mean = moments.mean - self.origins.get(name, 0.0)
-                out[f"norm/{name}/mean"] = np.asarray(mean, np.float32)
-        return out | {f"norm/{name}/origin": x for name, x in self.origins.items()}
+        parts = self.algorithm.parts
+        if not parts:
+            return normalisation(self.algorithm, self.moments, self.origins)
+        moments, origins = split(self.moments), split(self.origins)
+        found = {
+            name: normalisation(part, moments.get(name, {}), origins.get(name, {}))
+            for name, part in parts.items()
+        }
+        return join(found)
 
     def take(self, sample: Sample) -> None:
         """Count what a worker sampled; from now on it is in flight."""
@@ -184,3 +197,17 @@ class Run:
         self.origins = dict(state["origins"])
         if self.pool is not None:
             self.pool.set_state(state["pool"])
+
+
+def normalisation(
+    algorithm: Any, moments: Mapping[str, Moments], origins: Mapping[str, ndarray]
+) -> dict[str, ndarray]:
+    """See ``Run.normalisation``, of one policy."""
+    out: dict[str, ndarray] = {}
+    for name, found in moments.items():
+        std = found.std() if name == OWN else algorithm.deviation(found)
+        out[f"norm/{name}/std"] = np.asarray(std, np.float32)
+        if name != OWN:
+            mean = found.mean - origins.get(name, 0.0)
+            out[f"norm/{name}/mean"] = np.asarray(mean, np.float32)
+    return out | {f"norm/{name}/origin": x for name, x in origins.items()}

@@ -274,11 +274,11 @@ def _refuse_plan(config: Config) -> None:
 def _refuse_shared(config: Config) -> None:
     """Raise ConfigError for settings that several policies cannot have in common."""
     rollout = config.rollout
-    for name in ("normalise_obs", "scale_reward", "hide", "previous"):
+    for name in ("hide", "previous"):
         if value := getattr(rollout, name):
             raise ConfigError(
-                f"rollout.{name} is {value!r}, but there are several policies, which see and earn "
-                "different things",
+                f"rollout.{name} is {value!r}, but there are several policies, which see different "
+                "things",
                 None,
                 "leave it out",
             )

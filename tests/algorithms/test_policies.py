@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,8 @@ import shoal
 from shoal.algorithms.by_policy import join, split
 from shoal.algorithms.fixed import Fixed
 from shoal.errors import ConfigError, EnvError, ShoalError, SpaceError
+from shoal.plans.updates import PROBE_STEPS
+from shoal.spaces.base import OWN
 from shoal.spaces.gym import GymSpaces
 from shoal.trajectory import shape
 from tests.agents import InTurn, Together
@@ -87,17 +90,47 @@ def test_policies_differ_in_spaces_algorithms_and_counts() -> None:
     assert found["agents"] == {"wolf_0": 12, "wolf_1": 36, "hare": -24}
 
 
-def test_a_policy_learns_as_it_would_without_the_others() -> None:
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_policy_learns_as_it_would_without_the_others(scaled: bool) -> None:
     """The wolves' world does not depend on the hare, so their weights must not either."""
     packs = []
+    more = {"normalise_obs": scaled, "scale_reward": scaled, "stop_steps": 500, **SMALL}
     for hare in (shoal.A2C(), shoal.PPO(lr=1e-2, minibatch_size=16), "random"):
-        with shoal.Trainer(hunt(hare=hare), Unlike, stop_steps=300, **SMALL) as trainer:
+        with shoal.Trainer(hunt(hare=hare), Unlike, **more) as trainer:
             for _ in trainer:
                 pass
             packs.append(split(trainer.learner.weights())["pack"])
     for other in packs[1:]:
         for name, x in packs[0].items():
             np.testing.assert_array_equal(x, other[name])
+
+
+def test_each_policy_is_normalised_by_what_its_own_agents_saw_and_earned() -> None:
+    more = {"normalise_obs": True, "scale_reward": True, **SMALL}
+    with shoal.Trainer(hunt(), Unlike, **more) as trainer:
+        for _ in range(3):
+            trainer.train()
+        own = split(trainer.learner.weights())
+        agent_steps = trainer.run.counters.agent_steps
+    steps = [*range(PROBE_STEPS), *range(2 * 16)]  # the third update's own come after it
+    steps += range(2 * 16, 3 * 16)
+    t = np.array(steps) % 12
+    assert agent_steps == 9 * len(t)
+    np.testing.assert_allclose(own["prey"]["norm/where/mean"], np.mean(t % 7), rtol=1e-6)
+    np.testing.assert_allclose(own["prey"]["norm/where/std"], np.std(t % 7), rtol=1e-4)
+    assert own["pack"]["norm/obs/mean"] == pytest.approx([0, 0], abs=1e-6)
+    np.testing.assert_allclose(own["pack"]["norm/obs/std"][0], np.sqrt(np.mean((t % 5) ** 2.0)))
+    found = {}
+    for name, rewards in {"prey": [-2.0], "pack": [1.0, 3.0]}.items():
+        earned = {r: [] for r in rewards}  # running discounted returns, of each agent
+        for r, first in itertools.product(rewards, (0, PROBE_STEPS)):
+            now = 0.0
+            for k in t[first : first + PROBE_STEPS] if not first else t[first:]:
+                now = now * 0.99 + r
+                earned[r].append(now)
+                now *= k != 11
+        found[name] = np.std(np.concatenate(list(earned.values())))
+        np.testing.assert_allclose(own[name][f"norm/{OWN}/std"], found[name], rtol=1e-4)
 
 
 def test_policies_of_one_kind_differ_from_the_beginning() -> None:
@@ -126,10 +159,12 @@ def test_no_policy_moves_where_one_cannot() -> None:
             np.testing.assert_array_equal(x, before[name])
 
 
+@pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("form", [Together, InTurn])
-def test_a_run_goes_on_bit_for_bit(form: Any, tmp_path: Path) -> None:
+def test_a_run_goes_on_bit_for_bit(form: Any, scaled: bool, tmp_path: Path) -> None:
     algorithm = shoal.Policies({"left": shoal.A2C(), "right": shoal.A2C()}, TWO)
-    with shoal.Trainer(algorithm, form, stop_steps=10**6, **SMALL) as trainer:
+    more = {"normalise_obs": scaled, "scale_reward": scaled, "stop_steps": 10**6, **SMALL}
+    with shoal.Trainer(algorithm, form, **more) as trainer:
         for _ in range(3):
             trainer.train()
         trainer.save(tmp_path)
@@ -264,7 +299,7 @@ def test_a_wrong_mapping_is_one_error_with_the_names(
         (lambda: shoal.Policies({"a/b": shoal.PPO()}, {"*": "a/b"}), "cannot be the name"),
         (lambda: shoal.Policies({"a": {"lr": 1.0}}, {"*": "a"}), "names no system"),
         (lambda: shoal.Trainer(hunt(), Unlike, plan="allreduce"), "one policy only"),
-        (lambda: shoal.Trainer(hunt(), Unlike, normalise_obs=True), "normalise_obs"),
+        (lambda: shoal.Trainer(hunt(), Unlike, hide=[0]), "rollout.hide"),
         (lambda: shoal.Trainer(hunt(), "CartPole-v1"), "has no agents to give policies to"),
     ],
 )
