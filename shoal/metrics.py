@@ -195,12 +195,18 @@ def _by_worker(done: list[Work], seconds: float, stats: Stats) -> dict[str, Any]
 
 
 def _means(metrics: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of each metric over the updates, but for the gradient steps, which are counted."""
-    some = [m for m in metrics if m]  # an update without a gradient step has none
-    names = [name for name in some[0] if name != "gradient_steps"] if some else []
+    """Mean of each metric over the updates that have it; gradient steps are counted elsewhere.
+
+    An update without a gradient step has none, and of several policies only those that took one.
+    """
+    found: dict[str, list[float]] = {}
+    for own in metrics:
+        for name, x in own.items():
+            if name != "gradient_steps":
+                found.setdefault(name, []).append(x)
     return {
-        (name if "/" in name else f"learn/{name}"): sum(m[name] for m in some) / len(some)
-        for name in names
+        (name if "/" in name else f"learn/{name}"): sum(own) / len(own)
+        for name, own in found.items()
     }
 
 

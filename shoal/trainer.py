@@ -397,6 +397,8 @@ class Trainer:
             self.run.buffer.set_state(state["replay"])
         else:  # the replay buffer was not saved: as at the beginning, it is filled first
             self.run.counters.learning_from = None
+            if self.run.local_replay is not None:
+                self.run.local_replay.refill()
             if self.run.remembers and self.learner.gradient_steps:
                 log.warning("the checkpoint holds no replay buffer: it is filled anew first")
         if len(state["workers"]) == self.fleet.size:

@@ -17,22 +17,26 @@ from typing import Any
 import shoal
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-GAMES: dict[str, int] = {"connect_four": 4_000_000, "tic_tac_toe": 2_000_000}  # env steps
+GAMES: dict[str, int] = {"connect_four": 3_000_000, "tic_tac_toe": 2_000_000}  # env steps
 
-# ML-Agents' pool of 10 every 20,000 env steps, longer; found here: the learning rate, which ends
-# at 0 so that the last policies play well, and entropy that keeps the games apart.
+# Found here: a discount below 1, so that a win is worth more the sooner it comes; games against the
+# random player, which lead where two good players never come; and much entropy at the beginning.
+# With gamma 1, half of the games against itself and one of twenty against random, as much training
+# loses 10 % of the games of connect four against random.
 SETTINGS: dict[str, Any] = {
-    "lr": shoal.Linear(1e-3, 0),
-    "gamma": 1.0,
+    "lr": shoal.Linear(1e-3, 1e-4),
+    "gamma": 0.97,
     "lambda_": 0.95,
-    "entropy_coef": shoal.Linear(0.02, 0.002),
+    "entropy_coef": shoal.Linear(0.08, 0.01),
     "epochs": 4,
-    "minibatch_size": 1024,
+    "minibatch_size": 512,
     "envs_per_worker": 64,
     "fragment_length": 64,
-    "hidden": (128, 128),
+    "hidden": (256, 256),
     "pool": 20,
     "every": 50_000,
+    "latest": 0.3,
+    "rated": 0.4,
 }
 KEPT = "elo/learner", "elo/pool", "elo/random", "win_rate/random", "win_rate/pool"
 
@@ -42,13 +46,14 @@ def train(game: str, seed: int, env_steps: int, games: int) -> dict[str, Any]:
     curve: list[dict[str, float]] = []
     meetings: list[dict[str, Any]] = []
     start = perf_counter()
-    more = {"stop_steps": env_steps, "report_every": env_steps // 100}
+    more: dict[str, Any] = {"stop_steps": env_steps, "report_every": env_steps // 100}
     with shoal.Trainer("ppo", game, seed=seed, **more, **SETTINGS) as trainer:
         for report in trainer:
             steps = report["env_steps"]
             curve.append({"env_steps": steps, **{k: round(report[k], 3) for k in KEPT}})
             if steps >= (len(meetings) + 1) * env_steps / 10 and steps < env_steps:
-                met = shoal.match(trainer.policy, "random", game, games, seed=seed)
+                policy: Any = trainer.policy
+                met = shoal.match(policy, "random", game, games, seed=seed)
                 meetings.append({"env_steps": steps, **met})
         policy = trainer.policy
     found = shoal.match(policy, "random", game, games, seed=seed)

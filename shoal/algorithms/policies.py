@@ -13,8 +13,12 @@ from shoal.algorithms.a2c import A2C
 from shoal.algorithms.appo import APPO
 from shoal.algorithms.base import Algorithm, Batch, Differentiable, Metrics, Model, Params, Records
 from shoal.algorithms.by_policy import join, split
+from shoal.algorithms.ddpg import DDPG, TD3
+from shoal.algorithms.dqn import DQN
 from shoal.algorithms.fixed import RANDOM
 from shoal.algorithms.ppo import PPO
+from shoal.algorithms.qt_opt import QTOpt
+from shoal.algorithms.sac import SAC
 from shoal.algorithms.vtrace import VTrace
 from shoal.config.config import Frozen
 from shoal.config.settings import GROUPS, merge, name_of
@@ -24,7 +28,10 @@ from shoal.ops.kernels import Array
 from shoal.ops.optimisers import Optimiser
 from shoal.trajectory import ndarray
 
-_NAMED: dict[str, type[Differentiable]] = {"ppo": PPO, "a2c": A2C, "appo": APPO, "impala": VTrace}
+_NAMED: dict[str, type[Differentiable]] = {
+    **{"ppo": PPO, "a2c": A2C, "appo": APPO, "impala": VTrace},
+    **{"dqn": DQN, "sac": SAC, "td3": TD3, "ddpg": DDPG, "qt-opt": QTOpt},
+}
 _CLASSES = {name_of(kind): kind for kind in _NAMED.values()}
 
 
@@ -45,8 +52,11 @@ class Policies(Differentiable):
     own, from the steps of its own agents: this is independent learning (de Witt et al. 2020,
     arXiv:2011.09533).
 
-    Raises ConfigError for a pattern that leads to no policy, and for algorithms that replay or that
-    learn from whole episodes.
+    All of them learn from fragments, or all of them from replay buffers, each policy from one of
+    its own.
+
+    Raises ConfigError for a pattern that leads to no policy, and for algorithms that learn from
+    whole episodes.
     """
 
     needs = frozenset({"policies"})
@@ -74,6 +84,15 @@ class Policies(Differentiable):
                 f"none of the policies {', '.join(map(repr, made))} learns",
                 None,
                 'give one of them an algorithm: policies={"name": PPO()}',
+            )
+        replays = [name for name, part in self.parts.items() if "replay" in part.needs]
+        others = [name for name in self.parts if name not in replays]
+        if replays and others:
+            raise ConfigError(
+                f"the policy {replays[0]!r} learns from a replay buffer and {others[0]!r} from "
+                "fragments: no plan does both",
+                None,
+                "give all policies algorithms of one kind",
             )
         needs = frozenset({"policies"}).union(*(part.needs for part in self.parts.values()))
         object.__setattr__(self, "needs", needs)
@@ -151,6 +170,11 @@ class Policies(Differentiable):
         records = join({name: records for name, (_, records) in done.items()})
         return {name: action for name, (action, _) in done.items()}, records
 
+    def exploration(self, env_steps: int, slots: Any) -> dict[str, ndarray]:
+        """What each explores with; ``slots`` are by policy, of those that replay."""
+        parts = self.parts.items()
+        return join({k: x.exploration(env_steps, slots[k]) for k, x in parts if k in slots})
+
     def hyper(self, progress: float) -> dict[str, float]:
         return join({name: part.hyper(progress) for name, part in self.parts.items()})
 
@@ -200,9 +224,10 @@ def _made(name: str, what: Any) -> Any:
             )
         what = merge(cls(), settings, where)
     if isinstance(what, Algorithm):
-        if what.needs & {"replay", "returns"} or getattr(what, "whole_episodes", False):
+        if "returns" in what.needs or getattr(what, "whole_episodes", False):
             raise ConfigError(
-                f"{where} is {type(what).__name__}, which does not learn from fragments",
+                f"{where} is {type(what).__name__}, which learns from whole episodes, and those of "
+                "agents do not end together",
                 None,
                 f"take one of {', '.join(_NAMED)}",
             )

@@ -129,9 +129,12 @@ class Team:
         """Spaces of the policies that learn."""
         return TeamSpaces({name: worker.get_spaces() for name, worker in self.workers.items()})
 
-    def get_stacks(self) -> dict[str, int]:
-        """None are stacked."""
-        return {}
+    def get_layout(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Stacked frames and slots, by policy; see `Worker.get_layout`."""
+        found = {name: worker.get_layout() for name, worker in self.workers.items()}
+        return {k: stacks for k, (stacks, _) in found.items()}, {
+            k: slots for k, (_, slots) in found.items()
+        }
 
     def set_weights(self, weights: Mapping[str, ndarray], version: int) -> None:
         """Act with these from the next env step on."""

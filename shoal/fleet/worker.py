@@ -154,6 +154,10 @@ class Worker:
         """What rewards are clipped to."""
         return self.reward_clip
 
+    def get_layout(self) -> tuple[dict[str, int], int]:
+        """What a replay buffer must know: lengths of stacked frames by leaf, and slots."""
+        return self.get_stacks(), self.env.slots
+
     def get_stacks(self) -> dict[str, int]:
         """Lengths of stacked frames, by leaf."""
         stack = self.env.frame_stack
@@ -234,7 +238,9 @@ class Worker:
         trained, acted = int(np.count_nonzero(batch["mask"])), env_steps
         if self.env.agents:
             acted = int(np.count_nonzero(trajectory.valid))
-            batch = dense(batch)
+            # Ranks of a collective take as many gradient steps: their batches stay of one size.
+            if "replay" not in algorithm.needs and not self.config.plan.collective:
+                batch = dense(batch)
         self._idle_since = perf_counter()
         counts = env_steps, trained, self.version
         sample = Sample(batch, *counts, episodes, moments, times, outside, acted)

@@ -49,7 +49,6 @@ def refuse_agents(algorithm: Algorithm, world: VectorEnv) -> None:
         (
             why
             for found, why in (
-                ("replay" in needs, "replays env steps of one agent"),
                 ("returns" in needs, "learns from the returns of one agent"),
                 (whole, "learns from whole episodes, and those of agents do not end together"),
             )
@@ -63,5 +62,5 @@ def refuse_agents(algorithm: Algorithm, world: VectorEnv) -> None:
             f"{type(algorithm).__name__} {why}, but {world.id!r} has "
             f"{len(world.agents)} agents: {', '.join(world.agents)}",
             None,
-            "take an algorithm that learns from fragments: ppo, a2c, a3c, impala, appo, dd-ppo",
+            "take another algorithm, for example ppo, impala, dqn or sac",
         )

@@ -15,17 +15,23 @@ _ARRAYS = "params", "optimiser", "aux", "targets"
 class PolicyLearners:
     """Batches, gradient steps and weights by policy; one version for all.
 
-    Weights and metrics are named "policy/name". Nobody applies gradients from elsewhere here: the
-    plans that do are of one policy.
+    Weights and metrics are named "policy/name". An update is of the policies in its batch: those
+    that replay take their gradient steps when these are due. Nobody applies gradients from
+    elsewhere here: the plans that do are of one policy.
     """
 
     def __init__(self, learners: Mapping[str, Learner]) -> None:
         self.learners = dict(learners)
+        self._version = 0
+        self._past: dict[str, int] = self._versions()  # of each, before the newest update
+
+    def _versions(self) -> dict[str, int]:
+        return {name: learner.version for name, learner in self.learners.items()}
 
     @property
     def version(self) -> int:
         """Version of the weights; every update adds one."""
-        return next(iter(self.learners.values())).version
+        return self._version
 
     @property
     def gradient_steps(self) -> int:
@@ -40,16 +46,17 @@ class PolicyLearners:
         reduce: Reduce | None = None,
     ) -> tuple[dict[str, float], dict[str, ndarray]]:
         """See `Learner.update`. If one fails, none is changed."""
-        now, own = self.version, split(hyper)
+        before, own = self._versions(), split(hyper)
         found: dict[str, dict[str, float]] = {}
         rows: dict[str, dict[str, ndarray]] = {}
         try:
-            for name, learner in self.learners.items():
-                one = batch[name], indices[name], own.get(name, {}), reduce
-                found[name], rows[name] = learner.update(*one)
+            for name, part in batch.items():
+                one = part, indices[name], own.get(name, {}), reduce
+                found[name], rows[name] = self.learners[name].update(*one)
         except BaseException:
-            self.rollback(now)
+            self._return(before)
             raise
+        self._past, self._version = before, self._version + 1
         steps = sum(metrics.pop("gradient_steps") for metrics in found.values())
         return {**join(found), "gradient_steps": steps}, join(rows)
 
@@ -63,25 +70,32 @@ class PolicyLearners:
 
     def rollback(self, version: int) -> None:
         """See `Learner.rollback`."""
-        for learner in self.learners.values():
-            learner.rollback(version)
+        if self._version > version:
+            self._return(self._past)
+            self._version -= 1
+
+    def _return(self, versions: Mapping[str, int]) -> None:
+        for name, learner in self.learners.items():
+            learner.rollback(versions[name])
 
     def get_state(self) -> dict[str, Any]:
         """See `Learner.get_state`."""
         states = {name: learner.get_state() for name, learner in self.learners.items()}
         arrays = {kind: join({k: x[kind] for k, x in states.items()}) for kind in _ARRAYS}
         steps = {name: state["gradient_steps"] for name, state in states.items()}
-        return {**arrays, "version": self.version, "steps": steps}
+        own = {"versions": self._versions(), "steps": steps}
+        return {**arrays, "version": self.version, **own}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """See `Learner.set_state`."""
         for name, learner in self.learners.items():
             learner.set_state(self._own(state, name))
+        self._version, self._past = state["version"], self._versions()
 
     def _own(self, state: Mapping[str, Any], name: str) -> dict[str, Any]:
         arrays = {kind: split(state[kind]).get(name, {}) for kind in _ARRAYS}
-        steps = state["steps"][name]
-        return {**arrays, "version": state["version"], "gradient_steps": steps}
+        steps, version = state["steps"][name], state["versions"][name]
+        return {**arrays, "version": version, "gradient_steps": steps}
 
     def _each(
         self, parts: Mapping[str, dict[str, ndarray]], do: Callable[[Learner, Any], None]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from shoal.algorithms.base import Model
 from shoal.config.config import Config
 from shoal.errors import ConfigError
 from shoal.fleet.base import Fleet, results
+from shoal.plans.policy_replay import PolicyReplay
 from shoal.plans.pool import Pool
 from shoal.plans.run import Run
+from shoal.replay.counts import Replayed
 from shoal.replay.demos import read
 from shoal.replay.local import LocalReplay
 from shoal.replay.settings import demo_bytes, layout_for
@@ -22,22 +26,42 @@ def create_run(config: Config, model: Model, fleet: Fleet) -> Run:
 
     Raises ConfigError if this machine cannot hold its replay buffer.
     """
-    rollout, replay, algorithm = config.rollout, config.replay, config.algorithm
-    slots = max(rollout.workers, 1) * rollout.envs_per_worker
+    replay, algorithm = config.replay, config.algorithm
     rng = np.random.default_rng([config.seed, 0])
-    run = Run(algorithm, rng, config.stop.env_steps, model=model, slots=slots, replay=replay)
+    slots: Any = {} if algorithm.parts else 1
+    run = Run(algorithm, rng, config.stop.env_steps, model=model, replay=replay, slots=slots)
     if config.self_play.pool:
         run.pool = Pool(config.self_play)
     if run.remembers:
-        stacks = results(fleet.map("get_stacks"))[0]
+        _add_replay(config, run, fleet)
+    return run
+
+
+def _add_replay(config: Config, run: Run, fleet: Fleet) -> None:
+    """The run's replay buffer, or one for each policy; here, if the plan ``replays``."""
+    replay, algorithm, model = config.replay, config.algorithm, run.model
+    (stacks, own), workers = results(fleet.map("get_layout"))[0], max(config.rollout.workers, 1)
+    if not algorithm.parts:
+        run.slots = own * workers
         if replay.demonstrated:
             run.demos = _demonstrations(config, model, fleet)
         fitted = replay, algorithm, model, stacks
-        run.replay_bytes = layout_for(*fitted, slots, run.demos).nbytes(replay.capacity, slots)
+        rows = layout_for(*fitted, run.slots, run.demos)
+        run.replay_bytes = rows.nbytes(replay.capacity, run.slots)
         run.replay_bytes += demo_bytes(*fitted, run.demos)
         if config.plan.replays:
-            run.local_replay = LocalReplay(*fitted, slots, run.counters, run.demos)
-    return run
+            run.local_replay = LocalReplay(*fitted, run.slots, run.counters, run.demos)
+        return
+    run.slots = {name: slots * workers for name, slots in own.items()}
+    found: dict[str, LocalReplay] = {}
+    for name, part in algorithm.parts.items():
+        of_one = replay, part, model[name], stacks[name], run.slots[name]
+        rows = layout_for(*of_one, taken=run.replay_bytes)
+        run.replay_bytes += rows.nbytes(replay.capacity, run.slots[name])
+        if config.plan.replays:
+            found[name] = LocalReplay(*of_one, Replayed())
+    if found:
+        run.local_replay = PolicyReplay(found, run.counters)
 
 
 def _demonstrations(config: Config, model: Model, fleet: Fleet) -> Episodes:

@@ -59,10 +59,10 @@ class Run:
     )  # of leaves far from 0; see Leaf.narrow
     fragments: int = 0  # that each worker has sampled, in the plans that wait for all of them
     model: Any = None  # the algorithm's
-    slots: int = 1  # environments of all workers
+    slots: Any = 1  # of all workers; with several policies, by policy
     replay: Replay = field(default_factory=Replay)
     demos: Episodes = ()  # demonstrations to replay, episode by episode
-    local_replay: Any = None  # a LocalReplay, if the plan ``replays``
+    local_replay: Any = None  # a LocalReplay or PolicyReplay, if the plan ``replays``
     pool: Pool | None = None  # past selves, if it is self-play
     replay_bytes: int = 0  # size of the replay buffer, in this process or elsewhere
 
@@ -187,6 +187,7 @@ class Run:
             "moments": {name: m.arrays() for name, m in self.moments.items()},
             "origins": dict(self.origins),
             **({} if self.pool is None else {"pool": self.pool.get_state()}),
+            **({} if self.local_replay is None else {"replayed": self.local_replay.get_counts()}),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -197,6 +198,8 @@ class Run:
         self.origins = dict(state["origins"])
         if self.pool is not None:
             self.pool.set_state(state["pool"])
+        if self.local_replay is not None:
+            self.local_replay.set_counts(state["replayed"])
 
 
 def normalisation(

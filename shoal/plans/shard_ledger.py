@@ -47,7 +47,7 @@ class Account:
     @property
     def coming(self) -> int:
         """Env steps on their way to the shard, as far as is known."""
-        waiting = sum(sample.env_steps for _, sample in self.fragments)
+        waiting = sum(sample.agent_steps for _, sample in self.fragments)
         return waiting + sum(sum(exchange.steps) for exchange in self.pending)
 
     def exchange(self, run: Run, steps: int) -> tuple[Any, ...] | None:
@@ -56,7 +56,7 @@ class Account:
             return None
         u = run.replay.uniforms(run.rng, steps, run.demo_ratio) if steps else None
         parcels = [(worker, sample.batch) for worker, sample in self.fragments]
-        lengths = [sample.env_steps for _, sample in self.fragments]
+        lengths = [sample.agent_steps for _, sample in self.fragments]
         self.number += 1
         self.pending.append(Exchange(self.number, lengths, steps))
         priorities, self.fragments, self.priorities = self.priorities, [], []
@@ -76,7 +76,7 @@ class ShardLedger:
 
     def __init__(self, fleet: Fleet, run: Run, shards: int, slack: int, fused: int) -> None:
         self._run, self._slack = run, slack
-        self._stacks: Mapping[str, int] = results(fleet.map("get_stacks"))[0]
+        self._stacks: Mapping[str, int] = results(fleet.map("get_layout"))[0][0]
         replayed = run.replay, run.algorithm, run.model
         self._most = min(fused, most_steps(*replayed, self._stacks))
         self._each = trained_steps(*replayed)  # env steps of one gradient step

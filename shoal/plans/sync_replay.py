@@ -18,7 +18,6 @@ from shoal.fleet.base import Fleet
 from shoal.learners.base import Learner
 from shoal.plans.base import Plan, Tally, Update
 from shoal.plans.run import Run
-from shoal.replay.local import minibatches
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class SyncReplay(Plan):
     name: Literal["sync_replay"] = "sync_replay"  # name of the plan
 
     exact = True
-    offers = frozenset({"replay", "demonstrations"})
+    offers = frozenset({"replay", "demonstrations", "policies"})
     replays = True
 
     def conflict(self, config: Config) -> ConfigError | None:
@@ -53,7 +52,7 @@ class SyncReplay(Plan):
                 beta = at(run.replay.beta, run.progress)
                 drawn = replay.draw(run.rng, steps, beta, run.demo_ratio)
                 tally.clock("transfer")
-                rows = minibatches(drawn, run.replay)
+                rows = replay.minibatches(drawn)
                 metrics, by_row = learner.update(drawn.batch, rows, hyper)
                 tally.clock("learn")
                 replay.trained(drawn, by_row)

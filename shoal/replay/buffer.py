@@ -110,6 +110,11 @@ class Buffer:
         self._undo: deque[_Change] | None = None  # the newest, from the first ``forget`` on
 
     @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return self.layout.nbytes(self.length * self.slots, self.slots)
+
+    @property
     def size(self) -> int:
         """Transitions that can be drawn."""
         return self._live
@@ -187,6 +192,9 @@ class Buffer:
                 if last is not None and kind[-1] == TRUNCATED:
                     self._see(slot, {p: self._newest(p, x)[None] for p, x in last.items()})
                 if not valid[end - 1, b] or (over[end - 1] and last is not None):
+                    if not valid[end - 1, b]:  # the first of its kind was what followed
+                        more = np.flatnonzero(valid[end:steps, b])
+                        end = end + int(more[0]) if len(more) else steps
                     self._begin(slot, {path: x[end:] for path, x in own.items()})
                 t = end
             if steps < len(reward):

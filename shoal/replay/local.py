@@ -82,6 +82,26 @@ class LocalReplay:
             self.buffer.set_priorities(drawn.rows, rows["priority"])
         return replayed
 
+    def minibatches(self, drawn: Drawn) -> ndarray:
+        """Rows of each gradient step on what was drawn."""
+        return minibatches(drawn, self.settings)
+
+    def refill(self) -> None:
+        """The buffer was lost: it is filled before anything is drawn, as at the beginning."""
+        self.counts.learning_from = None
+
+    def get_counts(self) -> dict[str, Any]:
+        """How far replay has come."""
+        return {
+            "replayed_steps": self.counts.replayed_steps,
+            "learning_from": self.counts.learning_from,
+        }
+
+    def set_counts(self, counts: Mapping[str, Any]) -> None:
+        """The inverse of ``get_counts``."""
+        self.counts.replayed_steps = counts["replayed_steps"]
+        self.counts.learning_from = counts["learning_from"]
+
 
 def with_noise(
     drawn: Drawn, settings: Replay, algorithm: Any, model: Any, rng: np.random.Generator

@@ -27,8 +27,9 @@ def layout_for(
     stacks: Mapping[str, int],
     slots: int,
     demos: Episodes = (),
+    taken: int = 0,
 ) -> Layout:
-    """The layout of a run's rows, all of which this machine can hold.
+    """The layout of a run's rows, all of which this machine can hold beside ``taken`` bytes.
 
     Raises ConfigError if it cannot, or if too few rows are left for each slot.
     """
@@ -48,6 +49,7 @@ def layout_for(
     needed, free = seen.nbytes(replay.capacity, slots), psutil.virtual_memory().available
     if demos:
         free = max(free - demo_bytes(replay, algorithm, model, stacks, demos), 0)
+    free = max(free - taken, 0)
     if needed > free:
         raise ConfigError(
             f"a replay buffer of {replay.capacity:,} env steps takes {size(needed)}, but "
@@ -156,8 +158,7 @@ def trained_steps(replay: Replay, algorithm: Any, model: Any) -> int:
 
 def saved(replay: Replay, buffer: Buffer) -> bool:
     """Whether it goes into checkpoints."""
-    small = buffer.layout.nbytes(replay.capacity, buffer.slots) <= SAVED
-    return small if replay.save is None else replay.save
+    return buffer.nbytes <= SAVED if replay.save is None else replay.save
 
 
 def size(nbytes: float) -> str:

@@ -240,6 +240,7 @@ SYSTEMS = {
 POLICIES = System(  # composed of the others, and therefore none of the table's
     "policies", Policies(), SyncSamples(), Rollout(), "de Witt et al. 2020 (arXiv:2011.09533)"
 )
+REPLAYED_POLICIES = replace(POLICIES, plan=SyncReplay(), rollout=EIGHT)
 PLANS = (
     SyncSamples,
     SyncReplay,
@@ -283,7 +284,7 @@ def row_of(algorithm: Any) -> System:
             "from shoal.Algorithm",
         )
     if isinstance(algorithm, Policies):
-        return POLICIES
+        return REPLAYED_POLICIES if "replay" in algorithm.needs else POLICIES
     rows = [r for r in SYSTEMS.values() if isinstance(algorithm, type(r.algorithm))]
     if not rows:
         needs, plan = algorithm.needs, cast(Any, SyncSamples())

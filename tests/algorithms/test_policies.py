@@ -22,6 +22,7 @@ from shoal.spaces.base import OWN
 from shoal.spaces.gym import GymSpaces
 from shoal.trajectory import shape
 from tests.agents import InTurn, Together
+from tests.worlds import difference
 
 TWO = {"ann": "left", "*": "right"}
 
@@ -73,6 +74,13 @@ def hunt(**hare: Any) -> shoal.Policies:
     return shoal.Policies(
         {"pack": shoal.PPO(minibatch_size=32), "prey": own}, {"wolf_*": "pack", "hare": "prey"}
     )
+
+
+def chase(**hare: Any) -> shoal.Policies:
+    """The same, by algorithms that replay."""
+    own = hare.get("hare", shoal.DQN(n_step=2))
+    policies = {"pack": shoal.SAC(), "prey": own}
+    return shoal.Policies(policies, {"wolf_*": "pack", "hare": "prey"})
 
 
 SMALL: dict[str, Any] = {"envs_per_worker": 3, "fragment_length": 16, "report_every": 1}
@@ -178,6 +186,112 @@ def test_a_run_goes_on_bit_for_bit(form: Any, scaled: bool, tmp_path: Path) -> N
             np.testing.assert_array_equal(x, again.learner.weights()[name])
     for name in ("agent_steps", "episodes", "left/return_mean", "right/return_mean"):
         assert report[name] == other[name]
+
+
+REPLAYED: dict[str, Any] = {
+    **SMALL,
+    **{"fragment_length": 4, "warmup": 64, "batch_size": 32, "replay_ratio": 16.0},
+    **{"capacity": 1_000, "stop_steps": 10**6},
+}
+
+
+def test_each_policy_replays_in_its_ratio_to_its_own_agents_steps() -> None:
+    with shoal.Trainer(chase(), Unlike, **REPLAYED) as trainer:
+        for _ in range(60):
+            report = trainer.train()
+        replays = trainer.run.local_replay.replays
+        counts = {name: own.counts for name, own in replays.items()}
+        stored = {name: own.buffer.stored for name, own in replays.items()}
+        steps = {name: own.gradient_steps for name, own in trainer.learner.learners.items()}
+    assert report["agent_steps"] == sum(stored.values()) and stored["pack"] == 2 * stored["prey"]
+    for name, own in counts.items():
+        due = 16 * (stored[name] - 64)
+        assert own.replayed_steps == 32 * steps[name]
+        assert due - 4 * 3 * 2 * 16 - 32 < own.replayed_steps <= due
+    assert report["gradient_steps"] == sum(steps.values())
+    assert trainer.run.counters.replayed_steps == sum(x.replayed_steps for x in counts.values())
+
+
+class Opposed(ParallelEnv):
+    """One step: left is paid for the number it sees, right for the one after it."""
+
+    metadata = {"name": "opposed"}  # noqa: RUF012
+    render_mode = None
+
+    def __init__(self) -> None:
+        self.possible_agents = ["left", "right"]
+
+    def observation_space(self, agent: str) -> Any:
+        return spaces.Discrete(3)
+
+    def action_space(self, agent: str) -> Any:
+        return spaces.Discrete(3)
+
+    def reset(self, seed: int | None = None, options: Any = None) -> Any:
+        self.agents = list(self.possible_agents)
+        self.seen = int(np.random.default_rng(seed).integers(3))
+        return dict.fromkeys(self.agents, self.seen), {a: {} for a in self.agents}
+
+    def step(self, actions: Any) -> Any:
+        both, self.agents = self.agents, []
+        wanted = {"left": self.seen, "right": (self.seen + 1) % 3}
+        rewards = {a: float(actions[a] == wanted[a]) for a in both}
+        ended, none = dict.fromkeys(both, True), dict.fromkeys(both, False)
+        return dict.fromkeys(both, 0), rewards, ended, none, {a: {} for a in both}
+
+
+@pytest.mark.parametrize("plan", ["sync_replay"])
+def test_policies_that_replay_learn_what_their_own_agents_are_paid_for(plan: str) -> None:
+    one = shoal.DQN(lr=3e-3, epsilon_steps=500)
+    algorithm = shoal.Policies({"a": one, "b": one}, {"left": "a", "right": "b"})
+    more = {**REPLAYED, "stop_steps": 2_000, "report_every": 500}
+    with shoal.Trainer(algorithm, Opposed, plan=plan, **more) as trainer:
+        for _ in trainer:
+            pass
+        assert trainer.evaluate(50)["agents"] == {"left": 1.0, "right": 1.0}
+
+
+@pytest.mark.parametrize("form", [Together, InTurn])
+@pytest.mark.parametrize("save", [True, False])
+def test_a_run_that_replays_goes_on_bit_for_bit(form: Any, save: bool, tmp_path: Path) -> None:
+    algorithm = shoal.Policies({"left": shoal.DQN(), "right": shoal.DQN(double=True)}, TWO)
+    with shoal.Trainer(algorithm, form, save=save, **REPLAYED) as trainer:
+        for _ in range(30):
+            trainer.train()
+        assert trainer.learner.gradient_steps > 20
+        trainer.save(tmp_path)
+        for _ in range(10):
+            trainer.train()
+        weights, counters = trainer.learner.weights(), trainer.run.counters
+    with shoal.Trainer.restore(tmp_path, form) as again:
+        replays = again.run.local_replay.replays.values()
+        assert all(own.counts.replayed_steps > 0 for own in replays)
+        assert all((own.counts.learning_from is not None) is save for own in replays)
+        for _ in range(10 if save else 40):
+            again.train()
+        assert all(own.counts.learning_from is not None for own in replays)
+        if save:
+            for name, x in weights.items():
+                np.testing.assert_array_equal(x, again.learner.weights()[name])
+            assert again.run.counters == counters
+
+
+def test_an_update_of_one_policy_alone_is_undone_alone() -> None:
+    with shoal.Trainer(chase(), Unlike, **REPLAYED) as trainer:
+        while trainer.learner.gradient_steps < 10:
+            trainer.train()
+        learner, run = trainer.learner, trainer.run
+        before, version = learner.get_state(), learner.version
+        drawn = run.local_replay.draw(run.rng, {"prey": 1}, 0.0)
+        learner.update(drawn.batch, run.local_replay.minibatches(drawn), run.hyper())
+        moved = split(learner.weights())
+        assert learner.version == version + 1
+        learner.rollback(version)
+        after = learner.get_state()
+    assert not difference(before, after)
+    old = split(before["params"])
+    assert all((moved["pack"][k] == x).all() for k, x in old["pack"].items())
+    assert any((moved["prey"][k] != x).any() for k, x in old["prey"].items())
 
 
 def test_one_policy_is_loaded_by_its_name(tmp_path: Path) -> None:
@@ -292,8 +406,11 @@ def test_a_wrong_mapping_is_one_error_with_the_names(
     ("make", "text"),
     [
         (lambda: shoal.Policies({"a": "random"}, {"*": "a"}), "none of the policies 'a' learns"),
-        (lambda: shoal.Policies({"a": shoal.DQN()}, {"*": "a"}), "DQN, which does not learn from"),
-        (lambda: shoal.Policies({"a": shoal.PG()}, {"*": "a"}), "PG, which does not learn from"),
+        (lambda: shoal.Policies({"a": shoal.PG()}, {"*": "a"}), "PG, which learns from whole"),
+        (lambda: shoal.Policies({"a": shoal.ES()}, {"*": "a"}), "ES, which learns from whole"),
+        (lambda: hunt(hare=shoal.DQN()), "'prey' learns from a replay buffer and 'pack' from"),
+        (lambda: shoal.Trainer(chase(), Unlike, plan="async_replay"), "one policy only"),
+        (lambda: shoal.Trainer(chase(), Unlike, capacity=10**12), "free"),
         (lambda: shoal.Policies({"a": shoal.PPO()}, {"*": "b"}), "policy 'b', which is none"),
         (lambda: shoal.Policies({"a": "greedy"}, {"*": "a"}), "'greedy', which is no policy"),
         (lambda: shoal.Policies({"a/b": shoal.PPO()}, {"*": "a/b"}), "cannot be the name"),

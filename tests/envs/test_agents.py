@@ -15,11 +15,13 @@ from pettingzoo.test import api_test, parallel_api_test, seed_test
 from pettingzoo.utils.conversions import aec_to_parallel
 
 import shoal
+from shoal.config.replay import Replay
 from shoal.envs import make
 from shoal.envs.pettingzoo import copy_of
 from shoal.errors import EnvError, ShoalError, SpaceError
 from shoal.fleet.turns import Turns
 from shoal.fleet.worker import Worker
+from shoal.replay.settings import make as make_buffer
 from shoal.systems.table import default_config
 from tests.agents import NAMES, Alone, Cycle, InTurn, Together
 from tests.worlds import difference
@@ -320,7 +322,92 @@ def test_a_broken_contract_is_one_error_with_names(env: Any, error: Any, text: s
             world.step(np.zeros(world.slots, np.int64))
 
 
-@pytest.mark.parametrize("system", ["dqn", "es", "pg"])
+@pytest.mark.parametrize(("form", "n_step"), [(Together, 1), (Together, 3), (InTurn, 1)])
+@pytest.mark.parametrize("fragment", [7, 40])
+def test_a_replay_buffer_holds_the_transitions_of_each_agent(
+    form: Any, n_step: int, fragment: int
+) -> None:
+    """Against a plain account of what each agent saw, did and earned."""
+    gamma, config = 0.9, default_config("dqn", form)
+    rollout = replace(config.rollout, envs_per_worker=1, fragment_length=fragment, clip_reward=None)
+    algorithm = replace(config.algorithm, n_step=n_step, gamma=gamma)
+    member = Worker(replace(config, algorithm=algorithm, rollout=rollout), 0)
+    params = algorithm.init(member.model, np.random.default_rng(0))
+    member.set_weights({**params, **algorithm.exploration(0, 4)}, 0)
+    stacks, slots = member.get_layout()
+    buffer = make_buffer(Replay(capacity=4_000), algorithm, member.model, stacks, slots)
+    trajectories = []
+    for _ in range(400 // fragment):
+        sample, trajectory = member.play(member.sampling(None))
+        buffer.store(0, sample.batch)
+        trajectories.append(trajectory)
+        assert sample.agent_steps == sample.trained_steps == np.count_nonzero(sample.batch["mask"])
+    drawn = buffer.everything().batch
+    found = sorted(zip(*map(np.ndarray.tolist, _columns(drawn)), strict=True))
+    wanted = sorted(_transitions(trajectories, n_step, gamma, form is InTurn))
+    assert buffer.stored == len(found) == len(wanted) > 300
+    np.testing.assert_allclose(np.array(found), np.array(wanted), rtol=1e-5)
+
+
+def _columns(drawn: Any) -> list[Any]:
+    obs, then = drawn["obs"]["obs"], drawn["next_obs"]["obs"] * (drawn["discount"] > 0)[:, None]
+    return [*obs.T, drawn["action"], drawn["reward"], drawn["discount"], *then.T]
+
+
+def _transitions(trajectories: list[Any], n: int, gamma: float, apart: bool) -> list[Any]:
+    """n-step transitions of each agent; ``apart``: of fragments that do not go on in the next."""
+    out = []
+    for b in range(4):
+        steps: list[Any] = []  # observation, action, reward, what followed, terminated, last
+        for t in trajectories:
+            finals = {
+                (int(i), int(k)): x
+                for i, k, x in zip(t.final_t, t.final_b, t.final["obs"], strict=True)
+            }
+            rows = np.flatnonzero(t.valid[:, b]).tolist()
+            for i in rows:
+                then = finals.get((i, b), t.obs["obs"][i + 1, b])
+                ends = bool(t.last[i, b]) or (apart and i == rows[-1])
+                one = t.obs["obs"][i, b], t.action[i, b], t.reward[i, b]
+                steps.append((*one, then, bool(t.terminated[i, b]), ends))
+        for i, (obs, action, *_) in enumerate(steps):
+            total, discount, last = 0.0, 1.0, i - 1
+            for *_, reward, _, _, ends in steps[i : i + n]:
+                total, discount = total + discount * reward, discount * gamma
+                last += 1
+                if ends:
+                    break
+            discount *= not steps[last][4]
+            seen = steps[last][3] * (discount > 0)
+            out.append((*obs.tolist(), int(action), total, discount, *seen.tolist()))
+    return out
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("system", ["ppo", "dd-ppo", "a3c", "impala", "dqn", "ape-x", "gorila"])
+def test_every_plan_learns_from_agents_that_come_and_go(system: str, form: Any) -> None:
+    """Each counts what it was given. Ranks of dd-ppo sample unequal numbers of agents' steps."""
+    more: dict[str, Any] = {"workers": 2, "in_process": True, "envs_per_worker": 3}
+    more |= {"fragment_length": 32, "report_every": 500, "stop_steps": 1_500}
+    config = default_config(system, form)
+    if "replay" in config.algorithm.needs:
+        more |= {"warmup": 64, "batch_size": 16}
+    elif config.algorithm.minibatch_size:
+        more["minibatch_size"] = 32
+    with shoal.Trainer(system, form, **more) as trainer:
+        before = trainer.learner.weights()
+        *_, report = trainer
+        after, counters = trainer.learner.weights(), trainer.run.counters
+    flying = counters.agent_steps - counters.trained_steps - counters.dropped_steps
+    most = 2 * 2 * 3 * 4 * 33 if system in ("ape-x", "gorila", "impala", "a3c") else 0
+    assert 0 <= flying <= most
+    if form is Together:
+        assert report["agent_steps"] > report["env_steps"]
+    names = [name for name in before if not name.startswith(("explore/", "norm/"))]
+    assert any((before[name] != after[name]).any() for name in names)
+
+
+@pytest.mark.parametrize("system", ["es", "pg"])
 def test_what_does_not_learn_from_agents_is_refused_by_name(system: str) -> None:
     with pytest.raises(ShoalError, match=r"but .*Together.* has 4 agents: ann, bob, cleo, dan"):
         shoal.Trainer(system, Together)

@@ -27,7 +27,8 @@ def ledger(shards: int = 1, slack: int = 4, warmup: int = 1000) -> ShardLedger:
     algorithm = DQN(network=LINEAR)
     run = Run(algorithm, np.random.default_rng(0), None, replay=Replay(warmup=warmup))
     run.model = algorithm.model(GymSpaces(Box(-1, 1, (2,)), Discrete(2)), build)
-    fleet: Any = SimpleNamespace(size=WORKERS, map=lambda verb: [(i, {}) for i in range(WORKERS)])
+    told = [(i, ({}, 1)) for i in range(WORKERS)]  # stacks and slots of each worker
+    fleet: Any = SimpleNamespace(size=WORKERS, map=lambda verb: told)
     return ShardLedger(fleet, run, shards, slack, fused=16)
 
 
