@@ -50,6 +50,9 @@ class _Random:
         self.acted.update(acted)
         self.episodes += 1
 
+    def _pay(self, agent: str) -> float:
+        return int(self.rng.integers(-5, 6))
+
     def _obs(self, agent: str) -> Any:
         number = self.possible_agents.index(agent)
         return np.array([number, self.t, self.now[1][agent]], np.float32)
@@ -68,7 +71,7 @@ class Together(_Random, ParallelEnv):
     def step(self, actions: dict[str, int]) -> Any:
         assert set(actions) == set(self.agents)
         self.t += 1
-        rewards = {a: int(self.rng.integers(-5, 6)) for a in self.agents}
+        rewards = {a: self._pay(a) for a in self.agents}
         for agent, reward in rewards.items():
             self.now[0][agent] += reward
             self.now[1][agent] += 1
@@ -114,7 +117,7 @@ class InTurn(_Random, AECEnv):
         self.t += 1
         self.now[1][agent] += 1
         self._cumulative_rewards[agent] = 0
-        self.rewards = {a: int(self.rng.integers(-5, 6)) for a in self.agents}
+        self.rewards = {a: self._pay(a) for a in self.agents}
         for a, reward in self.rewards.items():
             self.now[0][a] += reward
             if self.rng.random() < 0.05:
@@ -151,7 +154,7 @@ class Cycle(InTurn):
         self.rewards = dict.fromkeys(self.agents, 0)
         if at == len(self.agents):
             for a in self.agents:
-                self.rewards[a] = int(self.rng.integers(-5, 6))
+                self.rewards[a] = self._pay(a)
                 self.terminations[a] = bool(self.rng.random() < 0.15)
                 self.truncations[a] = bool(self.rng.random() < 0.1)
             self._accumulate_rewards()

@@ -31,7 +31,14 @@ PLANS = {
     "allreduce": "a2c",
 }
 FRAGMENT = 16
-COUNTERS = ("env_steps", "trained_steps", "dropped_steps", "gradient_steps", "episodes")
+COUNTERS = (
+    "env_steps",
+    "agent_steps",
+    "trained_steps",
+    "dropped_steps",
+    "gradient_steps",
+    "episodes",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +53,18 @@ def make(plan: str, ledger: Ledger, workers: int = 2, **fields: Any) -> Trainer:
     fields = {**small, "env_kwargs": kwargs, "workers": workers, **fields}
     options = ParameterServer(sync_every=2) if plan == "parameter_server" else plan
     return Trainer(PLANS.get(plan, "dqn"), Mortal, plan=options, cpus_per_worker=0.0, **fields)
+
+
+def rows_of(batch: Any) -> list[tuple[float, ...]]:
+    """The observations that are trained on, of all policies."""
+    if not batch:  # where workers differentiate, batches stay with them
+        return []
+    if "obs" not in batch:
+        return [row for own in batch.values() for row in rows_of(own)]
+    obs, mask = batch["obs"]["obs"], batch["mask"] > 0
+    if obs.ndim == mask.ndim + 1 and obs.shape[: mask.ndim] != mask.shape:
+        obs = obs[:, :-1]  # sequences, whose last observation begins the next one
+    return [tuple(row) for row in obs[mask].tolist()]
 
 
 class Books:
@@ -66,11 +85,7 @@ class Books:
         def training(run: Run, samples: Any, steps: int) -> None:
             self.trained += samples
             for sample in samples:
-                if sample.batch:  # where workers differentiate, batches stay with them
-                    obs = sample.batch["obs"]["obs"]
-                    if obs.ndim == 3:  # sequences, whose last observation begins the next one
-                        obs = obs[:, :-1].reshape(-1, 2)
-                    self.rows += map(tuple, obs.tolist())
+                self.rows += rows_of(sample.batch)
             trained(run, samples, steps)
 
         def dropping(run: Run, sample: Sample) -> None:
@@ -83,14 +98,15 @@ class Books:
 
     def check(self, report: dict[str, Any]) -> None:
         """Nothing was counted twice, nothing was lost, and no counter went back."""
-        steps = [sum(s.env_steps for s in samples) for samples in (self.taken, self.dropped)]
+        assert report["env_steps"] == sum(sample.env_steps for sample in self.taken)
+        acted = [sum(s.agent_steps for s in samples) for samples in (self.taken, self.dropped)]
         used = sum(sample.trained_steps for sample in self.trained)
-        left_out = sum(s.env_steps - s.trained_steps for s in self.trained)
-        assert report["env_steps"] == steps[0]
+        left_out = sum(s.agent_steps - s.trained_steps for s in self.trained)
+        assert report["agent_steps"] == acted[0]
         assert report["trained_steps"] == used
-        assert report["dropped_steps"] == steps[1] + left_out
+        assert report["dropped_steps"] == acted[1] + left_out
         total = sum(report[f"{kind}_steps"] for kind in ("trained", "dropped", "in_flight"))
-        assert report["env_steps"] == total and report["in_flight_steps"] >= 0
+        assert report["agent_steps"] == total and report["in_flight_steps"] >= 0
         ids = [id(sample) for sample in self.trained + self.dropped]
         assert len(ids) == len(set(ids)) and set(ids) <= {id(sample) for sample in self.taken}
         assert len(self.rows) == len(set(self.rows))  # each observation is of its own
