@@ -91,6 +91,8 @@ class EvaluationWorker:
                     self.seed,
                     env_kwargs=config.rollout.env_kwargs,
                     assign=config.algorithm.assign if config.algorithm.parts else None,
+                    max_agents=config.rollout.max_agents,
+                    policy_of=config.algorithm.policy_of if config.algorithm.parts else None,
                     video=Path(folder, "first.mp4") if films else None,
                 )
 
@@ -131,7 +133,10 @@ class EvaluationWorker:
             return Result(found)
         with tempfile.TemporaryDirectory() as folder:
             video = Path(folder, "episode.mp4") if job.films else None
-            played = evaluate(policy, self._env, episodes, video=video, video_episodes=1, **same)
+            most = config.rollout.max_agents
+            played = evaluate(
+                policy, self._env, episodes, video=video, video_episodes=1, max_agents=most, **same
+            )
             return Result(found or played, None if video is None else video.read_bytes())
 
     def _alive(self, ended: int, env_steps: int) -> None:
@@ -308,9 +313,11 @@ class Evaluations:
         report["env_steps"] = job.env_steps
         algorithm = self._config.algorithm
         if algorithm.parts:
-            agents = found["agents"]
-            for policy, own in algorithm.assign(list(agents)).items():
-                report[f"{policy}/return_mean"] = float(np.mean([agents[name] for name in own]))
+            agents, means = found["agents"], found.get("policies")
+            if means is None:
+                own = algorithm.assign(list(agents)).items()
+                means = {name: float(np.mean([agents[x] for x in group])) for name, group in own}
+            report |= {f"{policy}/return_mean": mean for policy, mean in means.items()}
         return {f"evaluation/{name}": x for name, x in report.items()}
 
     def _forget(self) -> None:

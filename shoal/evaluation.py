@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 COPIES = 16  # of the environment, at most: the policy acts for all of them at once
 Progress = Callable[[int, int], None]
-Played = tuple[float, int] | tuple[float, int, dict[str, float]]  # return, length; by agent
+Earned = dict[str, float]
+# Return and length; with several agents, each one's return; with seats, that of each policy too.
+Played = tuple[float, int] | tuple[float, int, Earned] | tuple[float, int, Earned, Earned]
 
 
 def evaluate(
@@ -33,6 +35,7 @@ def evaluate(
     *,
     seed: int = 0,
     env_kwargs: Mapping[str, Any] | None = None,
+    max_agents: int | None = None,
     explore: bool = False,
     video: str | Path | None = None,
     video_episodes: int = 3,
@@ -51,6 +54,7 @@ def evaluate(
             view shows. With policies by agent, a `Team` of them.
         env: as for ``Trainer``; a constructor's ``worker_index`` is -1.
         env_kwargs: arguments of the environment.
+        max_agents: that a policy has at once, for an environment without ``possible_agents``.
         video: a file (.mp4 or .gif) for the frames of the first ``video_episodes`` episodes, which
             one copy then plays alone, before the others begin.
         progress: called after every step with the number of episodes that have ended and the env
@@ -59,6 +63,8 @@ def evaluate(
     Returns ``return_mean, return_std, return_min, return_max, length_mean, episodes, returns``;
     with ``video`` also ``frames`` and ``video_s``, its length in seconds. With several agents, the
     return of an episode is the mean of theirs, and ``agents`` has the mean return of each, by name.
+    With ``max_agents`` those are names of seats, of the agents that had them; with policies by
+    agent, ``policies`` then has the mean return of each one's agents.
 
     Raises ShoalError for numbers below 1 and for a file that is no video; SpaceError if the policy
     does not fit the environment; EnvError if that cannot be made or rendered, breaks Gymnasium's
@@ -83,6 +89,8 @@ def evaluate(
             render_mode="rgb_array" if film else None,
             assign=policy.algorithm.assign if isinstance(policy, Team) else None,
             central=[ALL] if policy.searches else [],
+            max_agents=max_agents,
+            policy_of=policy.algorithm.policy_of if isinstance(policy, Team) else None,
         )
         left = last - first
         try:
@@ -115,6 +123,8 @@ def rehearse(
     *,
     env_kwargs: Mapping[str, Any] | None = None,
     assign: Any = None,
+    max_agents: int | None = None,
+    policy_of: Any = None,
     video: Path | None = None,
 ) -> None:
     """Begin one episode, and with ``video`` film its first frame: raises what ``evaluate`` would.
@@ -130,6 +140,8 @@ def rehearse(
         kwargs=env_kwargs,
         render_mode=mode,
         assign=assign,
+        max_agents=max_agents,
+        policy_of=policy_of,
     )
     try:
         if world.agents:
@@ -147,11 +159,7 @@ def rehearse(
 def summary(played: Sequence[Played]) -> dict[str, Any]:
     """The returns and lengths of episodes in one flat vocabulary."""
     returns, lengths = zip(*((x[0], x[1]) for x in played), strict=True)
-    agents = [x[2] for x in played if len(x) == 3]
-    by_agent: dict[str, float] = {
-        name: float(np.mean([earned[name] for earned in agents]))
-        for name in (agents[0] if agents else ())
-    }
+    agents, policies = ([x[i] for x in played if len(x) > i] for i in (2, 3))
     return {
         "return_mean": float(np.mean(returns)),
         "return_std": float(np.std(returns)),
@@ -160,8 +168,15 @@ def summary(played: Sequence[Played]) -> dict[str, Any]:
         "length_mean": float(np.mean(lengths)),
         "episodes": len(played),
         "returns": list(returns),
-        **({"agents": by_agent} if agents else {}),
+        **({"agents": _means(agents)} if agents else {}),
+        **({"policies": _means(policies)} if policies else {}),
     }
+
+
+def _means(episodes: Sequence[Any]) -> Earned:
+    """The mean of each name over the episodes that have it."""
+    names = dict.fromkeys(name for earned in episodes for name in earned)
+    return {name: float(np.mean([x[name] for x in episodes if name in x])) for name in names}
 
 
 def play(
@@ -246,6 +261,7 @@ def play_agents(
     number = np.arange(copies)  # of each copy's running episode
     begun, ended = copies, 0
     returns, lengths = np.zeros((copies, per)), np.zeros(copies, np.int64)
+    lives = np.zeros((copies, per), np.int64)  # agents whose episode has ended in a seat
     columns = {
         name: [world.agents.index(agent) for agent in group.agents]
         for name, group in world.groups.items()
@@ -276,21 +292,39 @@ def play_agents(
                 begins[step.final[0]] = True
             players[name].reset(begins)
             returns[:, columns[name]] += step.reward.reshape(copies, -1)
+            lives[:, columns[name]] += step.over.reshape(copies, -1)
         lengths += 1
         steps += int(np.count_nonzero(number < episodes))
         for copy in np.flatnonzero(world.over).tolist():
             if number[copy] < episodes:
-                earned = dict(zip(world.agents, returns[copy].tolist(), strict=True))
-                mean = float(returns[copy].mean())
-                found[int(number[copy])] = mean, int(lengths[copy]), earned
+                told = _episode(world, returns[copy], lives[copy], lengths[copy])
+                found[int(number[copy])] = told
                 ended += 1
             number[copy], begun = begun, begun + 1
-            returns[copy], lengths[copy] = 0.0, 0
+            returns[copy], lives[copy], lengths[copy] = 0.0, 0, 0
             rngs[copy] = generators(copy)
         _refuse_endless(world.id, lengths[number < episodes])
         if progress is not None:
             progress(done + ended, steps)
     return [found[i] for i in range(episodes)]
+
+
+def _episode(world: AgentsEnv, returns: Any, lives: Any, length: Any) -> Played:
+    """What is told of an episode with these returns, and ``lives``, of each slot [agents]."""
+    agents = np.array(world.agents)
+    if world.max_agents is None:
+        earned = dict(zip(world.agents, returns.tolist(), strict=True))
+        return float(returns.mean()), int(length), earned
+    taken = lives > 0
+    mine = (returns[taken] / lives[taken]).tolist()
+    earned = dict(zip(agents[taken].tolist(), mine, strict=True))
+    means = {}
+    for name, group in world.groups.items():
+        own = np.isin(agents, group.agents)
+        if name and lives[own].any():
+            means[name] = float(returns[own].sum() / lives[own].sum())
+    mean = float(returns.sum() / lives.sum())
+    return (mean, int(length), earned, means) if means else (mean, int(length), earned)
 
 
 def _players(policy: Policy | Team | Mapping[str, Any], world: AgentsEnv) -> Mapping[str, Any]:

@@ -213,6 +213,7 @@ class Trainer:
             episodes,
             seed=self.config.seed + 1_000_003 if seed is None else seed,
             env_kwargs=self.config.rollout.env_kwargs,
+            max_agents=self.config.rollout.max_agents,
             explore=explore,
         )
 

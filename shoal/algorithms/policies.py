@@ -117,19 +117,23 @@ class Policies(Differentiable):
         """None: each policy has its own."""
         return None
 
+    def policy_of(self, agent: str) -> str:
+        """The policy of an agent. Raises EnvError if no pattern fits its name."""
+        name = next((x for key, x in self.agents.items() if fnmatchcase(agent, key)), None)
+        if name is None:
+            raise EnvError(
+                f"no policy is given to the agent {agent!r}: algorithm.agents has the patterns "
+                f"{', '.join(map(repr, self.agents))}",
+                None,
+                'add its name or a pattern, for example {"*": ...}',
+            )
+        return name
+
     def assign(self, agents: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """The agents of each policy. Raises EnvError for an agent or a policy without the other."""
         found: dict[str, list[str]] = {name: [] for name in self.policies}
         for agent in agents:
-            name = next((x for key, x in self.agents.items() if fnmatchcase(agent, key)), None)
-            if name is None:
-                raise EnvError(
-                    f"no policy is given to the agent {agent!r}: algorithm.agents has the patterns "
-                    f"{', '.join(map(repr, self.agents))}",
-                    None,
-                    'add its name or a pattern, for example {"*": ...}',
-                )
-            found[name].append(agent)
+            found[self.policy_of(agent)].append(agent)
         for name, own in found.items():
             if not own:
                 raise EnvError(

@@ -17,28 +17,11 @@ from shoal.spaces.gym import GymSpaces
 
 
 class Group:
-    """The slots of some agents in all copies: slot = copy * agents + number of the agent.
+    """The slots of some agents in all copies: slot = copy * agents + number of the agent."""
 
-    Raises SpaceError if the spaces of two of its agents differ.
-    """
-
-    def __init__(self, name: str, agents: Sequence[str], env: Any, id: str, copies: int) -> None:
-        self.name, self.agents = name, tuple(agents)
+    def __init__(self, name: str, agents: Sequence[str], spaces: Spaces, copies: int) -> None:
+        self.name, self.agents, self.spaces = name, tuple(agents), spaces
         self.slots = copies * len(self.agents)
-        first, *others = self.agents
-        self.spaces: Spaces = _spaces(env, first)
-        for agent in others:
-            other = _spaces(env, agent)
-            same = self.spaces.observation == other.observation
-            if not same or self.spaces.action != other.action:
-                what = "observation" if not same else "action"
-                policy = f"the policy {name!r}" if name else "one policy"
-                raise SpaceError(
-                    f"the agents {first!r} and {agent!r} of {id!r} cannot share {policy}: their "
-                    f"{what} spaces are {getattr(self.spaces, what)} and {getattr(other, what)}",
-                    None,
-                    "give agents with different spaces policies of their own",
-                )
 
     def prepare(self, masked: bool, state: Any = None) -> None:
         """Arrays for these spaces, once it is known whether infos hold an action mask.
@@ -84,8 +67,31 @@ class Group:
         return np.array(slots), {path: np.stack([row[path] for row in rows]) for path in paths}
 
 
-def _spaces(env: Any, agent: str) -> GymSpaces:
-    return GymSpaces(env.observation_space(agent), env.action_space(agent))
+def shared(name: str, agents: Sequence[str], env: Any, id: str) -> GymSpaces:
+    """The spaces of a group's agents. Raises SpaceError if those of two of them differ."""
+    first, *others = agents
+    spaces = GymSpaces(env.observation_space(first), env.action_space(first))
+    for agent in others:
+        refuse_other(name, first, spaces, agent, env, id)
+    return spaces
+
+
+def refuse_other(name: str, first: str, spaces: Spaces, agent: str, env: Any, id: str) -> None:
+    """Raise SpaceError if an agent has other spaces than the ``first`` of its group."""
+    pairs = [
+        ("observation", spaces.observation, env.observation_space(agent)),
+        ("action", spaces.action, env.action_space(agent)),
+    ]
+    for what, own, other in pairs:
+        if own is not other and own != other:
+            GymSpaces(env.observation_space(agent), env.action_space(agent))  # are they supported?
+            policy = f"the policy {name!r}" if name else "one policy"
+            raise SpaceError(
+                f"the agents {first!r} and {agent!r} of {id!r} cannot share {policy}: their "
+                f"{what} spaces are {own} and {other}",
+                None,
+                "give agents with different spaces policies of their own",
+            )
 
 
 def copied(arrays: Obs) -> Obs:

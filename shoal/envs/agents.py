@@ -7,17 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from shoal.envs.agent_group import Group, copied
+from shoal.envs.agent_group import Group, copied, shared
 from shoal.envs.base import NDArray, Obs, Step
 from shoal.envs.checks import check_flag, check_reward, convert, where_is
 from shoal.envs.copies import Copies
 from shoal.envs.pettingzoo import Events, copy_of
+from shoal.envs.seats import PolicyOf, Seats, seats_of
 from shoal.envs.state import MAX_REPLAY, set_generator
-from shoal.errors import CheckpointError, EnvError
+from shoal.errors import CheckpointError, ConfigError, EnvError
 from shoal.spaces.base import ACTION_MASK, STATE, Spaces
 
 Assign = Callable[[Sequence[str]], Mapping[str, Sequence[str]]]  # agents -> those of each group
 ALL = ""  # the group of all agents, where there is only one
+Place = tuple[Group, int]  # of an agent: its group and slot
 
 
 class AgentsEnv(Copies):
@@ -32,15 +34,20 @@ class AgentsEnv(Copies):
     With several groups (agents of different policies), `step_groups` steps all of them, and `group`
     shows one as a vector environment of its own.
 
+    Without `possible_agents` a slot is a seat, which agents take one after another: see `Seats`.
+    `agents` are then the names of the seats.
+
     Args:
         create: makes one copy, given its number; not called for those in `made`.
         assign: which agents form which group; None: all form one.
         seeds: of the episodes, in the order in which they begin; a copy for which none is left
             stands still.
         central: groups whose critic sees the environment's `state()`.
+        max_agents: seats of each group in a copy, without `possible_agents`.
+        policy_of: the group of an agent that joins later, where `assign` has named several.
 
-    Raises EnvError without `possible_agents`; SpaceError for spaces that are not supported, or that
-    differ within a group.
+    Raises EnvError with neither `possible_agents` nor `max_agents`, ConfigError with both;
+    SpaceError for spaces that are not supported, or that differ within a group.
     """
 
     frame_stack = 1
@@ -60,47 +67,100 @@ class AgentsEnv(Copies):
         seeds: Iterable[int] | None = None,
         made: tuple[Any, ...] = (),
         central: Collection[str] = (),
+        max_agents: int | None = None,
+        policy_of: PolicyOf | None = None,
     ) -> None:
         super().__init__(create, copies, id=id, seed=seed, seeds=seeds, made=made)
+        self.max_agents = max_agents
         with self._closed_on_error():
-            self._setup(assign, central)
+            self._setup(assign, central, policy_of)
 
-    def _setup(self, assign: Assign | None, central: Collection[str]) -> None:
+    def _setup(
+        self, assign: Assign | None, central: Collection[str], policy_of: PolicyOf | None
+    ) -> None:
         first = self.envs[0]
-        self.agents = tuple(first.possible_agents)
-        if not self.agents:
-            raise EnvError(
-                f"{self.id!r} has no agents: its possible_agents are empty",
-                where=where_is(first, "__init__"),
-                fix="name all agents that there can be in possible_agents",
-            )
+        known = tuple(getattr(first, "possible_agents", ()))
+        self._refuse_number(known)
         self._copies = [copy_of(env) for env in self.envs]
         self.takes_turns = self._copies[0].takes_turns
-        named = {ALL: self.agents} if assign is None else assign(self.agents)
+        events = None if known else self._first()
+        present = known or tuple(first.agents)
+        if not present:
+            raise _over()
+        named = {ALL: present} if assign is None else self._assigned(assign, present)
+        seats = None if self.max_agents is None else seats_of(named, self.max_agents)
         self.groups = {
-            name: Group(name, agents, first, self.id, self.copies) for name, agents in named.items()
+            name: Group(
+                name,
+                agents if seats is None else seats[name],
+                shared(name, agents, first, self.id),
+                self.copies,
+            )
+            for name, agents in named.items()
         }
-        self._seat = {
-            agent: (group, i)
-            for group in self.groups.values()
-            for i, agent in enumerate(group.agents)
-        }
+        groups = self.groups.values()
+        self.agents = known or tuple(agent for group in groups for agent in group.agents)
+        self._places: list[dict[str, Place]] = [
+            {
+                agent: (group, slot)
+                for group in groups
+                for agent, slot in zip(group.agents, group.slots_of(copy), strict=True)
+            }
+            for copy in range(self.copies)
+        ]
+        self._seats: Seats | None = None
+        if self.max_agents is not None:
+            self._seats = Seats(self.groups, self.envs, self._places, policy_of, self.id)
         self._acting: list[tuple[str, ...]] = [()] * self.copies
         self._still = [False] * self.copies
         self._env_steps = [0] * self.copies
         self.over = np.zeros(self.copies, bool)  # episodes of copies that ended in the last step
-        try:
-            events = self._copies[0].reset(0)
-        except (Exception, SystemExit) as error:
-            self._blame(error, "reset", 0)
-        for group in self.groups.values():
-            infos = [info for agent, (_, info) in events.seen.items() if agent in group.agents]
-            infos += [x for a, x in getattr(first, "infos", {}).items() if a in group.agents]
+        events = events or self._first()
+        for group in groups:
+            own = named[group.name]
+            infos = [info for agent, (_, info) in events.seen.items() if agent in own]
+            infos += [x for a, x in getattr(first, "infos", {}).items() if a in own]
             state = self._state_space() if group.name in central else None
             group.prepare(any(ACTION_MASK in info for info in infos), state)
         self._central = [group for group in self.groups.values() if group.state is not None]
         if len(self.groups) == 1:
             self.spaces, self.slots = self._only.spaces, self._only.slots
+
+    def _refuse_number(self, known: Sequence[str]) -> None:
+        """Raise an error if the number of agents is given twice, or not at all."""
+        if known and self.max_agents is not None:
+            raise ConfigError(
+                f"rollout.max_agents is {self.max_agents}, but nothing reads it: {self.id!r} names "
+                "its possible_agents",
+                where_is(self.envs[0], "__init__"),
+                "leave it out",
+            )
+        if not known and self.max_agents is None:
+            raise EnvError(
+                f"{self.id!r} names no possible_agents, so that nobody knows how many agents there "
+                "can be at once",
+                where=where_is(self.envs[0], "__init__"),
+                fix="set rollout.max_agents (--max-agents N): the most that a policy has at once; "
+                "or name all agents in possible_agents",
+            )
+
+    def _first(self) -> Events:
+        """What the first copy begins with, to learn of its agents and their infos."""
+        try:
+            return self._copies[0].reset(0)
+        except (Exception, SystemExit) as error:
+            self._blame(error, "reset", 0)
+
+    def _assigned(self, assign: Assign, present: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        try:
+            return assign(present)
+        except EnvError as error:
+            if self.max_agents is not None:
+                error.add_note(
+                    "these are the agents of the first reset: the first of each policy tells its "
+                    "spaces"
+                )
+            raise
 
     def _state_space(self) -> Any:
         """The space of `state()`. Raises EnvError for an environment that has none."""
@@ -195,8 +255,8 @@ class AgentsEnv(Copies):
     def _advance(self, copy: int, taken: Mapping[str, Any]) -> None:
         given = {}
         for agent in self._acting[copy]:
-            group, i = self._seat[agent]
-            given[agent] = taken[group.name][copy * len(group.agents) + i]
+            group, slot = self._places[copy][agent]
+            given[agent] = taken[group.name][slot]
         events = self._copies[copy].step(given)
         self._env_steps[copy] += 1
         self._take(copy, events)
@@ -206,6 +266,8 @@ class AgentsEnv(Copies):
 
     def _take(self, copy: int, events: Events) -> None:
         """Write down what a step of a copy brought."""
+        if self._seats is not None:
+            events = self._seats.join(copy, events)
         for agent in self._acting[copy]:
             group, slot = self._slot(copy, agent)
             group.acts[slot], group.waits[slot] = False, True
@@ -223,6 +285,8 @@ class AgentsEnv(Copies):
             if group.spaces.masked:  # nothing is chosen here, and a policy may look all the same
                 group.rows.arrays[ACTION_MASK][slot] = True
         self._show(copy, events)
+        if self._seats is not None:
+            self._seats.leave(copy, events.ended)
 
     def _show(self, copy: int, events: Events) -> None:
         """Observations of those who act next."""
@@ -233,14 +297,14 @@ class AgentsEnv(Copies):
             group.rows.write(slot, *events.seen[agent])
             group.acts[slot], group.waits[slot] = True, False
 
-    def _slot(self, copy: int, agent: str) -> tuple[Group, int]:
-        if agent not in self._seat:
+    def _slot(self, copy: int, agent: str) -> Place:
+        place = self._places[copy].get(agent)
+        if place is None:
             raise EnvError(
                 f"there is an agent {agent!r}, which is none of possible_agents",
                 fix=f"name it there, beside {', '.join(map(repr, self.agents))}",
             )
-        group, i = self._seat[agent]
-        return group, copy * len(group.agents) + i
+        return place
 
     def _finish(self, group: Group) -> Step:
         final = group.final()
@@ -269,15 +333,17 @@ class AgentsEnv(Copies):
             for slot in group.slots_of(copy):
                 group.log.begin(slot)
         try:
-            events = self._copies[copy].reset(seed)
+            events = self._reset(copy, seed)
             if not events.acting:
-                raise EnvError(
-                    "the episode is over before an agent has acted",
-                    fix="let reset fill `agents`",
-                )
+                raise _over()
             self._show(copy, events)
         except (Exception, SystemExit) as error:
             self._blame(error, "reset", copy)
+
+    def _reset(self, copy: int, seed: int) -> Events:
+        """Begin an episode of a copy; those who act in it have their seats."""
+        events = self._copies[copy].reset(seed)
+        return events if self._seats is None else self._seats.begin(copy, events)
 
     # ------------------------------------------------------------------ state
 
@@ -356,13 +422,13 @@ class AgentsEnv(Copies):
                 group.to_env(np.asarray(state["actions"][name][str(slot)])) for slot in slots
             ]
         steps = len(next(iter(logs.values()))[0])
-        events = self._copies[copy].reset(self._seeds[copy])
+        events = self._reset(copy, self._seeds[copy])
         self._show(copy, events)
         for t in range(steps):
             given = {}
             for agent in self._acting[copy]:
-                group, i = self._seat[agent]
-                given[agent] = logs[group.name][i][t]
+                group, slot = self._places[copy][agent]
+                given[agent] = logs[group.name][slot % len(group.agents)][t]
             events = self._copies[copy].step(given)
             if not events.acting:
                 return f"replayed with the same seed and actions it ended after {t + 1} steps"
@@ -396,6 +462,10 @@ class AgentsEnv(Copies):
     def _moment(self, copy: int) -> str:
         acting = ", ".join(map(repr, self._acting[copy])) or "nobody"
         return f"env step {self._env_steps[copy]} of the episode, in which {acting} acted"
+
+
+def _over() -> EnvError:
+    return EnvError("the episode is over before an agent has acted", fix="let reset fill `agents`")
 
 
 def _row(arrays: Obs, slot: int) -> Obs:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from shoal.envs.base import VectorEnv
 from shoal.envs.pettingzoo import is_agents
 from shoal.envs.source import find, unavailable
-from shoal.errors import EnvError
+from shoal.errors import ConfigError, EnvError
 
 if TYPE_CHECKING:
     from shoal.envs.agents import Assign
+    from shoal.envs.seats import PolicyOf
 
 FEW = (
     4  # copies; up to this number a loop is quicker (CartPole-v1: 19 us for one and 67 us for four,
@@ -30,6 +31,8 @@ def make(
     worker: int = 0,
     assign: Assign | None = None,
     central: Collection[str] = (),
+    max_agents: int | None = None,
+    policy_of: PolicyOf | None = None,
     plays: bool = False,
 ) -> VectorEnv:
     """`slots` copies of an environment as one vector environment.
@@ -48,6 +51,7 @@ def make(
         worker: number of the worker that the copies belong to.
         assign: which agents form which group, if there are several: see `AgentsEnv`.
         central: groups whose critic sees the environment's `state()`; "" is that of all agents.
+        max_agents, policy_of: for agents that are not known in advance: see `AgentsEnv`.
         plays: of a game (`"tic_tac_toe"`), one slot for each copy, in which whoever moves acts;
             else a game has two agents in turn. Anything but a game is refused.
 
@@ -73,10 +77,12 @@ def make(
     if slots < 1:
         raise EnvError(f"cannot make {slots} copies of an environment", fix="make at least one")
     if plays:
+        _refuse_number(str(env), max_agents)
         return _played(env, slots, kwargs or {}, seed)
     source = find(env, kwargs or {})
     source.worker = worker
     if source.atari is not None and not central:
+        _refuse_number(source.id, max_agents)
         return make_vector(source.id, source.atari, slots, seed=seed, threads=threads)
     vector = source.vector(slots) if slots > FEW else None
     if vector is None:
@@ -91,8 +97,11 @@ def make(
                 seed=seed,
                 made=(vector,),
                 central=central,
+                max_agents=max_agents,
+                policy_of=policy_of,
             )
         refuse_assigned(source.id, assign)
+        _refuse_number(source.id, max_agents, vector)
         if central:
             vector.close()
             raise EnvError(
@@ -133,6 +142,8 @@ def make_for_evaluation(
     render_mode: str | None = None,
     assign: Assign | None = None,
     central: Collection[str] = (),
+    max_agents: int | None = None,
+    policy_of: PolicyOf | None = None,
 ) -> VectorEnv:
     """What `make` makes, for whole episodes; with `render_mode`, the first copy renders.
 
@@ -167,6 +178,8 @@ def make_for_evaluation(
                 seeds=seeds,
                 made=(made,),
                 central=central,
+                max_agents=max_agents,
+                policy_of=policy_of,
             )
         elif isinstance(made, GymnasiumVector):
             refuse_assigned(source.id, assign)
@@ -189,6 +202,18 @@ def refuse_assigned(id: str, assign: Assign | None) -> None:
         raise EnvError(
             f"{id!r} has no agents to give policies to: it is no PettingZoo environment",
             fix="train one algorithm on it",
+        )
+
+
+def _refuse_number(id: str, max_agents: int | None, made: Any = None) -> None:
+    """Raise ConfigError, and close what was made, if agents are counted where there are none."""
+    if max_agents is not None:
+        if made is not None:
+            made.close()
+        raise ConfigError(
+            f"rollout.max_agents is {max_agents}, but nothing reads it: {id!r} has no agents",
+            None,
+            "leave it out",
         )
 
 

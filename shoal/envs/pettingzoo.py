@@ -45,7 +45,7 @@ class Copy(Protocol):
 
 def is_agents(made: Any) -> bool:
     """Whether an object has one of PettingZoo's interfaces."""
-    return hasattr(made, "possible_agents") and _reads(made) is not None
+    return _reads(made) is not None
 
 
 def _reads(made: Any) -> str | None:

@@ -88,7 +88,7 @@ class Source:
         old = any(base.__module__.partition(".")[0] == "gym" for base in type(made).__mro__)
         raise EnvError(
             f"{self.id!r} made {'an environment of old Gym' if old else cut(repr(made), 80)}, "
-            "neither a gymnasium.Env nor a PettingZoo environment with possible_agents",
+            "neither a gymnasium.Env nor a PettingZoo environment",
             where=self.where,
             fix="derive its class from gymnasium.Env, and return it",
         )

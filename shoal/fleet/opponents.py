@@ -22,7 +22,7 @@ from shoal.trajectory import Obs, ndarray
 
 def games_of_two(world: VectorEnv, settings: SelfPlay) -> AgentsEnv:
     """The environment, if it is a game of two. Raises ConfigError, and closes it, if it is not."""
-    if isinstance(world, AgentsEnv) and len(world.agents) == 2:
+    if isinstance(world, AgentsEnv) and len(world.agents) == 2 and world.max_agents is None:
         return world
     world.close()
     named = f"the agents {', '.join(world.agents)}" if world.agents else "no agents"

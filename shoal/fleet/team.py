@@ -91,6 +91,8 @@ class Team:
             worker=index,
             assign=algorithm.assign,
             central=[name for name, part in algorithm.parts.items() if part.central],
+            max_agents=rollout.max_agents,
+            policy_of=algorithm.policy_of,
         )
         self.env: AgentsEnv = made
         try:

@@ -28,6 +28,7 @@ def make_world(config: Config, env: Any, index: int, seed: int) -> tuple[VectorE
         threads=cpus() if rollout.workers == 0 else 1,
         worker=index,
         central=[ALL] if config.algorithm.central else [],
+        max_agents=rollout.max_agents,
         plays=config.algorithm.plays,
     )
     if config.algorithm.central and View(rollout.hide, rollout.previous):

@@ -29,10 +29,16 @@ from tests.worlds import difference
 FORMS = [Together, InTurn]
 
 
-def worker(env: Any, *, fragment: int = 64, copies: int = 4, **fields: Any) -> Worker:
+def worker(
+    env: Any, *, fragment: int = 64, copies: int = 4, seats: int | None = None, **fields: Any
+) -> Worker:
     config = default_config("ppo", env)
     rollout = replace(
-        config.rollout, envs_per_worker=copies, fragment_length=fragment, clip_reward=None
+        config.rollout,
+        envs_per_worker=copies,
+        fragment_length=fragment,
+        clip_reward=None,
+        max_agents=seats,
     )
     made = Worker(replace(config, rollout=rollout, **fields), 0)
     weights = made.config.algorithm.init(made.model, np.random.default_rng(0))
@@ -308,7 +314,7 @@ class Immortal(InTurn):
         (Forgetful, EnvError, r"the environment never returned to '\w+'"),
         (Stranger, EnvError, r"there is an agent 'eve', which is none of possible_agents"),
         (Immortal, EnvError, r"has ended and taken its last step, and does not leave"),
-        (lambda: Together(()), EnvError, r"has no agents: its possible_agents are empty"),
+        (lambda: Together(()), EnvError, r"names no possible_agents"),
         ("pettingzoo:classic/conect_four_v3", EnvError, r"no module 'conect_four_v3'"),
         ("pettingzoo:mpe/simple_v3", EnvError, r"MPE has a package of its own"),
         ("pettingzoo:classic", EnvError, r"names no PettingZoo environment"),

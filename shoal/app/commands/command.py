@@ -120,6 +120,7 @@ class Trained(NamedTuple):
     folder: Path | None  # of its run
     about: dict[str, Any]  # what belongs to the result: seed, explore, env steps of the run
     arguments: dict[str, Any]  # of ``evaluate`` and ``record``
+    max_agents: int | None  # of ``evaluate`` alone
 
 
 def trained(parser: Parser, args: Namespace, pairs: Pairs, apart: int) -> Trained:
@@ -143,6 +144,7 @@ def trained(parser: Parser, args: Namespace, pairs: Pairs, apart: int) -> Traine
     with blame(path):
         seed = meta["config"]["seed"] + apart if args.seed is None else args.seed
         env_steps = meta["counters"]["env_steps"]
+        max_agents = meta["config"]["rollout"].get("max_agents")
     silence_third_parties()
     arguments = {
         "policy": policy,
@@ -158,7 +160,7 @@ def trained(parser: Parser, args: Namespace, pairs: Pairs, apart: int) -> Traine
     about |= {"best": True} if "best" in meta else {}
     title = f"{meta['system']} on {env}, {args.episodes} episodes"
     title += "".join(f", {name} {value}" for name, value in changes.items())
-    return Trained(title, folder, about, arguments)
+    return Trained(title, folder, about, arguments, max_agents)
 
 
 def silence_third_parties() -> None:

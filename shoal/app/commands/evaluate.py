@@ -41,7 +41,8 @@ def _run(parser: Parser, argv: list[str]) -> int:
         fix = f"--video {args.video.with_suffix('.mp4')}"
         raise ConfigError(f"--video is {args.video}, but is written as .mp4 or .gif", None, fix)
     found = command.trained(parser, args, pairs, 1_000_003)
-    result = evaluate(**found.arguments, video=args.video, video_episodes=args.video_episodes)
+    film = {"video": args.video, "video_episodes": args.video_episodes}
+    result = evaluate(**found.arguments, max_agents=found.max_agents, **film)
     print(
         f"{found.title}: "
         f"return {result['return_mean']:.1f} +- {result['return_std']:.1f} "
