@@ -29,7 +29,7 @@ class Seats:
         groups: by policy.
         envs: the copies.
         places: of each copy, where its agents have their seats; it is changed here.
-        policy_of: None: there is one group.
+        policy_of: None: there is one group, "".
         id: name of the environment.
     """
 
@@ -42,8 +42,7 @@ class Seats:
         id: str,
     ) -> None:
         self._groups, self._envs, self._places, self._id = groups, envs, places, id
-        (self._only, *_) = groups
-        self._policy_of = policy_of or (lambda agent: self._only)
+        self._policy_of = policy_of or (lambda agent: "")
         self._first: dict[str, str] = {}  # agent that told the spaces, by policy
         for agent in envs[0].agents:
             self._first.setdefault(self._policy_of(agent), agent)

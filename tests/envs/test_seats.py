@@ -146,6 +146,13 @@ def test_a_world_goes_on_from_its_state_with_everyone_in_their_seats(form: Any) 
             np.testing.assert_array_equal(a.obs["obs"], b.obs["obs"])
 
 
+class Unlike(Crowd):
+    """Agents of the first type have one action more."""
+
+    def action_space(self, agent: str) -> Any:
+        return spaces.Discrete(3 + agent.startswith("type0_"))
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_one_policy_and_two_by_pattern_train_and_are_evaluated(form: Any) -> None:
     with shoal.Trainer("ppo", form, **SMALL) as trainer:
@@ -160,8 +167,8 @@ def test_one_policy_and_two_by_pattern_train_and_are_evaluated(form: Any) -> Non
         trainer.policy, form, 5, seed=trainer.config.seed + 1_000_003, max_agents=SEATS
     )
     assert again == found
-    one = shoal.PPO(minibatch_size=32)
-    with shoal.Trainer(two(left=one, right=one), form, evaluate_every=1, **SMALL) as trainer:
+    one, other = shoal.PPO(minibatch_size=32), Unlike if form is Crowd else form
+    with shoal.Trainer(two(left=one, right=one), other, evaluate_every=1, **SMALL) as trainer:
         reports = [trainer.train(), trainer.train()]
         for policy in ("left", "right"):
             assert {f"{policy}/clip_fraction", f"evaluation/{policy}/return_mean"} <= set(
@@ -171,14 +178,26 @@ def test_one_policy_and_two_by_pattern_train_and_are_evaluated(form: Any) -> Non
     assert set(found["policies"]) == {"left", "right"}
 
 
+class Even(Crowd):
+    """Each agent has earned 1 when it leaves, and 2 if it is of another type than the first."""
+
+    def step(self, actions: Any) -> Any:
+        seen, _, *ends, infos = super().step(actions)
+        left = {a: ends[0][a] or ends[1][a] for a in seen}
+        rewards = {a: left[a] * (1 + (not a.startswith("type0_"))) for a in seen}
+        return seen, rewards, *ends, infos
+
+
 def test_returns_of_an_evaluation_are_means_over_agents() -> None:
-    envs, create = kept(lambda: Crowd(12))
+    envs, create = kept(lambda: Even(12))
     with shoal.Trainer(two(), Crowd, **SMALL) as trainer:
         found = shoal.evaluate(trainer.policy, create, 1, seed=1, max_agents=SEATS)
-    earned = envs[0].now[0]
-    left = [x for a, x in earned.items() if a.startswith("type0_")]
-    assert len(earned) > SEATS and found["return_mean"] == np.mean(list(earned.values()))
-    assert found["policies"]["left"] == np.mean(left)
+    names = envs[0].now[0].keys()
+    other = sum(not each.startswith("type0_") for each in names)
+    assert len(names) > SEATS and found["return_mean"] == (len(names) + other) / len(names)
+    assert found["policies"] == {"left": 1, "right": 2}
+    for seat, mean in found["agents"].items():
+        assert mean == found["policies"][seat.partition(" ")[0]]
 
 
 class Redrawn(Crowd):
@@ -203,11 +222,10 @@ class Late(Crowd):
         return {}, {}
 
 
-BY = {"policy_of": two().policy_of, "assign": two().assign}
-ONLY = shoal.Policies(
-    {"left": shoal.A2C(), "right": shoal.A2C()}, {"type0_*": "left", "z": "right"}
-)
-NONE = shoal.Policies({"left": shoal.A2C()}, {"type?_[0-3]": "left"})
+def by(agents: dict[str, str]) -> dict[str, Any]:
+    policies = {name: shoal.A2C() for name in agents.values()}
+    made = shoal.Policies(policies, agents)
+    return {"max_agents": 8, "assign": made.assign, "policy_of": made.policy_of}
 
 
 @pytest.mark.parametrize(
@@ -217,11 +235,15 @@ NONE = shoal.Policies({"left": shoal.A2C()}, {"type?_[0-3]": "left"})
         (Queue, {}, EnvError, r"names no possible_agents"),
         (Together, {"max_agents": 4}, ConfigError, r"max_agents is 4, but nothing reads it: .*Tog"),
         ("CartPole-v1", {"max_agents": 4}, ConfigError, r"nothing reads it: .* has no agents"),
-        ("tic_tac_toe", {"max_agents": 2}, ConfigError, r"nothing reads it"),
+        ("tic_tac_toe", {"max_agents": 2}, ConfigError, r"nothing reads it: .* possible_agents"),
+        ("tic_tac_toe", {"max_agents": 2, "plays": True}, ConfigError, r"reads it: .* no agents"),
+        ("ALE/Pong-v5", {"max_agents": 2}, ConfigError, r"nothing reads it: .* has no agents"),
         (Crowd, {"max_agents": 4}, EnvError, r"the policy has 5 agents at once, .* is 4: 'type"),
         (Queue, {"max_agents": 3}, EnvError, r"the policy has \d agents at once, .* is 3: 'type"),
-        (Crowd, {"max_agents": 5, **BY}, EnvError, r"the policy 'right' has \d agents at once"),
-        (Crowd, {"max_agents": 8, "assign": ONLY.assign}, EnvError, r"no policy is given to"),
+        (Crowd, {**by(BOTH), "max_agents": 5}, EnvError, r"policy 'right' has \d agents at once"),
+        (Crowd, by({"type0_*": "left"}), EnvError, r"no policy is given to the agent 'type[12]_0'"),
+        (Crowd, by({"type?_[0-4]": "left"}), EnvError, r"no policy is given to .* 'type\d_5'"),
+        (Crowd, by({"*": "left", "z": "right"}), EnvError, r"policy 'right' is taken by no agent"),
         (Redrawn, {"max_agents": 8}, SpaceError, r"'type\d_\d' and 'type\d_\d' .* their action sp"),
         (Paid, {"max_agents": 8}, EnvError, r"a reward of the agent 'eve', which is not there"),
         (Late, {"max_agents": 8}, EnvError, r"over before an agent has acted"),
