@@ -384,10 +384,11 @@ class AgentsEnv(Copies):
             or not isinstance(seeds, list)
             or len(seeds) != self.copies
             or set(state["actions"]) != set(named)
+            or any(len(state["groups"][name]["~acts"]) != x.slots for name, x in named.items())
         ):
             raise CheckpointError(
                 f"this is no state of {self.copies} copies of {self.id!r} with these policies",
-                fix="restore with the same environment, policies and number of copies",
+                fix="restore with the same environment, policies, number of copies and max_agents",
             )
         set_generator(self._rng, state["rng"])
         self._seeds = [int(seed) for seed in seeds]

@@ -15,7 +15,7 @@ from pettingzoo.test.example_envs import generated_agents_parallel_v0
 
 import shoal
 from shoal.envs import make
-from shoal.errors import ConfigError, EnvError, SpaceError
+from shoal.errors import CheckpointError, ConfigError, EnvError, SpaceError
 from tests.agents import Together
 from tests.crowds import SEATS, Crowd, Queue
 from tests.envs.test_agents import worker
@@ -176,6 +176,13 @@ def test_one_policy_and_two_by_pattern_train_and_are_evaluated(form: Any) -> Non
             )
         found = trainer.evaluate(5)
     assert set(found["policies"]) == {"left", "right"}
+
+
+def test_a_state_of_other_seats_is_refused() -> None:
+    one, other = (make(Crowd, 2, max_agents=most) for most in (SEATS, SEATS + 1))
+    one.reset(0)
+    with pytest.raises(CheckpointError, match="no state of 2 copies"):
+        other.set_state(one.get_state())
 
 
 class Even(Crowd):

@@ -15,6 +15,7 @@ _LASTING = (  # settings that cannot change when a run is resumed
     "learner",
     "algorithm.network",
     "rollout.envs_per_worker",
+    "rollout.max_agents",
     "rollout.normalise_obs",
     "rollout.scale_reward",
     "rollout.hide",
