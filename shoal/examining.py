@@ -67,6 +67,7 @@ def check_env(
     *,
     steps: int = STEPS,
     seed: int = 0,
+    max_agents: int | None = None,
 ) -> Examined:
     """Look at an environment before it is trained on, with random actions.
 
@@ -80,13 +81,14 @@ def check_env(
         env_kwargs: arguments of the environment.
         steps: env steps that are taken, in two copies.
         seed: of them and of the actions.
+        max_agents: that there are at once, for an environment without ``possible_agents``.
 
     What is wrong is among the findings. Raises nothing but KeyboardInterrupt.
     """
     found = Examined(str(env) if isinstance(env, str) else getattr(env, "__name__", repr(env)))
-    kwargs = dict(env_kwargs or {})
+    own: dict[str, Any] = {"kwargs": dict(env_kwargs or {}), "max_agents": max_agents}
     with _noting(found, "it cannot be made"):
-        source = find(env, kwargs)
+        source = find(env, own["kwargs"])
         found.id = source.id
         single = source.create()
         agents = is_agents(single)
@@ -97,14 +99,14 @@ def check_env(
         return found
     world = None
     with _noting(found, "copies of it cannot be made"):
-        world = make(env, 2, kwargs=kwargs, seed=seed)
+        world = make(env, 2, seed=seed, **own)
         _spaces(found, world.spaces)
     if world is None or not found.ok:
         return found
     with closing(world), _noting(found, "it fails with random actions"):
         _played(found, world, steps, seed)
     if found.ok:
-        again = lambda first: make(env, 2, kwargs=kwargs, seed=first)  # noqa: E731
+        again = lambda first: make(env, 2, seed=first, **own)  # noqa: E731
         with _noting(found, "it fails when it is made once more"):
             _seeds(found, again, seed, agents)
         _sent(found, env)

@@ -192,7 +192,9 @@ def _use(meta: Mapping[str, Any]) -> str:
     own = "" if not meta.get("own_policy") else ", network=..., algorithm=..."  # the user's code
     lines = ["import shoal", "", f'policy = shoal.load("FOLDER"{own})']
     if ":" in env or env in GAMES:
-        lines.append(f"print(shoal.evaluate(policy, {env!r}, episodes=10))")
+        most = meta["config"]["rollout"].get("max_agents")
+        seats = "" if most is None else f", max_agents={most}"
+        lines.append(f"print(shoal.evaluate(policy, {env!r}, episodes=10{seats}))")
     else:
         lines.insert(0, "import gymnasium")
         lines.append(f"env = gymnasium.make({env!r})")

@@ -14,6 +14,8 @@ from pettingzoo.test import api_test, parallel_api_test
 from pettingzoo.test.example_envs import generated_agents_parallel_v0
 
 import shoal
+from shoal.app.card import write_card
+from shoal.app.cli import main
 from shoal.envs import make
 from shoal.errors import CheckpointError, ConfigError, EnvError, SpaceError
 from tests.agents import Together
@@ -205,6 +207,19 @@ def test_returns_of_an_evaluation_are_means_over_agents() -> None:
     assert found["policies"] == {"left": 1, "right": 2}
     for seat, mean in found["agents"].items():
         assert mean == found["policies"][seat.partition(" ")[0]]
+
+
+def test_commands_know_the_seats_of_a_run(tmp_path: Path, capsys: Any) -> None:
+    own = {"learner": "torch", "stop_steps": 200, "evaluate_every": 100, "evaluate_episodes": 2}
+    env, out = "tests/crowds.py:Crowd", tmp_path / "run"
+    shoal.run("a2c", env, out=out, quiet=True, **{**SMALL, **own})
+    assert main(["evaluate", str(out), "--env", env, "--episodes", "2"]) == 0
+    assert (
+        f"max_agents={SEATS}" in (write_card(str(out), tmp_path / "hub") / "README.md").read_text()
+    )
+    assert main(["resume", str(out), "--max-agents", "9"]) == 2
+    assert "max-agents cannot change" in capsys.readouterr().err
+    assert main(["check-env", env, "--max-agents", str(SEATS), "--steps", "200"]) == 0
 
 
 class Redrawn(Crowd):

@@ -19,6 +19,8 @@ def _options() -> Parser:
     parser.option("env", metavar="ENV", help="a Gymnasium id, module:Name or file.py:Name")
     parser.option("--steps", metavar="N", type=int, default=2000, help="env steps (default 2,000)")
     parser.option("--seed", metavar="N", type=int, default=0, help="of them (default 0)")
+    about = "agents at once, if the environment does not name them"
+    parser.option("--max-agents", metavar="N", type=int, help=about)
     return parser
 
 
@@ -33,7 +35,8 @@ def _run(parser: Parser, argv: list[str]) -> int:
         name.replace("-", "_"): True if value is None else yaml.safe_load(value)
         for name, value in pairs
     }
-    found = check_env(args.env, kwargs, steps=args.steps, seed=args.seed)
+    own = {"steps": args.steps, "seed": args.seed, "max_agents": args.max_agents}
+    found = check_env(args.env, kwargs, **own)
     print(found)
     return 0 if found.ok else 1
 
