@@ -49,7 +49,9 @@ class Rollout:
         "auto", above=0, help="clip rewards to +- this; auto: 1 on Atari"
     )
     env_kwargs: Mapping[str, Any] = field(default_factory=Frozen)  # arguments of the environment
-    max_agents: int | None = setting(None, least=1)  # of a policy at once, if no names are known
+    max_agents: int | None = setting(
+        None, least=1, help="agents of a policy at once; only without possible_agents"
+    )
     hide: tuple[int | str, ...] = ()  # not shown to the policy: entries 1,3 or leaf or leaf:1,3
     previous: bool = False  # the previous action and reward join the observation
 
