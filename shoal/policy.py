@@ -18,6 +18,7 @@ from shoal.checkpoint import files as checkpoint
 from shoal.errors import CheckpointError, ConfigError, SpaceError
 from shoal.games.find import find_game
 from shoal.nets.factory import build
+from shoal.nets.network import Network
 from shoal.spaces.base import Spaces
 from shoal.spaces.team import TeamSpaces
 from shoal.spaces.view import ALL, View
@@ -56,6 +57,13 @@ class Policy:
     def __repr__(self) -> str:
         size = sum(x.size for name, x in self.weights.items() if name in self.model.net.shapes())
         return f"<Policy: {type(self.algorithm).__name__}, {size:,} weights>"
+
+    @property
+    def acts_like(self) -> tuple[Any, ...]:
+        """What makes actions of weights: equal for policies that could swap theirs."""
+        network: Any = getattr(self.algorithm, "network", None)
+        own = network if isinstance(network, Network) else type(network)
+        return own, type(self.algorithm).act, self.model.net.shapes(), self.view
 
     def set_weights(self, weights: Mapping[str, ndarray]) -> None:
         """Act with these from now on."""

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 from weakref import WeakSet
 
 import numpy as np
@@ -27,6 +27,7 @@ from shoal.learners.choose import copy_of_ranks, learner_of
 from shoal.metrics import Oddities, Recorder, Report
 from shoal.nets.factory import build
 from shoal.plans.create import create_run
+from shoal.plans.pool import Pool
 from shoal.plans.updates import Updates
 from shoal.policy import Policy, Team, policy_for
 from shoal.process import interrupts
@@ -387,6 +388,55 @@ class Trainer:
         self.run.total_env_steps = config.stop.env_steps
         if reseeded:
             self._begin_anew()
+
+    def add_opponent(self, name: str, policy: Policy) -> None:
+        """Play against this policy too, beside past selves, from the next update on.
+
+        For self-play (``pool=...``): it is drawn as they are, by ``prefer``, and rated by its name,
+        in "elo/NAME" and "win_rate/NAME" of reports. One of the same name takes the place of the
+        one before, and goes on with its rating. The policy is copied as it is now; checkpoints hold
+        it. Without past selves (``every=None``) only those added are opponents.
+
+        Raises ConfigError without self-play, for a policy of another network or of other spaces,
+        and for what can be no name.
+        """
+        pool, where, own = self._pool(), f"opponent {name!r}", cast("Policy", self.policy)
+        if not isinstance(policy, Policy):
+            kind = type(policy).__name__
+            raise ConfigError(f"the {where} is a {kind}", None, "give one Policy")
+        if policy.spaces.to_json() != own.spaces.to_json():
+            raise ConfigError(
+                f"the {where} was trained with other spaces",
+                None,
+                f"its spaces: {policy.spaces.observation}, {policy.spaces.action}; this trainer's: "
+                f"{own.spaces.observation}, {own.spaces.action}",
+            )
+        if policy.acts_like != own.acts_like:
+            raise ConfigError(
+                f"the {where} acts by another network or algorithm than this trainer's policy",
+                None,
+                "train it with the same algorithm.network",
+            )
+        self.updates.settle()
+        pool.add(name, policy.weights)
+        self.updates.mark()
+
+    def remove_opponent(self, name: str) -> None:
+        """Play no more games against it. Raises ConfigError if nobody of that name was added."""
+        pool = self._pool()
+        self.updates.settle()
+        pool.remove(name)
+        self.updates.mark()
+
+    def _pool(self) -> Pool:
+        """The pool. Raises ConfigError without self-play."""
+        if self.run.pool is None:
+            raise ConfigError(
+                "opponents are added to a pool, and this trainer has none",
+                None,
+                "begin with self-play: pool=10",
+            )
+        return self.run.pool
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Take over what ``save`` wrote."""

@@ -15,12 +15,13 @@ SELF, RANDOM, FIXED = -1, -2, -3  # numbers of opponents that are no past selves
 class SelfPlay:
     """A pool of past selves as opponents, in games of two agents.
 
-    Defaults of ML-Agents (Juliani et al. 2018, arXiv:1809.02627), but for ``prefer``: prioritised
-    fictitious self-play (Vinyals et al. 2019, Nature 575, Methods).
+    `Trainer.add_opponent` adds others to them. Defaults of ML-Agents (Juliani et al. 2018,
+    arXiv:1809.02627), but for ``prefer``: prioritised fictitious self-play (Vinyals et al. 2019,
+    Nature 575, Methods).
     """
 
     pool: int = setting(0, least=0)  # past selves to play against; 0: no self-play
-    every: int = setting(20_000, least=1)  # env steps between two that are kept
+    every: int | None = setting(20_000, least=1)  # env steps between two that are kept; none: none
     latest: float = setting(0.5, least=0, most=1)  # part of the games in which both sides learn
     prefer: Literal["hard", "even", "uniform"] = "hard"  # past selves: that win, are equal, or any
     rated: float = setting(0.05, least=0, most=1)  # part of the games against random and opponent

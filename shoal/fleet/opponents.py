@@ -76,7 +76,7 @@ class SelfPlayEnv(Wrapper):
     # ------------------------------------------------------------------ who plays whom
 
     def set_weights(self, weights: Mapping[str, ndarray]) -> None:
-        """Take the past selves as they are. Games against one that left go on with the oldest."""
+        """Take the opponents as they are. Games against one that left go on with the oldest."""
         own = {k.removeprefix(POOL): x for k, x in weights.items() if k.startswith(POOL)}
         self._numbers = own.pop("numbers").tolist()
         self._odds = own.pop("odds")

@@ -31,7 +31,7 @@ class Updates:
         self._plan, self._fleet, self._learner, self._run = plan, fleet, learner, run
         self._measures = measures
         self._generator: Generator[Update] | None = None
-        self._mark()
+        self.mark()
         self._whole = True  # not within an update, nor while one is being undone
 
     def __next__(self) -> Update:
@@ -41,7 +41,7 @@ class Updates:
             if self._generator is None:
                 self._generator = self._start()
             update = next(self._generator)
-            self._mark()
+            self.mark()
         except BaseException:
             self._rollback()
             raise
@@ -55,7 +55,7 @@ class Updates:
 
     def restart(self) -> None:
         """Begin the plan anew from the state as it is now, which was replaced from outside."""
-        self._mark()
+        self.mark()
         self._generator = None
 
     def close(self) -> None:
@@ -82,11 +82,11 @@ class Updates:
             run.fragments += 1
             run.set_origins()
         self._learner.set_aux(run.aux())
-        self._mark()
+        self.mark()
         updates: Generator[Update] = self._plan.run(self._fleet, self._learner, run)
         return updates
 
-    def _mark(self) -> None:
+    def mark(self) -> None:
         """Mark this moment between two updates as the one to fall back to."""
         buffer = self._buffer
         changes = 0 if buffer is None else buffer.changes

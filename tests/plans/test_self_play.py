@@ -16,6 +16,7 @@ from shoal.plans.pool import START, Pool, expected, odds
 from tests.agents import Alone, InTurn, Together
 from tests.worlds import difference
 
+LEAGUE = Path(__file__).parents[2] / "examples" / "league.py"
 TICTACTOE = "pettingzoo:classic/tictactoe_v3"
 SMALL: dict[str, Any] = {
     "pool": 3,
@@ -151,6 +152,148 @@ def test_running_games_are_restored_whole() -> None:
         assert state["score"].any() and not difference(world.get_state(), state)
 
 
+# ---------------------------------------------------------------- opponents by name
+
+
+def member_of(run: shoal.Trainer) -> Any:
+    return run.fleet._members[0]  # type: ignore[attr-defined]
+
+
+def test_those_added_stay_beside_the_newest_selves_until_they_are_removed() -> None:
+    pool = Pool(SelfPlay(pool=2, every=100))
+    pool.keep({"w": np.zeros(1)}, 0)
+    pool.elo = 1300.0
+    pool.add("wolf", {"w": np.array([7.0])})
+    pool.take([(1, 0.0)])
+    lost = pool.ratings[1]
+    pool.add("wolf", {"w": np.array([8.0])})  # its place and rating are the old one's
+    for env_steps in range(100, 1000, 100):
+        pool.keep({"w": np.array([env_steps])}, env_steps)
+    assert pool.selves == [9, 10] and pool.saved[1]["w"] == 8.0 and lost > 1300.0
+    found = pool.metrics()
+    assert found["elo/wolf"] == lost and found["win_rate/wolf"] == pytest.approx(0.25)
+    assert found["pool/size"] == 2 and found["elo/pool"] == np.mean(
+        [pool.ratings[n] for n in (9, 10)]
+    )
+    assert pool.weights()["pool/odds"].argmax() == 0  # it has won most
+    again = Pool(SelfPlay(pool=2, every=100))
+    again.set_state(pool.get_state())
+    assert again.metrics() == found
+    again.remove("wolf")
+    assert sorted(again.ratings) == sorted(again.saved) == [9, 10] and 1 not in again.won
+
+
+def test_without_past_selves_only_those_added_are_played(tmp_path: Path) -> None:
+    """A loaded policy's games are played by its weights, whatever the learner has become."""
+    with trainer(TICTACTOE, seed=5) as other:
+        other.train()
+        other.save(tmp_path)
+    rival = shoal.load(tmp_path)
+    with trainer(TICTACTOE, every=None, latest=0.0, rated=0.0, report_every=600) as run:
+        assert run.train()["pool/size"] == 0
+        assert member_of(run).sample().games == []  # nobody is there: both sides learn
+        run.add_opponent("rival", rival)
+        report = run.train()
+        assert report["elo/rival"] != START and report["win_rate/rival"] != 0.5
+        world = member_of(run).env
+        drawn = [world._draw() for _ in range(50)]
+        assert set(drawn) == {0} and run.run.pool.names == {0: "rival"}  # type: ignore[union-attr]
+        for name, x in world._past[0].items():
+            np.testing.assert_array_equal(x, rival.weights[name])
+        run.remove_opponent("rival")
+        assert "elo/rival" not in run.train()
+        assert world._draw() == SELF
+
+
+def test_added_opponents_go_on_bit_for_bit_with_the_run(tmp_path: Path) -> None:
+    with trainer(TICTACTOE, seed=5) as other:
+        other.train()
+        rival = other.policy
+    with trainer(TICTACTOE, latest=0.2) as run:
+        run.train()
+        run.add_opponent("rival", rival)  # type: ignore[arg-type]
+        for _ in range(3):
+            run.train()
+        run.save(tmp_path)
+        for _ in range(3):
+            one = run.train()
+        weights = run.learner.weights()
+    with shoal.Trainer.restore(tmp_path, TICTACTOE) as again:
+        for _ in range(3):
+            other_one = again.train()
+        for name, x in weights.items():
+            np.testing.assert_array_equal(x, again.learner.weights()[name])
+    for name in ("elo/rival", "win_rate/rival", "elo/learner", "win_rate/pool"):
+        assert one[name] == other_one[name]
+
+
+def test_an_update_that_fails_leaves_the_opponents_that_were_added() -> None:
+    with trainer(TICTACTOE) as run:
+        run.train()
+        run.add_opponent("rival", run.policy)  # type: ignore[arg-type]
+        member = member_of(run)
+        step = member.env.step
+
+        def broken(action: Any) -> Any:
+            member.env.step = step
+            raise KeyboardInterrupt
+
+        member.env.step = broken
+        with pytest.raises(KeyboardInterrupt):
+            run.train()
+        assert "elo/rival" in run.train()
+
+
+def test_what_does_not_fit_is_not_added() -> None:
+    with trainer(TICTACTOE) as run:
+        add: Any = run.add_opponent
+        with shoal.Trainer("ppo", TICTACTOE, hidden=(8,)) as other:
+            small = other.policy
+        with shoal.Trainer("ppo", TICTACTOE, activation="relu") as other:
+            bent = other.policy
+        with shoal.Trainer("ppo", InTurn) as other:
+            foreign = other.policy
+        for name, policy, text in (
+            ("small", small, "'small' acts by another network"),
+            ("bent", bent, "'bent' acts by another network"),
+            ("foreign", foreign, "'foreign' was trained with other spaces"),
+            ("chance", "random", "'chance' is a str"),
+            ("learner", run.policy, "'learner' cannot be the name"),
+            ("a/b", run.policy, "'a/b' cannot be the name"),
+        ):
+            with pytest.raises(ConfigError, match=text):
+                add(name, policy)
+        with pytest.raises(ConfigError, match="there is no opponent 'small'"):
+            run.remove_opponent("small")
+        assert not run.run.pool.names  # type: ignore[union-attr]
+    with shoal.Trainer("ppo", TICTACTOE) as alone, pytest.raises(ConfigError, match="has none"):
+        alone.add_opponent("me", alone.policy)  # type: ignore[arg-type]
+
+
+def test_the_example_of_a_league_ends_with_a_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Shrunk: each player trains twice, and each exploiter has one turn's time."""
+    text = LEAGUE.read_text()
+    assert len(text.splitlines()) <= 100 and text.count("PATIENCE = 0.7, 4") == 1
+    words = ["league.py", "tic_tac_toe", "--turns", "2", "--steps", "500", "--games", "4"]
+    monkeypatch.setattr("sys.argv", words)
+    text = text.replace("PATIENCE = 0.7, 4", "PATIENCE = 0.7, 1")
+    exec(compile(text, "league.py", "exec"), {"__name__": "__main__"})
+    out = capsys.readouterr().out
+    past = {f"{name}_{turn}" for name in ("main_exploiter", "league_exploiter") for turn in (1, 2)}
+    past |= {"main_0", "main_1", "main_2"}
+    table = [line.split() for line in out.partition("half a point")[2].splitlines()[1:]]
+    assert table[0][-1] == "r" and {"m0", "me1", "le2"} <= set(table[0])
+    rows = {row[0]: [float(x) for x in row[1:]] for row in table[1:]}
+    assert set(rows) == past
+    assert all(
+        len(row) == len(past) + 1 and 0 <= min(row) <= max(row) <= 1 for row in rows.values()
+    )
+    second = out.partition("turn 2, win rates of main:")[2].splitlines()[0]
+    assert "main_exploiter_1" in second and "league_exploiter_1" in second
+
+
 # ---------------------------------------------------------------- bad input
 
 
@@ -162,6 +305,7 @@ def test_running_games_are_restored_whole() -> None:
         (lambda: trainer(Alone), "has the agents me"),
         (lambda: trainer(TICTACTOE, memory="lstm"), "needs a network without memory"),
         (lambda: trainer(TICTACTOE, plan="allreduce"), "allreduce has no pool"),
+        (lambda: SelfPlay(every=0), "self_play.every is 0"),
         (lambda: SelfPlay(latest=0.9, rated=0.2), "at most 1 - self_play.latest"),
         (lambda: SelfPlay(prefer="weak"), "'hard', 'even' or 'uniform'"),  # type: ignore[arg-type]
         (lambda: SelfPlay(opponent=3), "a loaded policy or a function"),
