@@ -21,6 +21,7 @@ parser.add_argument("game", nargs="?", default="connect_four")  # or pettingzoo:
 parser.add_argument("--turns", type=int, default=16)  # in each of them every player trains
 parser.add_argument("--steps", type=int, default=40_000)  # env steps of a player in a turn
 parser.add_argument("--games", type=int, default=100)  # of each pair in the table
+parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()
 
 PPO = dict(lr=1e-3, gamma=0.97, entropy_coef=0.03, epochs=4, minibatch_size=512)
@@ -31,9 +32,9 @@ BEATEN, PATIENCE = 0.7, 4  # win rate at which an exploiter is done, and turns i
 NEWEST = 12  # of the past, in the table
 
 
-def begin(name, seed):
+def begin(name, number):
     """A new player, which has learned nothing."""
-    role = MAIN if name == "main" else EXPLOITER
+    role, seed = MAIN if name == "main" else EXPLOITER, 10_000 * args.seed + number
     return shoal.Trainer("ppo", args.game, seed=seed, **PPO, **SIZES, **role)
 
 
@@ -49,8 +50,8 @@ def short(name):
 
 
 names = "main", "main_exploiter", "league_exploiter"
-players = {name: begin(name, seed) for seed, name in enumerate(names)}
-since = dict.fromkeys(names, 0)  # turns of each exploiter
+players = {name: begin(name, i) for i, name in enumerate(names)}
+since = dict.fromkeys(names, 0)  # turns of each since it began or joined the past
 past = {"main_0": players["main"].policy}  # the league's, by name
 chance = random.Random(0)
 
@@ -76,7 +77,7 @@ for turn in range(1, args.turns + 1):
 
 for player in players.values():
     player.stop()
-rows = {"main_0": past["main_0"], **dict(list(past.items())[-NEWEST:])}
+rows = dict(list(past.items())[-NEWEST:])
 columns = {**rows, "random": "random"}
 print(f"\npoints of a game, over {args.games} games (a draw is half a point):")
 print(" " * 20, *(f"{short(name):>5}" for name in columns))

@@ -389,7 +389,7 @@ class Trainer:
         if reseeded:
             self._begin_anew()
 
-    def add_opponent(self, name: str, policy: Policy) -> None:
+    def add_opponent(self, name: str, policy: Policy | Team) -> None:
         """Play against this policy too, beside past selves, from the next update on.
 
         For self-play (``pool=...``): it is drawn as they are, by ``prefer``, and rated by its name,

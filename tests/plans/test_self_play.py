@@ -211,7 +211,7 @@ def test_added_opponents_go_on_bit_for_bit_with_the_run(tmp_path: Path) -> None:
         rival = other.policy
     with trainer(TICTACTOE, latest=0.2) as run:
         run.train()
-        run.add_opponent("rival", rival)  # type: ignore[arg-type]
+        run.add_opponent("rival", rival)
         for _ in range(3):
             run.train()
         run.save(tmp_path)
@@ -230,7 +230,7 @@ def test_added_opponents_go_on_bit_for_bit_with_the_run(tmp_path: Path) -> None:
 def test_an_update_that_fails_leaves_the_opponents_that_were_added() -> None:
     with trainer(TICTACTOE) as run:
         run.train()
-        run.add_opponent("rival", run.policy)  # type: ignore[arg-type]
+        run.add_opponent("rival", run.policy)
         member = member_of(run)
         step = member.env.step
 
@@ -267,7 +267,7 @@ def test_what_does_not_fit_is_not_added() -> None:
             run.remove_opponent("small")
         assert not run.run.pool.names  # type: ignore[union-attr]
     with shoal.Trainer("ppo", TICTACTOE) as alone, pytest.raises(ConfigError, match="has none"):
-        alone.add_opponent("me", alone.policy)  # type: ignore[arg-type]
+        alone.add_opponent("me", alone.policy)
 
 
 def test_the_example_of_a_league_ends_with_a_table(
