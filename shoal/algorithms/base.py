@@ -67,7 +67,7 @@ class Algorithm(ABC):
     "on-policy": the weights to be updated are those that sampled. "epochs": several gradient steps
     on one batch. "replay": transitions, drawn again and again from a buffer of all that was
     sampled. "returns": whole episodes of perturbed weights, and nothing else. "policies": fragments
-    of several policies at once.
+    of several policies at once. "buffers": a replay buffer for each of them.
     """
 
     @property

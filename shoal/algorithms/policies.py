@@ -94,7 +94,8 @@ class Policies(Differentiable):
                 None,
                 "give all policies algorithms of one kind",
             )
-        needs = frozenset({"policies"}).union(*(part.needs for part in self.parts.values()))
+        own = {"policies", "buffers"} if replays else {"policies"}
+        needs = frozenset(own).union(*(part.needs for part in self.parts.values()))
         object.__setattr__(self, "needs", needs)
 
     @property

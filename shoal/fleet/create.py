@@ -26,9 +26,8 @@ def worker(known: Any, config: Config, env: Any, index: int, restart: int) -> An
     ``known`` are the entries of Gymnasium's registry that this process may lack.
     """
     register(known)
-    if config.algorithm.parts:
-        return Team(config, index, env, restart)
-    return (config.plan.member() or Worker)(config, index, env, restart)
+    several: Any = Team if config.algorithm.parts else Worker
+    return (config.plan.member() or several)(config, index, env, restart)
 
 
 def create_fleet(config: Config, env: Any) -> tuple[Fleet, Callable[[], None]]:

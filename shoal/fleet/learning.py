@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from shoal.algorithms.by_policy import split
 from shoal.config.config import Config
 from shoal.fleet.collective import Broken, Reduce, open_store, own_address
 from shoal.fleet.parcel import Parcel
 from shoal.fleet.sample import Sample
+from shoal.fleet.team import Team
 from shoal.fleet.weight_shard import WeightSlice, slices, whole
 from shoal.fleet.worker import Worker
 from shoal.learners.choose import choose_framework, create_learner
 from shoal.learners.device import CPU
+from shoal.learners.policies import PolicyLearners
 from shoal.ops.optimisers import global_norm
 from shoal.ops.packing import Packing
-from shoal.trajectory import Batch, ndarray
+from shoal.trajectory import Batch, ndarray, shape
 
 if TYPE_CHECKING:
     from shoal.replay.local import LocalReplay
@@ -42,6 +45,21 @@ def own_device(config: Config, index: int) -> str:
 def takes_tensors(learner: Any) -> bool:
     """Whether gradients can go from GPU to GPU: PyTorch's, which are on one."""
     return type(learner).__module__.endswith(".torch") and learner.device != CPU
+
+
+def own_learner(config: Config, model: Any, params: Mapping[str, ndarray], device: str) -> Any:
+    """The learner of a worker, on one thread; of several policies, one for each."""
+    algorithm = config.algorithm
+    if not algorithm.parts:
+        kind = choose_framework(config.learner, model, algorithm.network)
+        return create_learner(kind, algorithm, model, params, 1, config.precision, device)
+    own = split(params)
+    return PolicyLearners(
+        {
+            name: own_learner(replace(config, algorithm=part), model[name], own[name], device)
+            for name, part in algorithm.parts.items()
+        }
+    )
 
 
 @dataclass
@@ -64,53 +82,62 @@ class Trained:
     broken: str = ""  # why nothing was learned: another rank is gone
 
 
-class LearningWorker(Worker):
-    """A worker with a learner of its own. Takes what ``Worker`` takes."""
+class LearningWorker:
+    """A worker, or one of several policies, and a learner of its own beside it.
+
+    Takes what ``Worker`` takes. All verbs that are not here are the worker's.
+    """
 
     def __init__(self, config: Config, index: int, env: Any = None, restart: int = 0) -> None:
-        super().__init__(config, index, env, restart)
-        algorithm = config.algorithm
-        params = algorithm.init(self.model, np.random.default_rng([config.seed, 0]))
-        kind = choose_framework(config.learner, self.model, algorithm.network)
-        how = 1, config.precision, own_device(config, index)
-        self.learner = create_learner(kind, algorithm, self.model, params, *how)
+        kind: Any = Team if config.algorithm.parts else Worker
+        self.worker = kind(config, index, env, restart)
+        self.config, self.model = config, self.worker.model
+        params = config.algorithm.init(self.model, np.random.default_rng([config.seed, 0]))
+        self.learner = own_learner(config, self.model, params, own_device(config, index))
         self._rank = 0
         self._group: Any = None
         self._store: Any = None  # the meeting point of all ranks, if it is here
         self._reduce: Reduce | None = None
         self._batch: Batch = {}  # gathered, and not yet trained on
         self._replay: LocalReplay | None = None  # of its own samples, if the algorithm replays
-        if "replay" in algorithm.needs:
+        if "replay" in config.algorithm.needs:
             from shoal.replay.counts import Replayed
             from shoal.replay.local import LocalReplay
 
             share = config.replay.each(max(config.rollout.workers, 1))
-            stacks, slots = self.get_stacks(), self.env.slots
-            self._replay = LocalReplay(share, algorithm, self.model, stacks, slots, Replayed())
+            stacks, slots = self.worker.get_layout()
+            fitted = share, config.algorithm, self.model, stacks, slots
+            self._replay = LocalReplay(*fitted, Replayed())
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "worker":  # not made yet
+            raise AttributeError(name)
+        return getattr(self.worker, name)
 
     def set_weights(self, weights: Mapping[str, ndarray], version: int) -> None:
-        super().set_weights(weights, version)
+        """See ``Worker.set_weights``; the learner has them too."""
+        self.worker.set_weights(weights, version)
         self.learner.set_weights(weights, version)
 
     def gradient(self, hyper: Mapping[str, float]) -> Gradient:
         """Sample a fragment, and differentiate the loss on it."""
         if self._replay is not None:
             return self._replayed(self._replay, hyper)
-        sample = self.sample()
+        sample = self.worker.sample()
         start = perf_counter()
         values, metrics, _ = self.learner.gradients(sample.batch, hyper)
         return Gradient(values, metrics, self._without_batch(sample, start))
 
     def _replayed(self, replay: LocalReplay, hyper: Mapping[str, float]) -> Gradient:
         """Sample a fragment if one is due, and differentiate the loss on what is drawn."""
-        sample = Sample({}, 0, 0, self.version, [], {}, {})
+        sample = Sample({}, 0, 0, self.worker.version, [], {}, {})
         if not replay.due():
-            sample = self.sample()
+            sample = self.worker.sample()
             replay.store(0, sample.batch)
         start = perf_counter()
         if not replay.due():
             return Gradient(None, {}, self._without_batch(sample, start))
-        drawn = replay.draw(self.rng, 1, hyper.get("beta", 0.0))
+        drawn = replay.draw(self.worker.rng, 1, hyper.get("beta", 0.0))
         noise = {name: x[0] for name, x in drawn.batch["step"].items()}  # of the one step
         values, metrics, rows = self.learner.gradients({**drawn.batch, "step": noise}, hyper)
         count = replay.trained(drawn, rows)
@@ -161,7 +188,7 @@ class LearningWorker(Worker):
         Returns "", or why the others could not be found.
         """
         self.learner.set_state(state)
-        super().set_weights(self.learner.weights(), self.learner.version)
+        self.worker.set_weights(self.learner.weights(), self.learner.version)
         self._rank, self._group = rank, group
         try:
             self._reduce = group.join(rank, on_device=takes_tensors(self.learner))
@@ -172,18 +199,18 @@ class LearningWorker(Worker):
     def gather(self, number: int, normalisation: Mapping[str, ndarray]) -> Sample:
         """Sample a fragment, whose batch stays here for ``train``."""
         self.learner.set_aux(normalisation)
-        super().set_weights(self.learner.weights(), self.learner.version)
-        sample = self.sample(number)
+        self.worker.set_weights(self.learner.weights(), self.learner.version)
+        sample: Sample = self.worker.sample(number)
         self._batch = sample.batch
         return replace(sample, batch={})
 
     def train(self, hyper: Mapping[str, float], ranks: int) -> Trained:
         """Update on what was gathered, every gradient step averaged over all ranks."""
         start = perf_counter()
-        times = {"idle": start - self._idle_since}
+        times = {"idle": start - self.worker.idle_since}
         batch, self._batch = self._batch, {}
         try:
-            indices = self.config.algorithm.indices(self.model, self.rng, batch["mask"].shape)
+            indices = self.config.algorithm.indices(self.model, self.worker.rng, shape(batch))
             reduce = self._reduce if ranks > 1 else None
             metrics, _ = self.learner.update(batch, indices, hyper, reduce)
         except Broken as error:
@@ -192,12 +219,12 @@ class LearningWorker(Worker):
         except BaseException:
             self._group.leave(self._rank)  # so that the others do not wait for this rank
             raise
-        self._idle_since = perf_counter()
-        times["gradient"] = self._idle_since - start
+        self.worker.idle_since = perf_counter()
+        times["gradient"] = self.worker.idle_since - start
         return Trained(times, metrics, self.learner.get_state() if self._rank == 0 else None)
 
     def _without_batch(self, sample: Sample, start: float) -> Sample:
         """What the plan needs to know of a sample that stays here; times the work on it."""
         sample.times["gradient"] = perf_counter() - start
-        self._idle_since = perf_counter()
+        self.worker.idle_since = perf_counter()
         return replace(sample, batch={})

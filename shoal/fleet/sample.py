@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shoal.ops.moments import Moments
@@ -23,7 +23,12 @@ class Sample:
     agent_steps: int = -1  # transitions of agents; as many as env steps, unless it is given
 
     returns: dict[str, list[float]] = field(default_factory=dict)  # of the episodes, by policy
+    steps: dict[str, int] = field(default_factory=dict)  # of agents, by policy
     games: list[tuple[int, float]] = field(default_factory=list)  # see fleet.opponents
+
+    def of(self, policy: str) -> Sample:
+        """One policy's part of a sample of several: its batch and its agents' steps."""
+        return replace(self, batch=self.batch[policy], agent_steps=self.steps[policy])
 
     def __post_init__(self) -> None:
         if self.agent_steps < 0:

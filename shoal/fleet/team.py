@@ -11,10 +11,12 @@ import numpy as np
 
 from shoal.algorithms.by_policy import join, split
 from shoal.algorithms.fixed import Fixed
+from shoal.algorithms.policies import Models
 from shoal.config.config import Config
 from shoal.envs import Step, make
 from shoal.envs.agent_group import Group
 from shoal.envs.agents import AgentsEnv
+from shoal.fleet.parcel import Parcel
 from shoal.fleet.sample import Sample
 from shoal.fleet.worker import Worker
 from shoal.spaces.team import TeamSpaces
@@ -103,6 +105,7 @@ class Team:
 
     def _join(self, config: Config, index: int, restart: int) -> None:
         algorithm, groups = config.algorithm, self.env.groups
+        self.config = config
         self.env.reset_groups(int(self.rng.integers(2**31)))
         self.fixed = {
             name: Fixed(name, what, groups[name].spaces, groups[name].agents, self.env.id)
@@ -116,6 +119,17 @@ class Team:
             worker.rng = np.random.default_rng([*self._seed, number])
             self.workers[name] = worker
         self._first = next(iter(self.workers.values()))
+        self.model = Models({name: worker.model for name, worker in self.workers.items()})
+
+    @property
+    def idle_since(self) -> float:
+        """When its last call ended."""
+        return self._first.idle_since
+
+    @idle_since.setter
+    def idle_since(self, now: float) -> None:
+        for worker in self.workers.values():
+            worker.idle_since = now
 
     @property
     def beat(self) -> int:
@@ -151,6 +165,15 @@ class Team:
         )
         samples = {name: sample for name, (sample, _) in found.items()}
         return self._joined(samples, env_time, act_time)
+
+    def sample_apart(self) -> Sample:
+        """The same; each policy's batch stays here until its receiver fetches it."""
+        found, env_time, act_time = self._play(
+            {name: worker.sampling(None) for name, worker in self.workers.items()}
+        )
+        own = {name: self.workers[name].prioritised(*both) for name, both in found.items()}
+        sample = self._joined(own, env_time, act_time)
+        return replace(sample, batch={name: Parcel(x.batch) for name, x in own.items()})
 
     def probe(self, env_steps: int) -> Sample:
         """Random actions of the policies that learn; see `Worker.probe`."""
@@ -213,6 +236,7 @@ class Team:
             join({name: sample.outside for name, sample in found.items()}),
             sum(sample.agent_steps for sample in every),
             {name: [x for x, _ in sample.episodes] for name, sample in found.items()},
+            steps={name: sample.agent_steps for name, sample in found.items()},
         )
 
     def begin(self, seed: int, number: int) -> None:

@@ -117,7 +117,7 @@ class Worker:
         own = [1 + index, restart] if restart else [1 + index]
         self.rng = np.random.default_rng([config.seed, *own])
         self.beat = 0  # env steps of all slots together so far: tells from outside that it is alive
-        self._idle_since = perf_counter()
+        self.idle_since = perf_counter()  # when its last call ended
         seed = int(self.rng.integers(2**31))
         self.env, self._own_spaces = (
             make_world(config, env, index, seed) if world is None else (world, world.spaces)
@@ -209,7 +209,7 @@ class Worker:
 
         It also returns the trajectory that the batch was made of.
         """
-        idle = perf_counter() - self._idle_since
+        idle = perf_counter() - self.idle_since
         self._begin(number)
         algorithm, rollout = self.config.algorithm, self.config.rollout
         if algorithm.whole_episodes:
@@ -241,7 +241,7 @@ class Worker:
             # Ranks of a collective take as many gradient steps: their batches stay of one size.
             if "replay" not in algorithm.needs and not self.config.plan.collective:
                 batch = dense(batch)
-        self._idle_since = perf_counter()
+        self.idle_since = perf_counter()
         counts = env_steps, trained, self.version
         sample = Sample(batch, *counts, episodes, moments, times, outside, acted)
         if self._opponents is not None:
@@ -264,13 +264,17 @@ class Worker:
         Where transitions are drawn by priority, they get their first one here, by the weights that
         sampled them (Horgan et al. 2018, arXiv:1803.00933, section 3).
         """
-        sample, trajectory = self.play(self.sampling(None))
+        sample = self.prioritised(*self.play(self.sampling(None)))
+        return replace(sample, batch=Parcel(sample.batch))
+
+    def prioritised(self, sample: Sample, trajectory: Trajectory) -> Sample:
+        """A sample with the first priorities of its transitions, if they are drawn by priority."""
         if self.config.replay.alpha:
             start = perf_counter()
             sample.batch["priority"] = self._priorities(sample.batch, trajectory)
-            self._idle_since = perf_counter()
-            sample.times["postprocess"] += self._idle_since - start
-        return replace(sample, batch=Parcel(sample.batch))
+            self.idle_since = perf_counter()
+            sample.times["postprocess"] += self.idle_since - start
+        return sample
 
     def _priorities(self, batch: Batch, trajectory: Trajectory) -> ndarray:
         """Priorities of a fragment's transitions [T, B], from the loss with online targets.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,8 +17,7 @@ class PolicyLearners:
     """Batches, gradient steps and weights by policy; one version for all.
 
     Weights and metrics are named "policy/name". An update is of the policies in its batch: those
-    that replay take their gradient steps when these are due. Nobody applies gradients from
-    elsewhere here: the plans that do are of one policy.
+    that replay take their gradient steps when these are due.
     """
 
     def __init__(self, learners: Mapping[str, Learner]) -> None:
@@ -59,6 +59,45 @@ class PolicyLearners:
         self._past, self._version = before, self._version + 1
         steps = sum(metrics.pop("gradient_steps") for metrics in found.values())
         return {**join(found), "gradient_steps": steps}, join(rows)
+
+    def gradients(
+        self, batch: Batch, hyper: Mapping[str, float]
+    ) -> tuple[Weights, dict[str, float], dict[str, ndarray]]:
+        """See `Learner.gradients`."""
+        own = split(hyper)
+        found = {k: self.learners[k].gradients(x, own.get(k, {})) for k, x in batch.items()}
+        gradients, metrics, rows = zip(*found.values(), strict=True)
+        return (
+            join(dict(zip(found, gradients, strict=True))),
+            join(dict(zip(found, metrics, strict=True))),
+            join(dict(zip(found, rows, strict=True))),
+        )
+
+    def apply(self, gradients: Mapping[str, ndarray], hyper: Mapping[str, float]) -> float:
+        """See `Learner.apply`; the norm is of all of them together. If one fails, none is moved."""
+        before, own = self._versions(), split(hyper)
+        try:
+            norms = [
+                self.learners[name].apply(one, own.get(name, {}))
+                for name, one in split(gradients).items()
+            ]
+        except BaseException:
+            self._return(before)
+            raise
+        self._past, self._version = before, self._version + 1
+        return math.hypot(*norms)
+
+    def set_weights(self, weights: Mapping[str, ndarray], version: int) -> None:
+        """See `Learner.set_weights`."""
+        self._each(split(weights), lambda learner, own: learner.set_weights(own, version))
+        self._version, self._past = version, self._versions()
+
+    def adopt(self, state: Mapping[str, Any]) -> None:
+        """See `Learner.adopt`."""
+        past = self._versions()
+        for name, learner in self.learners.items():
+            learner.adopt(self._own(state, name))
+        self._version, self._past = state["version"], past
 
     def weights(self) -> Weights:
         """All that policies act with."""

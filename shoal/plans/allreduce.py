@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from shoal.fleet.base import Fleet, results
 from shoal.fleet.collective import Broken
@@ -17,10 +17,6 @@ from shoal.fleet.sample import Sample
 from shoal.learners.base import Learner
 from shoal.plans.base import Plan, Tally, Update
 from shoal.plans.run import Run
-
-if TYPE_CHECKING:
-    from shoal.fleet.worker import Worker
-
 
 ATTEMPTS = 3  # at an update, or a meeting, that fail in a row though no rank died
 
@@ -41,8 +37,9 @@ class Allreduce(Plan):
     name: Literal["allreduce"] = "allreduce"  # name of the plan
 
     exact = collective = True
+    offers = Plan.offers | {"policies"}
 
-    def member(self) -> type[Worker]:
+    def member(self) -> type:
         from shoal.fleet.learning import LearningWorker
 
         return LearningWorker

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from shoal.config.bounds import setting
 from shoal.fleet.base import Fleet
 from shoal.learners.base import Learner
 from shoal.plans.base import Plan, Tally, Update
 from shoal.plans.run import Run
-
-if TYPE_CHECKING:
-    from shoal.fleet.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -31,9 +28,9 @@ class AsyncGradients(Plan):
     name: Literal["async_gradients"] = "async_gradients"  # name of the plan
     max_lag: int = setting(20, least=0)  # drop gradients whose weights are more versions old
 
-    offers = frozenset({"trajectories", "on-policy", "replay"})
+    offers = frozenset({"trajectories", "on-policy", "replay", "policies"})
 
-    def member(self) -> type[Worker]:
+    def member(self) -> type:
         from shoal.fleet.learning import LearningWorker
 
         return LearningWorker

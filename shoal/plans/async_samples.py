@@ -32,7 +32,7 @@ class AsyncSamples(Plan):
     in_flight: int = setting(2, least=1)  # fragments a worker may be ahead of the learner
     max_lag: int = setting(20, least=0)  # drop samples whose weights are more versions old
 
-    offers = frozenset({"trajectories", "epochs", "policies"})
+    offers = frozenset({"trajectories", "epochs", "policies", "pool"})
 
     def run(self, fleet: Fleet, learner: Learner, run: Run) -> Generator[Update]:
         run.abandon()

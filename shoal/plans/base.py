@@ -24,6 +24,7 @@ LACKS = {
     "on-policy": "it trains on what older weights sampled, and this algorithm does not correct it",
     "returns": "it learns from the returns of perturbed weights, and this plan perturbs none",
     "policies": "its members sample by, or learn, one policy only",
+    "buffers": "each policy has a replay buffer of its own, and here there is one for all",
     "epochs": "it takes several gradient steps on each batch, but here a worker takes one gradient",
 }
 
@@ -38,7 +39,8 @@ class Plan(ABC):
     exact: ClassVar[bool] = False  # all wait for all, so that a run can be resumed bit for bit
     offers: ClassVar[frozenset[str]] = frozenset({"trajectories", "on-policy", "epochs"})
     """Which of the ``needs`` of an algorithm it meets; "trajectories": of one with no other source;
-    "demonstrations" are no need: it draws from those of ``replay.demos`` too.
+    "demonstrations" are no need: it draws from those of ``replay.demos`` too; nor is "pool": past
+    selves are published beside the weights.
     """
     collective: ClassVar[bool] = False  # its workers, which learn, average among themselves
     replays: ClassVar[bool] = False  # the run itself holds the replay buffer, and saves it

@@ -69,7 +69,8 @@ class BellmanUpdaters(Plan):
 
     def run(self, fleet: Fleet, learner: Learner, run: Run) -> Generator[Update]:
         counts = run.counters
-        tally, ledger, sampling = begin(self, fleet, learner, run)
+        tally, ledgers, sampling = begin(self, fleet, learner, run)
+        ledger = ledgers[""]
         ahead = 1 if self.slack == 0 else 2
         make = partial(_updater, run.algorithm, run.model)
         with (

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from shoal.config.bounds import setting
 from shoal.fleet.base import Fleet, results
@@ -19,9 +19,6 @@ from shoal.fleet.weight_shard import Outliers, WeightShard, cut, joined
 from shoal.learners.base import Learner
 from shoal.plans.base import Plan, Tally, Update
 from shoal.plans.run import Run
-
-if TYPE_CHECKING:
-    from shoal.fleet.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class ParameterServer(Plan):
 
     offers = frozenset({"trajectories", "on-policy", "replay"})
 
-    def member(self) -> type[Worker]:
+    def member(self) -> type:
         from shoal.fleet.learning import LearningWorker
 
         return LearningWorker

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -65,6 +65,7 @@ class Run:
     local_replay: Any = None  # a LocalReplay or PolicyReplay, if the plan ``replays``
     pool: Pool | None = None  # past selves, if it is self-play
     replay_bytes: int = 0  # size of the replay buffer, in this process or elsewhere
+    counted: dict[str, int] = field(default_factory=dict)  # by the run that this is a part of
 
     @property
     def progress(self) -> float:
@@ -179,6 +180,18 @@ class Run:
         counters.dropped_steps = counters.agent_steps - counters.trained_steps
         counters.unlabelled_steps = counters.pulled_steps - counters.labelled_steps
 
+    def add(self, parts: Iterable[Run]) -> None:
+        """Count what the policies' own runs have counted since this was last asked."""
+        for own in parts:
+            if own is self:
+                return
+            for name in _SHARED:
+                now = getattr(own.counters, name)
+                more = now - own.counted.get(name, 0)
+                setattr(self.counters, name, getattr(self.counters, name) + more)
+                own.counted[name] = now
+            own.counters.env_steps = self.counters.env_steps
+
     def get_state(self) -> dict[str, Any]:
         return {
             "rng": self.rng.bit_generator.state,
@@ -200,6 +213,27 @@ class Run:
             self.pool.set_state(state["pool"])
         if self.local_replay is not None:
             self.local_replay.set_counts(state["replayed"])
+
+
+_SHARED = "trained_steps", "dropped_steps", "lost_steps", "replayed_steps"
+
+
+def policy_runs(run: Run) -> dict[str, Run]:
+    """A run of each policy, which counts what becomes of its transitions; of one alone, the run."""
+    if not run.algorithm.parts:
+        return {"": run}
+    return {
+        name: Run(
+            part,
+            run.rng,
+            run.total_env_steps,
+            Counters(env_steps=run.counters.env_steps),
+            model=run.model[name],
+            slots=run.slots[name],
+            replay=run.replay,
+        )
+        for name, part in run.algorithm.parts.items()
+    }
 
 
 def normalisation(

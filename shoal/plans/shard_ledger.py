@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from shoal.config.schedule import at
-from shoal.fleet.base import Fleet, results
+from shoal.fleet.base import Fleet
 from shoal.fleet.replay_shard import Exchanged, ReplayShard
 from shoal.fleet.sample import Sample
 from shoal.plans.run import Run
@@ -72,11 +72,19 @@ class ShardLedger:
         shards: how many.
         slack: gradient steps that may be due before workers wait.
         fused: most gradient steps in one call.
+        stacks: lengths of stacked frames, by leaf.
     """
 
-    def __init__(self, fleet: Fleet, run: Run, shards: int, slack: int, fused: int) -> None:
-        self._run, self._slack = run, slack
-        self._stacks: Mapping[str, int] = results(fleet.map("get_layout"))[0][0]
+    def __init__(
+        self,
+        fleet: Fleet,
+        run: Run,
+        shards: int,
+        slack: int,
+        fused: int,
+        stacks: Mapping[str, int],
+    ) -> None:
+        self.run, self._slack, self._stacks = run, slack, stacks
         replayed = run.replay, run.algorithm, run.model
         self._most = min(fused, most_steps(*replayed, self._stacks))
         self._each = trained_steps(*replayed)  # env steps of one gradient step
@@ -87,7 +95,7 @@ class ShardLedger:
 
     def make(self, index: int, restart: int) -> ReplayShard:
         """A shard for its share of the workers."""
-        run, shards = self._run, len(self.accounts)
+        run, shards = self.run, len(self.accounts)
         slots = -(-self._workers // shards) * (run.slots // self._workers)
         share = run.replay.each(shards)
         own = run.algorithm, run.model, self._stacks, slots, restart
@@ -101,8 +109,8 @@ class ShardLedger:
         The learner cannot catch up if nothing is held or coming, as when the only shard was
         replaced.
         """
-        counts, replay = self._run.counters, self._run.replay
-        if self._run.offline_left:
+        counts, replay = self.run.counters, self.run.replay
+        if self.run.offline_left:
             return False
         coming = sum(account.coming for account in self.accounts)
         if not coming and not any(account.mass > 0.0 for account in self.accounts):
@@ -123,7 +131,7 @@ class ShardLedger:
 
     def exchange(self, index: int) -> tuple[Any, ...] | None:
         """The arguments of a shard's next exchange; None if there is nothing to be exchanged."""
-        account, run = self.accounts[index], self._run
+        account, run = self.accounts[index], self.run
         steps = run.replay.at_once(self._due(), self._most)
         if self._slack == 0 and any(each.fragments for each in self.accounts):
             steps = 0  # what is on its way counts first
@@ -140,12 +148,12 @@ class ShardLedger:
 
     def _mass(self, account: Account) -> float:
         """What a shard is drawn from in proportion to; all have the same demonstrations."""
-        return 1.0 if self._run.offline_left else account.mass
+        return 1.0 if self.run.offline_left else account.mass
 
     def _due(self) -> int:
         """Gradient steps to ask for: within the ratio, or of those on demonstrations alone."""
-        counts, replay = self._run.counters, self._run.replay
-        if left := self._run.offline_left:
+        counts, replay = self.run.counters, self.run.replay
+        if left := self.run.offline_left:
             coming = (self._asked - counts.replayed_steps) // self._each
             return max(min(left, 1 + self._slack) - coming, 0)
         return replay.due(self._stored, counts.learning_from, self._asked, self._each)
@@ -156,7 +164,7 @@ class ShardLedger:
 
     def take(self, index: int, answer: Exchanged) -> Drawn | None:
         """Count what came of an exchange; returns what there is to learn from."""
-        account, run, counts = self.accounts[index], self._run, self._run.counters
+        account, run, counts = self.accounts[index], self.run, self.run.counters
         if answer.restart != account.restart:
             log.warning("replay shard %d was lost, with %s env steps", index, f"{account.held:,}")
             counts.lost_steps += account.held
@@ -178,4 +186,4 @@ class ShardLedger:
 
     def replayed(self, drawn: Drawn) -> int:
         """Env steps that the gradient steps on what was drawn trained on."""
-        return len(drawn.rows) // self._run.replay.batch_size * self._each
+        return len(drawn.rows) // self.run.replay.batch_size * self._each

@@ -27,7 +27,7 @@ class SyncReplay(Plan):
     name: Literal["sync_replay"] = "sync_replay"  # name of the plan
 
     exact = True
-    offers = frozenset({"replay", "demonstrations", "policies"})
+    offers = frozenset({"replay", "demonstrations", "policies", "buffers"})
     replays = True
 
     def conflict(self, config: Config) -> ConfigError | None:

@@ -24,7 +24,7 @@ class SyncSamples(Plan):
     name: Literal["sync_samples"] = "sync_samples"  # name of the plan
 
     exact = True
-    offers = Plan.offers | {"policies"}
+    offers = Plan.offers | {"policies", "pool"}
 
     def run(self, fleet: Fleet, learner: Learner, run: Run) -> Generator[Update]:
         tally = Tally(fleet, learner, run)

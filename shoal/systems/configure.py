@@ -252,8 +252,9 @@ def _refuse_plan(config: Config) -> None:
     parts = config.algorithm.parts
     kinds = [type(part) for part in parts.values()] or [type(config.algorithm)]
     reason = next((why for kind in kinds if (why := config.plan.refuses(kind))), None)
-    if parts and "policies" not in config.plan.offers:
-        reason = LACKS["policies"]
+    if reason is None and parts:
+        lacking = config.algorithm.needs - config.plan.offers
+        reason = next((why for need, why in LACKS.items() if need in lacking), None)
     if reason is not None:
         raise ConfigError(
             f"{type(config.algorithm).__name__} does not run under {config.plan.name}: {reason}",
@@ -262,7 +263,7 @@ def _refuse_plan(config: Config) -> None:
         )
     if parts:
         _refuse_shared(config)
-    if config.self_play.pool and (parts or "policies" not in config.plan.offers):
+    if config.self_play.pool and (parts or "pool" not in config.plan.offers):
         raise ConfigError(
             f"self_play.pool is {config.self_play.pool}, but "
             + ("there are policies by agent" if parts else f"{config.plan.name} has no pool"),

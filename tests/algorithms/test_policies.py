@@ -17,6 +17,12 @@ import shoal
 from shoal.algorithms.by_policy import join, split
 from shoal.algorithms.fixed import Fixed
 from shoal.errors import ConfigError, EnvError, ShoalError, SpaceError
+from shoal.plans.allreduce import Allreduce
+from shoal.plans.async_gradients import AsyncGradients
+from shoal.plans.async_replay import AsyncReplay
+from shoal.plans.async_samples import AsyncSamples
+from shoal.plans.sync_replay import SyncReplay
+from shoal.plans.sync_samples import SyncSamples
 from shoal.plans.updates import PROBE_STEPS
 from shoal.spaces.base import OWN
 from shoal.spaces.gym import GymSpaces
@@ -240,15 +246,37 @@ class Opposed(ParallelEnv):
         return dict.fromkeys(both, 0), rewards, ended, none, {a: {} for a in both}
 
 
-@pytest.mark.parametrize("plan", ["sync_replay"])
-def test_policies_that_replay_learn_what_their_own_agents_are_paid_for(plan: str) -> None:
-    one = shoal.DQN(lr=3e-3, epsilon_steps=500)
+# Without the entropy some seeds settle on a wrong action before they have tried the right one.
+PAID = shoal.PPO(lr=3e-3, minibatch_size=16, epochs=4, entropy_coef=0.1)
+PLANS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "sync_samples": (PAID, SyncSamples(), {}),
+    "async_samples": (shoal.VTrace(lr=1e-2), AsyncSamples(), {}),
+    "async_gradients": (shoal.A2C(lr=2e-2), AsyncGradients(), {}),
+    "allreduce": (PAID, Allreduce(), {}),
+    "sync_replay": (shoal.DQN(lr=3e-3, epsilon_steps=500), SyncReplay(), REPLAYED),
+    "async_replay": (shoal.DQN(lr=3e-3, epsilon_steps=500), AsyncReplay(), REPLAYED),
+    "async_replay, by priority": (
+        shoal.DQN(lr=3e-3, epsilon_steps=500),
+        AsyncReplay(shards=2),
+        {**REPLAYED, "alpha": 0.6},
+    ),
+}
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_under_every_plan_policies_learn_what_their_own_agents_are_paid_for(plan: str) -> None:
+    one, under, more = PLANS[plan]
     algorithm = shoal.Policies({"a": one, "b": one}, {"left": "a", "right": "b"})
-    more = {**REPLAYED, "stop_steps": 2_000, "report_every": 500}
-    with shoal.Trainer(algorithm, Opposed, plan=plan, **more) as trainer:
-        for _ in trainer:
-            pass
+    more = {**SMALL, "fragment_length": 8, **more, "stop_steps": 4_000, "report_every": 500}
+    more |= {"workers": 2, "in_process": True}
+    with shoal.Trainer(algorithm, Opposed, plan=under, **more) as trainer:
+        *_, report = trainer
         assert trainer.evaluate(50)["agents"] == {"left": 1.0, "right": 1.0}
+        counters = trainer.run.counters
+    flying = counters.agent_steps - counters.trained_steps - counters.dropped_steps
+    assert counters.agent_steps == 2 * counters.env_steps
+    assert flying == report["in_flight_steps"] >= 0
+    assert under.exact <= (flying == 0)
 
 
 @pytest.mark.parametrize("form", [Together, InTurn])
@@ -409,13 +437,14 @@ def test_a_wrong_mapping_is_one_error_with_the_names(
         (lambda: shoal.Policies({"a": shoal.PG()}, {"*": "a"}), "PG, which learns from whole"),
         (lambda: shoal.Policies({"a": shoal.ES()}, {"*": "a"}), "ES, which learns from whole"),
         (lambda: hunt(hare=shoal.DQN()), "'prey' learns from a replay buffer and 'pack' from"),
-        (lambda: shoal.Trainer(chase(), Unlike, plan="async_replay"), "one policy only"),
+        (lambda: shoal.Trainer(chase(), Unlike, plan="async_gradients"), "buffer of its own"),
+        (lambda: shoal.Trainer(chase(), Unlike, plan="parameter_server"), "one policy only"),
         (lambda: shoal.Trainer(chase(), Unlike, capacity=10**12), "free"),
         (lambda: shoal.Policies({"a": shoal.PPO()}, {"*": "b"}), "policy 'b', which is none"),
         (lambda: shoal.Policies({"a": "greedy"}, {"*": "a"}), "'greedy', which is no policy"),
         (lambda: shoal.Policies({"a/b": shoal.PPO()}, {"*": "a/b"}), "cannot be the name"),
         (lambda: shoal.Policies({"a": {"lr": 1.0}}, {"*": "a"}), "names no system"),
-        (lambda: shoal.Trainer(hunt(), Unlike, plan="allreduce"), "one policy only"),
+        (lambda: shoal.Trainer(hunt(), Unlike, plan="parameter_server"), "several gradient steps"),
         (lambda: shoal.Trainer(hunt(), Unlike, hide=[0]), "rollout.hide"),
         (lambda: shoal.Trainer(hunt(), "CartPole-v1"), "has no agents to give policies to"),
     ],

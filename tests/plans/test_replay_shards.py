@@ -27,9 +27,8 @@ def ledger(shards: int = 1, slack: int = 4, warmup: int = 1000) -> ShardLedger:
     algorithm = DQN(network=LINEAR)
     run = Run(algorithm, np.random.default_rng(0), None, replay=Replay(warmup=warmup))
     run.model = algorithm.model(GymSpaces(Box(-1, 1, (2,)), Discrete(2)), build)
-    told = [(i, ({}, 1)) for i in range(WORKERS)]  # stacks and slots of each worker
-    fleet: Any = SimpleNamespace(size=WORKERS, map=lambda verb: told)
-    return ShardLedger(fleet, run, shards, slack, fused=16)
+    fleet: Any = SimpleNamespace(size=WORKERS)
+    return ShardLedger(fleet, run, shards, slack, fused=16, stacks={})
 
 
 def sampled(ledger: ShardLedger, workers: tuple[int, ...] = (0, 1)) -> int:
@@ -75,7 +74,7 @@ def test_what_was_stored_beyond_the_warm_up_is_trained_on() -> None:
         made.exchange(0)
         steps = answered(made, 0)
         learned += steps
-        made._run.counters.replayed_steps += 64 * steps
+        made.run.counters.replayed_steps += 64 * steps
         stored += sampled(made)
     assert learned > 1000
     assert 8 * (stored - 1000) - 64 * learned <= 8 * (8 * 5 + 3 * WORKERS * FRAGMENT)
