@@ -50,7 +50,7 @@ class Policy:
         self._taken: ndarray | None = None  # the last action in policy form, since the last reset
         self._begins: ndarray | None = None  # where an episode has begun since, bool [...]
         self._memory = Memory(algorithm, self.model)
-        self._remembered: Obs = {}  # since the last reset
+        self.remembered: Obs = {}  # since the last reset: {leaf: [..., *shape]}
         self.set_weights(weights)
         self.rng = np.random.default_rng(seed)
 
@@ -141,7 +141,7 @@ class Policy:
         elif rng is not None:
             noise = np.stack([dist.noise(each, ()) for each in rng])
         if self._memory:
-            kept = self._remembered
+            kept = self.remembered
             shapes = {path: (*axes, *x.shape) for path, x in self._memory.initial.items()}
             if {path: x.shape for path, x in kept.items()} != shapes:
                 kept = self._memory.begin(axes)
@@ -157,7 +157,7 @@ class Policy:
         if acts is not None and memory:
             kept = {path: obs[path] for path in memory}
             memory = {path: _where(acts, x, kept[path]) for path, x in memory.items()}
-        self._remembered = memory
+        self.remembered = memory
         return np.asarray(action)
 
     def reset(self, slots: ndarray | None = None) -> None:
@@ -168,11 +168,11 @@ class Policy:
         nothing. A batch of another shape is reset by itself.
         """
         if slots is None:
-            self._remembered, self._begins = {}, None
+            self.remembered, self._begins = {}, None
             return
         slots = np.asarray(slots, bool)
-        if self._remembered:
-            self._remembered = self._memory.reset(self._remembered, slots)
+        if self.remembered:
+            self.remembered = self._memory.reset(self.remembered, slots)
         if self._begins is not None:
             self._begins = self._begins | slots
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ class Fixed:
     """A policy that does not learn: random, a loaded one, or a function of an observation."""
 
     def __init__(self, name: str, what: Any, spaces: Any, agents: Sequence[str], id: str) -> None:
-        self.name, self._what, self._id = name, what, id
+        self.name, self._id = name, id
+        # What it remembers is of these agents: others act by the same policy, and it is evaluated.
+        self._what = copy(what) if hasattr(what, "choose") else what
         self._spaces, self._agents = spaces, agents
         self._dist = distributions.for_space(spaces.action_kind, spaces.action_n, spaces.action_dim)
         if hasattr(what, "choose") and what.spaces.to_json() != spaces.local.to_json():
@@ -57,6 +60,15 @@ class Fixed:
         """Forget what was seen where an episode begins (bool [B]); None: everywhere."""
         if hasattr(self._what, "reset"):
             self._what.reset(slots)
+
+    def get_state(self) -> Obs:
+        """What it remembers, {leaf: [slots, ...]}; {} without memory."""
+        return dict(getattr(self._what, "remembered", {}))
+
+    def set_state(self, state: Obs) -> None:
+        """The inverse of ``get_state``."""
+        if hasattr(self._what, "remembered"):
+            self._what.remembered = dict(state)
 
     def _checked(self, taken: Any, obs: Obs, slot: int) -> ndarray:
         """An action of the user's function, which must be one, and a legal one."""

@@ -91,6 +91,10 @@ class SelfPlayEnv(Wrapper):
 
     def _begin(self, copies: ndarray) -> None:
         """New games in these copies."""
+        begins = np.zeros((len(self._side), 2), bool)
+        begins[copies] = True
+        for player in self._fixed.values():
+            player.reset(begins.reshape(-1))
         for copy in copies.tolist():
             drawn = self._draw()
             side = self._next.get(drawn, 0)
@@ -183,6 +187,7 @@ class SelfPlayEnv(Wrapper):
             "side": self._side.copy(),
             "next": {str(number): side for number, side in self._next.items()},
             "score": self._score.copy(),
+            "fixed": {str(number): x.get_state() for number, x in self._fixed.items()},
         }
 
     def set_state(self, state: dict[str, Any]) -> Obs:
@@ -196,5 +201,7 @@ class SelfPlayEnv(Wrapper):
         self._against, self._side = state["against"].copy(), state["side"].copy()
         self._next = {int(number): side for number, side in state["next"].items()}
         self._score, self._games = state["score"].copy(), []
+        for number, player in self._fixed.items():
+            player.set_state(state["fixed"][str(number)])
         self._obs = self.world.set_state(state["env"])
         return self._obs

@@ -247,6 +247,8 @@ class Team:
         for i, worker in enumerate(self.workers.values()):
             worker.begin(seed, number)
             worker.rng = np.random.default_rng([seed, index, restart, number, i])
+        for policy in self.fixed.values():
+            policy.reset()
 
     def rollback(self, fragments: int) -> None:
         """Undo the newest fragment if it is past this count."""
@@ -260,6 +262,7 @@ class Team:
             "rng": self.rng.bit_generator.state,
             "world": self.env.get_state(),
             "workers": {name: worker.get_state() for name, worker in self.workers.items()},
+            "fixed": {name: policy.get_state() for name, policy in self.fixed.items()},
         }
 
     def get_state(self) -> dict[str, Any]:
@@ -272,6 +275,8 @@ class Team:
         self.env.set_state_groups(state["world"])
         for name, worker in self.workers.items():
             worker.set_state(state["workers"][name])
+        for name, policy in self.fixed.items():
+            policy.set_state(state["fixed"][name])
 
     def close(self) -> None:
         """End the environments."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 from pathlib import Path
@@ -28,7 +29,7 @@ from shoal.spaces.base import OWN
 from shoal.spaces.gym import GymSpaces
 from shoal.trajectory import shape
 from tests.agents import InTurn, Together
-from tests.worlds import difference
+from tests.worlds import RECURRENT, difference
 
 TWO = {"ann": "left", "*": "right"}
 
@@ -340,6 +341,40 @@ def test_one_policy_is_loaded_by_its_name(tmp_path: Path) -> None:
         assert set(split(frozen.learner.weights())) == {"pack"}
     for name, x in before.items():
         np.testing.assert_array_equal(x, prey.weights[name])
+
+
+def test_a_fixed_policy_remembers_what_its_own_agents_saw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever others do by the same policy meanwhile; and when a run goes on from its state."""
+    with shoal.Trainer(hunt(hare=shoal.A2C(network=RECURRENT)), Unlike, **SMALL) as trainer:
+        trainer.train()
+        trainer.save(tmp_path)
+    prey, seen = shoal.load(tmp_path, policy="prey"), []
+    choose = Fixed.choose
+
+    def noted(fixed: Fixed, *args: Any) -> Any:
+        seen.append({path: x.copy() for path, x in fixed.get_state().items()})
+        return choose(fixed, *args)
+
+    fields = {"workers": 2, "in_process": True, **SMALL, "fragment_length": 17}  # within episodes
+    with shoal.Trainer(hunt(hare=prey), Unlike, **fields) as trainer:
+        trainer.train()
+        member, other = trainer.fleet._members  # type: ignore[attr-defined]
+        monkeypatch.setattr(Fixed, "choose", noted)
+        state = copy.deepcopy(member.get_state())
+        member.sample()
+        first, seen[:] = list(seen), []
+        other.sample()
+        trainer.evaluate(3)
+        member.set_state(state)
+        seen.clear()
+        member.sample()
+        assert not difference(seen, first) and any(x.any() for x in first[0].values())
+        member.begin(0, 0)
+        seen.clear()
+        member.sample()
+        assert difference(seen[0], first[0]) and not any(x.any() for x in seen[0].values())
 
 
 def test_a_fixed_policy_forgets_where_an_episode_begins_and_nowhere_else() -> None:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import shoal
-from shoal.config.self_play import RANDOM, SELF, SelfPlay
+from shoal.config.self_play import FIXED, RANDOM, SELF, SelfPlay
 from shoal.errors import ConfigError, ShoalError
 from shoal.plans.pool import START, Pool, expected, odds
 from tests.agents import Alone, InTurn, Together
-from tests.worlds import difference
+from tests.worlds import RECURRENT, difference
 
 LEAGUE = Path(__file__).parents[2] / "examples" / "league.py"
 TICTACTOE = "pettingzoo:classic/tictactoe_v3"
@@ -292,6 +292,26 @@ def test_the_example_of_a_league_ends_with_a_table(
     )
     second = out.partition("turn 2, win rates of main:")[2].splitlines()[0]
     assert "main_exploiter_1" in second and "league_exploiter_1" in second
+
+
+def test_an_opponent_with_memory_remembers_its_own_game(tmp_path: Path) -> None:
+    with shoal.Trainer("ppo", TICTACTOE, network=RECURRENT) as other:
+        rival: Any = other.policy
+    with trainer(TICTACTOE, opponent=rival, latest=0.0, rated=1.0) as run:
+        run.train()
+        world = member_of(run).env
+        state = copy.deepcopy(world.get_state())
+        assert any(x.any() for x in state["fixed"][str(FIXED)].values())
+        run.train()
+        world.set_state(state)
+        assert not difference(world.get_state(), state)
+        world._begin(np.array([2]))  # of the copies; each has two slots
+        for path, x in world.get_state()["fixed"][str(FIXED)].items():
+            before = state["fixed"][str(FIXED)][path]
+            assert (
+                not x[4:6].any() and (np.delete(x, (4, 5), 0) == np.delete(before, (4, 5), 0)).all()
+            )
+    assert not rival.remembered
 
 
 # ---------------------------------------------------------------- bad input
