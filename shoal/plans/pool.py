@@ -22,7 +22,8 @@ class Pool:
 
     Beside them others that are added by name, and stay until they are removed. Elo ratings are of
     the learner (which goes on) and of every opponent; who joins begins with the learner's. What one
-    wins in a game the other loses.
+    wins in a game the other loses. Only the random player, which never changes, keeps its rating:
+    without such a fixed point all ratings rise, as past selves leave with less than they came with.
     """
 
     def __init__(self, settings: SelfPlay) -> None:
@@ -112,7 +113,9 @@ class Pool:
                 continue  # it has left meanwhile
             rating = self.ratings.setdefault(number, START)
             gain = _K * (points - expected(self.elo, rating))
-            self.elo, self.ratings[number] = self.elo + gain, rating - gain
+            self.elo += gain
+            if number != RANDOM:
+                self.ratings[number] = rating - gain
             won, played = self.won.get(number, (0.0, 0.0))
             self.won[number] = won * _FADE + points, played * _FADE + 1
 

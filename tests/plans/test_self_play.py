@@ -40,9 +40,22 @@ def test_a_rating_gains_what_the_other_loses() -> None:
     pool = Pool(SelfPlay(pool=2))
     pool.keep({"w": np.zeros(1)}, 0)
     rng = np.random.default_rng(0)
-    pool.take([(int(rng.integers(-3, 1)), float(rng.integers(3)) / 2) for _ in range(500)])
+    games = [(int(rng.integers(-3, 1)), float(rng.integers(3)) / 2) for _ in range(500)]
+    pool.take([game for game in games if game[0] != RANDOM])
     total = pool.elo + sum(pool.ratings.values())
-    assert total == pytest.approx(START * (1 + len(pool.ratings)))
+    assert RANDOM not in pool.ratings and total == pytest.approx(START * (1 + len(pool.ratings)))
+
+
+def test_the_random_player_is_the_fixed_point_of_all_ratings() -> None:
+    """Against it alone the learner's rating comes to where it wins as much as it is expected to."""
+    pool = Pool(SelfPlay(pool=2))
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(60):
+        pool.take([(RANDOM, float(rng.random() < 10 / 11)) for _ in range(200)])
+        found.append(pool.elo)
+    assert pool.metrics()["elo/random"] == START
+    assert abs(np.mean(found[20:]) - (START + 400)) < 10
 
 
 def test_odds_follow_the_win_rates_and_are_uniform_without_any() -> None:
