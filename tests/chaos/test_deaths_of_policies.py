@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,12 @@ from tests.worlds import TINY
 PLANS = {  # the algorithms of two policies
     "sync_samples": (shoal.PPO(network=TINY, minibatch_size=16), shoal.A2C(network=TINY)),
     "async_samples": (shoal.VTrace(network=TINY), shoal.APPO(network=TINY)),
+}
+OTHERS: dict[str, Any] = {
+    "async_gradients": shoal.A2C(network=TINY),
+    "allreduce": shoal.A2C(network=TINY),
+    "sync_replay": shoal.DQN(network=TINY),
+    "async_replay": shoal.DQN(network=TINY),
 }
 AGENTS = {"ann": "left", "*": "right"}
 POLICIES = "left", "right"
@@ -73,6 +80,24 @@ def _policy(value: float) -> str:
 @pytest.fixture
 def books(monkeypatch: pytest.MonkeyPatch) -> PackBooks:
     return PackBooks(monkeypatch)
+
+
+def _moved(trainer: shoal.Trainer, before: dict[str, dict[str, Any]]) -> dict[str, bool]:
+    """Whether each policy has other weights now."""
+    now = params(trainer)
+    return {
+        name: any((x != now[name][k]).any() for k, x in own.items() if not k.startswith("explore/"))
+        for name, own in before.items()
+    }
+
+
+def train_until(trainer: shoal.Trainer, condition: Callable[[dict[str, Any]], bool]) -> Any:
+    """The first report that is as wanted."""
+    for _ in range(2000):
+        report = trainer.train()
+        if condition(report):
+            return report
+    raise AssertionError(f"it never came: {report}")
 
 
 def params(trainer: shoal.Trainer) -> dict[str, dict[str, Any]]:
@@ -147,6 +172,27 @@ def test_a_worker_that_hangs_is_replaced(
         same_but(trainer, books, ledger, 9)
     said = next(text for text in caplog.messages if "stuck" in text)
     assert "mortal.py" in said and "time.sleep(600)" in said
+
+
+@pytest.mark.parametrize("plan", OTHERS)
+def test_a_worker_that_is_killed_is_replaced_under_every_plan(plan: str, tmp_path: Path) -> None:
+    """Every action of an agent was trained on or stored, was dropped, or is on its way."""
+    one = OTHERS[plan]
+    algorithm = shoal.Policies(dict.fromkeys(POLICIES, one), AGENTS)
+    more = {"warmup": 64, "batch_size": 16} if "replay" in one.needs else {}
+    kwargs = PackLedger(tmp_path).kwargs()
+    small = {"envs_per_worker": 1, "fragment_length": FRAGMENT, "learner": "torch", "workers": 2}
+    rest: Any = {**small, **more, "cpus_per_worker": 0.0, "env_kwargs": kwargs, "report_every": 1}
+    with shoal.Trainer(algorithm, PackInTurn, plan=plan, **rest) as trainer:
+        train_until(trainer, lambda report: report["gradient_steps"] >= 8)
+        os.kill(pid_of(trainer.fleet, 1), signal.SIGKILL)
+        train_until(trainer, lambda _: trainer.fleet.stats.restarts == {1: 1})
+        before, counters = params(trainer), trainer.run.counters
+        report = train_until(trainer, lambda _: all(_moved(trainer, before).values()))
+    used = counters.trained_steps + counters.dropped_steps
+    assert 0 <= counters.agent_steps - used == report["in_flight_steps"]
+    if trainer.config.plan.exact and plan != "allreduce":
+        assert counters.agent_steps == used
 
 
 @pytest.mark.parametrize("plan", PLANS)
