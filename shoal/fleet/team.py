@@ -119,6 +119,8 @@ class Team:
             worker.rng = np.random.default_rng([*self._seed, number])
             self.workers[name] = worker
         self._first = next(iter(self.workers.values()))
+        self._before: dict[str, Any] = {}  # state before the newest fragment
+        self._unfinished = False  # see ``Worker``
         self.model = Models({name: worker.model for name, worker in self.workers.items()})
 
     @property
@@ -190,9 +192,12 @@ class Team:
     ) -> tuple[dict[str, T], float, float]:
         """What all of these return, stepped together; and the seconds in environments and policies.
 
-        They end with the same env step.
+        They end with the same env step. Fragments that did not come to their end are undone first,
+        as in `Worker`.
         """
-        self._before = self._states()
+        if self._unfinished:
+            self.set_state(self._before)
+        self._before, self._unfinished = self._states(), True
         actions = {name: next(steps) for name, steps in sampling.items()}
         found: dict[str, T] = {}
         env_time = act_time = 0.0
@@ -215,6 +220,7 @@ class Team:
                     actions[name] = worker_steps.send(steps[name])
                 except StopIteration as done:
                     found[name] = done.value
+        self._unfinished = False
         return found, env_time, act_time
 
     def _joined(self, found: Mapping[str, Sample], env_time: float, act_time: float) -> Sample:
@@ -249,6 +255,7 @@ class Team:
             worker.rng = np.random.default_rng([seed, index, restart, number, i])
         for policy in self.fixed.values():
             policy.reset()
+        self._unfinished = False
 
     def rollback(self, fragments: int) -> None:
         """Undo the newest fragment if it is past this count."""
@@ -277,6 +284,7 @@ class Team:
             worker.set_state(state["workers"][name])
         for name, policy in self.fixed.items():
             policy.set_state(state["fixed"][name])
+        self._unfinished = False
 
     def close(self) -> None:
         """End the environments."""

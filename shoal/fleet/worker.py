@@ -143,6 +143,7 @@ class Worker:
         self._trained = frozenset[str]()
         self._before: dict[str, Any] | None = None  # state before the newest fragment
         self._restore: dict[str, Any] | None = None  # state to go back to before the next one
+        self._unfinished = False  # the newest fragment has begun, and not come to its end
         self._turns = Turns(self.env.slots) if self.env.takes_turns else None
         self.start_episodes()
 
@@ -177,7 +178,7 @@ class Worker:
     def begin(self, seed: int, number: int) -> None:
         """Fresh episodes, with randomness that depends on these two."""
         self.rng = np.random.default_rng([seed, 1 + self.index, self.restart, number])
-        self.fragments, self._before, self._restore = 0, None, None
+        self.fragments, self._before, self._restore, self._unfinished = 0, None, None, False
         self.start_episodes()
 
     def set_weights(self, weights: Mapping[str, ndarray], version: int) -> None:
@@ -334,12 +335,19 @@ class Worker:
         return Sample({}, sampled, 0, self.version, [], moments, times, {}, acted)
 
     def _begin(self, number: int | None) -> None:
-        """A new fragment: what ``rollback`` returns to is what is now."""
+        """A new fragment: what ``rollback`` returns to is what is now.
+
+        One that did not come to its end is undone first, whoever interrupted it: the environments
+        have gone on in it, and what is seen has not.
+        """
+        if self._unfinished and self._restore is None:
+            self._restore = self._before
         if self._restore is not None:
             self.set_state(self._restore)
         if number is not None:
             self.fragments = number
         self._before = self._state()
+        self._unfinished = True
         self.fragments += 1
 
     def _collect(
@@ -393,7 +401,7 @@ class Worker:
                 happened = slots if step.valid is None else np.count_nonzero(step.valid)
                 beyond += 0 if still else int(happened - np.count_nonzero(valid))
                 running &= ~step.over
-        self.obs = record.latest
+        self.obs, self._unfinished = record.latest, False
         trajectory = record.trajectory(self.version)
         trajectory.fragment = self.restart, self.fragments - 1
         happened = int(np.count_nonzero(trajectory.valid)) + beyond
@@ -506,7 +514,7 @@ class Worker:
         self.returns = np.where(same, state["returns"], 0.0)
         self.lengths = np.where(same, state["lengths"], 0)
         self.discounted = np.where(same, state["discounted"], 0.0)
-        self._restore = None
+        self._restore, self._unfinished = None, False
 
     def close(self) -> None:
         """End the environments."""

@@ -323,6 +323,38 @@ def test_an_update_of_one_policy_alone_is_undone_alone() -> None:
     assert any((moved["prey"][k] != x).any() for k, x in old["prey"].items())
 
 
+class Fragile(Together):
+    """Raises KeyboardInterrupt in the env step in which ``countdown`` comes to 0."""
+
+    countdown = -1
+
+    def step(self, actions: dict[str, int]) -> Any:
+        Fragile.countdown -= 1
+        if Fragile.countdown == 0:
+            raise KeyboardInterrupt
+        return super().step(actions)
+
+
+@pytest.mark.parametrize("step", [1, 20, 48])
+def test_an_interrupted_fragment_is_sampled_again_by_all(
+    step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a plan that does not wait for all workers, and so tells none of them to."""
+    algorithm = shoal.Policies({"left": shoal.VTrace(), "right": "random"}, TWO)
+    fields: dict[str, Any] = {"plan": "async_samples", **SMALL}
+    found = []
+    for countdown in (-1, step):
+        with shoal.Trainer(algorithm, Fragile, **fields) as trainer:
+            trainer.train()
+            monkeypatch.setattr(Fragile, "countdown", countdown)
+            if countdown > 0:
+                with pytest.raises(KeyboardInterrupt):
+                    trainer.train()
+            trainer.train()
+            found.append((trainer.learner.weights(), vars(trainer.run.counters)))
+    assert not difference(found[0], found[1])
+
+
 def test_one_policy_is_loaded_by_its_name(tmp_path: Path) -> None:
     with shoal.Trainer(hunt(), Unlike, **SMALL) as trainer:
         trainer.train()
