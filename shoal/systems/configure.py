@@ -19,7 +19,16 @@ from shoal.config.trust import absolute, admit, unasked
 from shoal.envs import best_return
 from shoal.errors import ConfigError
 from shoal.plans.base import LACKS
-from shoal.systems.table import SYSTEMS, default_config, made, reads, row_of, unread, with_plan
+from shoal.systems.table import (
+    POLICIES,
+    SYSTEMS,
+    default_config,
+    made,
+    reads,
+    row_of,
+    unread,
+    with_plan,
+)
 
 log = logging.getLogger("shoal.systems.configure")
 
@@ -92,7 +101,7 @@ def configure(
     if what is None or env is None:
         missing = "system" if what is None else "env"
         raise ConfigError(f"no {missing} was given", where, f"name one: {missing}=...")
-    config = what if isinstance(what, Config) else default_config(what, env)
+    config = what if isinstance(what, Config) else _defaults(what, env, nested, where)
     config = _of_class(config, nested, algorithm, asked)
     plan = (dict(fields).pop("plan.name", None) if isinstance(fields, Mapping) else None) or plan
     config = start = _under_plan(config, nested, plan, asked)
@@ -133,6 +142,18 @@ def _refuse_class(what: Any) -> None:
     if isinstance(what, type):
         name = what.__name__
         raise ConfigError(f"{name} is a class", None, f"call it: Trainer({name}(), ...)")
+
+
+def _defaults(what: Any, env: Any, nested: Mapping[str, Any], where: str | None) -> Config:
+    """Of several policies, those of the plan that fits the policies of the changes.
+
+    Nothing else of the changes is taken here.
+    """
+    config, own = default_config(what, env), nested.get("algorithm")
+    if what != POLICIES.name or not isinstance(own, Mapping) or "class" in own:
+        return config
+    row = row_of(merge(config.algorithm, own, where))
+    return replace(config, plan=row.plan, rollout=row.rollout)
 
 
 class _Asked(NamedTuple):

@@ -27,6 +27,7 @@ from shoal.plans.sync_samples import SyncSamples
 from shoal.plans.updates import PROBE_STEPS
 from shoal.spaces.base import OWN
 from shoal.spaces.gym import GymSpaces
+from shoal.systems.configure import configure
 from shoal.trajectory import shape
 from tests.agents import InTurn, Together
 from tests.worlds import RECURRENT, difference
@@ -519,6 +520,21 @@ def test_a_wrong_mapping_is_one_error_with_the_names(
 def test_bad_settings_are_refused_before_anything_starts(make: Any, text: str) -> None:
     with pytest.raises(ShoalError, match=text):
         make()
+
+
+@pytest.mark.parametrize(
+    ("system", "plan", "other"),
+    [("dqn", "sync_replay", "async_replay"), ("a2c", "sync_samples", "async_gradients")],
+)
+def test_settings_of_policies_lead_to_the_plan_that_runs_them(
+    system: str, plan: str, other: str
+) -> None:
+    own = {name: {"system": system, "lr": 1e-4} for name in ("left", "right")}
+    settings = {"system": "policies", "algorithm": {"policies": own, "agents": TWO}}
+    config = configure(None, Together, settings)
+    assert config.plan.name == plan
+    assert {part.lr for part in config.algorithm.parts.values()} == {1e-4}
+    assert configure(None, Together, {**settings, "plan": other}).plan.name == other
 
 
 def test_the_console_says_which_policies_learn_how() -> None:
