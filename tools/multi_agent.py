@@ -9,8 +9,8 @@
 What is learned is measured beside random and scripted policies, on the same episodes. The scripted
 agents of simple_spread go to the landmarks that are nearest for all together (the assignment of the
 least sum of distances); the scripted adversaries of simple_tag go to the agent, the scripted agent
-flees from the nearest of them. Everything goes to ``results/simple_TASK.json``, after each run, and
-is drawn in ``results/simple_TASK.png``.
+flees from the nearest of them. Everything goes to ``results/games/simple_TASK.json``, after each
+run, and is drawn in ``results/games/simple_TASK.png``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from shoal.envs.agents import AgentsEnv
 from shoal.evaluation import COPIES, play_agents
 
 ndarray = npt.NDArray[Any]
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+RESULTS = Path(__file__).resolve().parent.parent / "results" / "games"
 SPREAD, TAG = "pettingzoo:mpe2/simple_spread_v3", "pettingzoo:mpe2/simple_tag_v3"
 TEAMS = {"adversary_*": "adversary", "agent_*": "agent"}
 FIRST_SEED = 10_000  # of the episodes that everybody is measured on

@@ -3,7 +3,7 @@
 A policy learns from games against itself and a pool of its past selves. At every report its Elo
 ratings are noted; at each of ten points of the run, and at its end, it plays against the random
 player, with its most likely moves and either side in turn. Everything goes to
-``results/self_play_GAME.json`` and is drawn in ``results/self_play_GAME.png``.
+``results/games/self_play_GAME.json`` and is drawn in ``results/games/self_play_GAME.png``.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 
 import shoal
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+RESULTS = Path(__file__).resolve().parent.parent / "results" / "games"
 GAMES: dict[str, int] = {"connect_four": 3_000_000, "tic_tac_toe": 2_000_000}  # env steps
 
-# Found here: a discount below 1, so that a win is worth more the sooner it comes; games against the
-# random player, which lead where two good players never come; and much entropy at the beginning.
-# With gamma 1, half of the games against itself and one of twenty against random, as much training
-# loses 10 % of the games of connect four against random.
+# Found here: a discount below 1, so that a win is worth more the sooner it comes; games against
+# the random player, which lead where two good players never come; and much entropy at the
+# beginning. With gamma 1, half of the games against itself and one of twenty against random, more
+# training lost 10 % of the games of connect four against random.
 SETTINGS: dict[str, Any] = {
     "lr": shoal.Linear(1e-3, 1e-4),
     "gamma": 0.97,
