@@ -264,6 +264,8 @@ def check_reset(result: Any) -> None:
 
 def check_reward(reward: Any) -> float:
     """The reward as a float. Raises EnvError if it is no finite number that float32 holds."""
+    if reward.__class__ is float and -LIMIT < reward < LIMIT:
+        return float(reward)
     number = isinstance(reward, int | float | np.number | np.bool_)
     if number or (isinstance(reward, np.ndarray) and reward.ndim == 0 and reward.dtype.kind != "O"):
         value = float(reward)

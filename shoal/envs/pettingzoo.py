@@ -88,11 +88,13 @@ class Together:
                 fix="return observations, rewards, terminations, truncations, infos",
             )
         obs, rewards, terminated, truncated, infos = result
-        ended = {
-            agent: (terminated.get(agent, False), truncated.get(agent, False))
-            for agent in (*terminated, *(a for a in truncated if a not in terminated))
-            if terminated.get(agent, False) or truncated.get(agent, False)
-        }
+        ended: dict[str, tuple[Any, Any]] = {}
+        if any(terminated.values()) or any(truncated.values()):
+            ended = {
+                agent: (terminated.get(agent, False), truncated.get(agent, False))
+                for agent in (*terminated, *(a for a in truncated if a not in terminated))
+                if terminated.get(agent, False) or truncated.get(agent, False)
+            }
         here = self.env.agents
         for agent in actions:
             if agent not in here and agent not in ended:
