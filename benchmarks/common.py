@@ -76,10 +76,21 @@ def measure_sb3(model: Any, seconds: float, packages: tuple[str, ...]) -> None:
 
 
 def arguments() -> argparse.Namespace:
+    return _parser().parse_args()
+
+
+def with_workers() -> argparse.Namespace:
+    """The same, and how many processes share the copies of the environment."""
+    parser = _parser()
+    parser.add_argument("--workers", type=int, default=0, help="0: this process has all copies")
+    return parser.parse_args()
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()
     parser.add_argument("env", help="Gymnasium id")
     parser.add_argument("--seconds", type=float, default=15.0, help="to measure for at least")
-    return parser.parse_args()
+    return parser
 
 
 def measure(

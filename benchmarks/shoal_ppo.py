@@ -10,8 +10,13 @@ from common import SETTINGS, arguments, measure
 import shoal
 
 
-def measured(args: argparse.Namespace, steps: int, network: dict[str, Any], **fields: Any) -> None:
-    """Measure PPO with fragments of ``steps``, and more settings of its network and its own."""
+def measured(
+    args: argparse.Namespace, steps: int, network: dict[str, Any], workers: int = 0, **fields: Any
+) -> None:
+    """Measure PPO with fragments of ``steps``, and more settings of its network and its own.
+
+    ``workers`` processes share the copies of the environment; 0: this process has them.
+    """
     algorithm = shoal.PPO(
         lr=SETTINGS["lr"],
         gamma=SETTINGS["gamma"],
@@ -29,7 +34,8 @@ def measured(args: argparse.Namespace, steps: int, network: dict[str, Any], **fi
     with shoal.Trainer(
         algorithm,
         args.env,
-        envs_per_worker=SETTINGS["envs"],
+        envs_per_worker=SETTINGS["envs"] // max(workers, 1),
+        workers=workers,
         fragment_length=steps,
         report_every=1,
         seed=0,

@@ -56,9 +56,11 @@ PAIRS = {  # benchmarks/results/NAME.json: what is compared
     "ars-cartpole-sb3": ("`ars`, CartPole-v1, 2 workers", "sb3-contrib's ARS"),
     "ars-halfcheetah-sb3": ("`ars`, HalfCheetah-v5, 2 workers", "sb3-contrib's ARS"),
     "agents-spread-rllib": ("`ppo`, simple_spread_v3, 8 copies", "RLlib's multi-agent PPO"),
+    "agents-spread-rllib-2-workers": ("the same, 2 workers of 4 copies", "2 env runners of 4"),
     "buffer-32-cpprb": ("prioritised replay, rounds of 32", "cpprb"),
     "buffer-512-tianshou": ("prioritised replay, rounds of 512", "Tianshou"),
     "self-play-openspiel": ("`alphazero`, connect four, positions", "OpenSpiel's AlphaZero"),
+    "self-play-residual-openspiel": ("the same, residual network", "OpenSpiel's AlphaZero"),
     "self-play-mctx": ("`alphazero`, connect four, positions", "mctx and pgx"),
 }
 
