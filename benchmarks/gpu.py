@@ -165,6 +165,11 @@ def tried(work: Callable[[], Any]) -> Any:
         return {"refused": str(error)}
 
 
+def write(path: Path, result: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n")
+
+
 def gpu_name() -> str:
     import torch
 
@@ -194,14 +199,14 @@ def main() -> None:
             gpu = tried(partial(learner_figures, *how))
             for name, x in cpu.items():
                 own[name][precision] = beside(x, gpu[name]) if name in gpu else gpu
+            result[framework] = own  # the runs below take longest, and may not come to their end
+            write(args.out, result)
         where = ("cpu", "float32"), (args.device, "float32"), (args.device, "bfloat16")
         for device, precision in where if args.steps else ():
             how_run = framework, device, precision, args.steps
             own[f"ppo Pong, {device}, {precision}"] = tried(partial(run, *how_run))
-        result[framework] = own
         print(json.dumps({framework: own}, indent=2), flush=True)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=2) + "\n")
+        write(args.out, result)
 
 
 if __name__ == "__main__":
