@@ -62,6 +62,7 @@ PAIRS = {  # benchmarks/results/NAME.json: what is compared
     "self-play-openspiel": ("`alphazero`, connect four, positions", "OpenSpiel's AlphaZero"),
     "self-play-residual-openspiel": ("the same, residual network", "OpenSpiel's AlphaZero"),
     "self-play-mctx": ("`alphazero`, connect four, positions", "mctx and pgx"),
+    "self-play-residual-mctx": ("the same, residual network", "mctx and pgx"),
 }
 
 
