@@ -106,13 +106,20 @@ class InTurn(_Random, AECEnv):
     def observe(self, agent: str) -> Any:
         return self._obs(agent)
 
-    def step(self, action: Any) -> None:
+    def _leaves(self, action: Any) -> bool:
+        """Whether the agent whose turn it is had ended; then it leaves."""
         agent = self.agent_selection
-        if self.terminations[agent] or self.truncations[agent]:
-            self._was_dead_step(action)
-            if not self.agents:
-                self._end()
+        if not (self.terminations[agent] or self.truncations[agent]):
+            return False
+        self._was_dead_step(action)
+        if not self.agents:
+            self._end()
+        return True
+
+    def step(self, action: Any) -> None:
+        if self._leaves(action):
             return
+        agent = self.agent_selection
         assert action in (0, 1, 2)
         self.t += 1
         self.now[1][agent] += 1
@@ -140,12 +147,9 @@ class Cycle(InTurn):
         self.agent_selection = self.agents[0]
 
     def step(self, action: Any) -> None:
-        agent = self.agent_selection
-        if self.terminations[agent] or self.truncations[agent]:
-            self._was_dead_step(action)
-            if not self.agents:
-                self._end()
+        if self._leaves(action):
             return
+        agent = self.agent_selection
         self.t += 1
         self.now[1][agent] += int(action) + 1  # so that observations depend on the actions
         self._cumulative_rewards[agent] = 0

@@ -337,8 +337,8 @@ class Worker:
     def _begin(self, number: int | None) -> None:
         """A new fragment: what ``rollback`` returns to is what is now.
 
-        One that did not come to its end is undone first, whoever interrupted it: the environments
-        have gone on in it, and what is seen has not.
+        If the newest fragment was interrupted, it is undone first: its env steps were taken, but
+        ``obs`` is still what was seen before them.
         """
         if self._unfinished and self._restore is None:
             self._restore = self._before

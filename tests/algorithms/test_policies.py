@@ -265,6 +265,11 @@ PLANS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 }
 
 
+def spawned(trainer: shoal.Trainer) -> list[Any]:
+    """The fleets of shards."""
+    return list(trainer.fleet._spawned)  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("plan", PLANS)
 def test_under_every_plan_policies_learn_what_their_own_agents_are_paid_for(plan: str) -> None:
     one, under, more = PLANS[plan]
@@ -275,10 +280,16 @@ def test_under_every_plan_policies_learn_what_their_own_agents_are_paid_for(plan
         *_, report = trainer
         assert trainer.evaluate(50)["agents"] == {"left": 1.0, "right": 1.0}
         counters = trainer.run.counters
+        shards = [shard._buffer for fleet in spawned(trainer) for shard in fleet._members]
+        steps = {name: own.gradient_steps for name, own in trainer.learner.learners.items()}
     flying = counters.agent_steps - counters.trained_steps - counters.dropped_steps
-    assert counters.agent_steps == 2 * counters.env_steps
-    assert flying == report["in_flight_steps"] >= 0
-    assert under.exact <= (flying == 0)
+    assert counters.agent_steps == 2 * counters.env_steps and report["dropped_steps"] == 0
+    assert 0 <= flying <= (0 if under.exact else 2 * 2 * 2 * SMALL["envs_per_worker"] * 8)
+    if shards:  # what they hold is their own account of it
+        stored = sum(shard.stored for shard in shards)
+        assert counters.trained_steps == stored
+        assert counters.replayed_steps == 32 * sum(steps.values()) <= 16 * (stored - 2 * 64)
+        assert steps["a"] == pytest.approx(steps["b"], rel=0.1)  # of as many steps of their agents
 
 
 @pytest.mark.parametrize("form", [Together, InTurn])

@@ -389,6 +389,23 @@ def _transitions(trajectories: list[Any], n: int, gamma: float, apart: bool) -> 
     return out
 
 
+def test_ranks_of_a_collective_have_batches_of_one_size_whatever_their_agents_did() -> None:
+    """Each takes as many gradient steps as all others; elsewhere empty rows are left out."""
+    rows: dict[str, set[int]] = {"ppo": set(), "dd-ppo": set()}
+    for system, sizes in rows.items():
+        config = default_config(system, InTurn)
+        rollout = replace(config.rollout, envs_per_worker=1, fragment_length=64)
+        member = Worker(replace(config, rollout=rollout), 0)
+        member.set_weights(config.algorithm.init(member.model, np.random.default_rng(0)), 0)
+        held = set()
+        for _ in range(20):
+            mask = member.sample().batch["mask"]
+            sizes.add(len(mask))
+            held.add(int(np.count_nonzero(mask)))
+        assert len(held) > 1  # they did not do as much each time
+    assert rows["dd-ppo"] == {65 * 4} and max(rows["ppo"]) < 65 * 4
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("system", ["ppo", "dd-ppo", "a3c", "impala", "dqn", "ape-x", "gorila"])
 def test_every_plan_learns_from_agents_that_come_and_go(system: str, form: Any) -> None:
